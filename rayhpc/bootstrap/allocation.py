@@ -1,0 +1,112 @@
+"""Stage 1: what this rank may use of its host."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import tempfile
+from collections.abc import Mapping
+
+import rayhpc
+from rayhpc import host, paths
+from rayhpc.errors import configuration
+from rayhpc.model import Allocation, Gpus, Interface, Options, Versions
+from rayhpc.schedulers.facts import Scheduler
+
+
+def survey(
+    rank: int, options: Options, scheduler: Scheduler | None, launcher: str, environ: Mapping[str, str]
+) -> Allocation:
+    """This rank's allocation; raises RayhpcError where nothing that the run needs can be found on this host."""
+    temp_base, notices = _temp_base(options.temp_dir, environ)
+    memory = host.memory()
+    granted = scheduler.memory(environ) if scheduler else None
+    return Allocation(
+        rank=rank,
+        host=host.name(),
+        host_id=host.identity(),
+        interfaces=_interfaces(options.interface),
+        cpus=host.affinity(),
+        cpu_limit=host.cpu_limit(),
+        scheduler_cpus=scheduler.cpus(environ) if scheduler else _unscheduled_cpus(launcher),
+        memory=min(memory, granted or memory),
+        shm=host.free_space("/dev/shm"),
+        gpus=_gpus(environ),
+        temp_base=temp_base,
+        versions=versions(),
+        launcher=launcher,
+        warnings=(*notices, *host.raised_limits()),
+    )
+
+
+def versions() -> Versions:
+    """Versions without importing ray: an import costs half a second, on a parallel file system minutes."""
+    return Versions(importlib.metadata.version("ray"), platform.python_version(), rayhpc.__version__)
+
+
+def _gpus(environ: Mapping[str, str]) -> Gpus:
+    return host.gpus(environ)
+
+
+def _unscheduled_cpus(launcher: str) -> int | None:
+    """Outside a job the host is ours as far as Open MPI is concerned, which binds ranks to cores unasked."""
+    return host.cpu_count() if launcher.startswith("Open MPI") else None
+
+
+def _interfaces(wanted: str) -> tuple[Interface, ...]:
+    found = host.interfaces(wanted)
+    if found:
+        return found
+    if wanted:
+        candidates = [f"{entry.name} {entry.address}" for entry in host.interfaces("*")]
+        raise configuration(
+            f"no interface of this host matches --interface {wanted}",
+            *candidates,
+            next_step="name one of these, a glob (hsn*) or a CIDR (10.1.0.0/16)",
+        )
+    return (Interface("lo", "127.0.0.1"),)
+
+
+def _temp_base(wanted: str, environ: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
+    """The directory for Ray's sessions, and what the user should know of the choice."""
+    if wanted:
+        problem = _temp_problem(wanted)
+        if problem:
+            raise configuration(
+                f"--temp-dir {wanted} {problem}",
+                next_step=f"name a node-local, writable directory of at most {paths.TEMP_BASE_LIMIT} bytes",
+            )
+        return wanted, _network_notice(wanted)
+    rejected: list[str] = []
+    for candidate in dict.fromkeys([environ.get("TMPDIR", ""), "/tmp", "/var/tmp", "/dev/shm"]):
+        if not candidate:
+            continue
+        problem = _temp_problem(candidate) or "".join(_network_notice(candidate))
+        if not problem:
+            return candidate, tuple(f"{entry}; using {candidate}" for entry in rejected)
+        rejected.append(f"temporary directory {candidate} {problem}")
+    raise configuration("no directory for Ray's session files", *rejected, next_step="name one with --temp-dir")
+
+
+def _temp_problem(directory: str) -> str:
+    """Why a directory cannot hold Ray's session; empty if it can."""
+    length = len(os.fsencode(directory))
+    if not directory.startswith("/"):
+        return "is not an absolute path"
+    if length > paths.TEMP_BASE_LIMIT:
+        return f"is {length} bytes long, at most {paths.TEMP_BASE_LIMIT} fit (AF_UNIX paths end at 107)"
+    try:
+        with tempfile.NamedTemporaryFile(dir=directory, prefix=".rh-") as probe:
+            probe.write(b"0" * 4096)
+            probe.flush()
+    except OSError as error:
+        return f"cannot be used: {error.strerror}"
+    return ""
+
+
+def _network_notice(directory: str) -> tuple[str, ...]:
+    kind = host.file_system(directory)
+    if kind in host.NETWORK_FILE_SYSTEMS:
+        return (f"{directory} is on {kind}: sockets and memory-mapped files there are slow or fail",)
+    return ()

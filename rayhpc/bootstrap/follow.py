@@ -1,0 +1,113 @@
+"""Every other rank's part of the story: a worker when told to, news to rank 0, everything given back when told to."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rayhpc import host
+from rayhpc.bootstrap import teardown
+from rayhpc.bootstrap.node import Node
+from rayhpc.bootstrap.supervise import Beats
+from rayhpc.comm import Comm, internal
+from rayhpc.errors import ExitCode
+from rayhpc.model import (
+    HEAD_RANK,
+    Alive,
+    Assignment,
+    Leave,
+    Milestone,
+    NodeEnded,
+    RankFailed,
+    SignalArrived,
+    StartNode,
+    Stop,
+)
+from rayhpc.proc import Child
+from rayhpc.signals import Signals
+from rayhpc.watch import Watch, until_gone
+
+_HASTE = 0.01
+_CALM = 0.1
+_START_TRIES = 3
+_LEAVE_SECONDS = 60.0
+_GONE_SECONDS = 5.0
+
+
+class Follower:
+    """A rank that follows rank 0; without a node it only passes signals on."""
+
+    def __init__(self, comm: Comm, own: Assignment, node: Node | None, signals: Signals) -> None:
+        self._comm, self._own, self._node = comm, own, node
+        self._watch = Watch(comm, signals, _HASTE)
+        self._beats = Beats(comm.size, {HEAD_RANK})
+        self._address = ""
+        self._tries = 0
+
+    def run(self) -> None:
+        """Follow until rank 0 says leave; without a word from it, give back what is here and end all."""
+        try:
+            order = self._follow()
+        except Exception as error:  # a bug of ours must not strand the others
+            self._comm.send(HEAD_RANK, RankFailed(self._comm.rank, internal(error).on(self._place, time.time())))
+            order = self._follow()
+        child = self._node.child if self._node else None
+        answer = teardown.stop_rank(self._own, self._comm.rank, child, order or Stop(False, 0))
+        self._comm.send(HEAD_RANK, answer)
+        if order is None or not self._dismissed():
+            self._comm.abort(int(ExitCode.NODE_LOST))
+        self._comm.leave()
+
+    @property
+    def _place(self) -> str:
+        return f"rank {self._comm.rank} on {host.name()}"
+
+    def _follow(self) -> Stop | None:
+        """Work until told to stop; None if rank 0 has not been heard of for too long."""
+        while not self._beats.missed():
+            for rank, mail in self._watch.wait():
+                self._beats.heard(rank)
+                if isinstance(mail, Stop):
+                    return mail
+                self._take(mail)
+            if self._beats.due():
+                self._comm.send(HEAD_RANK, Alive())
+        return None
+
+    def _take(self, mail: Any) -> None:
+        match mail:
+            case StartNode(address=address):
+                self._address = address
+                self._watch.every = _CALM
+                self._start()
+            case SignalArrived() | NodeEnded() | Milestone():
+                self._comm.send(HEAD_RANK, mail)
+            case _:
+                pass
+
+    def _start(self) -> None:
+        assert self._node is not None
+        self._tries += 1
+        self._comm.send(HEAD_RANK, Milestone(self._comm.rank, host.name(), "start", time.time()))
+        self._watch.add(self._node.start(0, self._address), self._node_ended)
+
+    def _node_ended(self, child: Child) -> NodeEnded | Milestone:
+        """The event of the node's end; a port that somebody took meanwhile is answered with another start."""
+        assert self._node is not None
+        if self._tries >= _START_TRIES or not self._node.port_was_taken():
+            return self._node.ended(child)
+        until_gone([child], _GONE_SECONDS)
+        self._node.clear_session()
+        self._start()
+        return Milestone(self._comm.rank, host.name(), "port taken", time.time())
+
+    def _dismissed(self) -> bool:
+        """Wait for rank 0's last word; False if it does not come."""
+        end = time.monotonic() + _LEAVE_SECONDS
+        while time.monotonic() < end:
+            received = self._comm.receive()
+            if received is None:
+                time.sleep(0.002)
+            elif isinstance(received[1], Leave):
+                return True
+        return False

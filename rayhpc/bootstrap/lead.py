@@ -1,0 +1,243 @@
+"""Rank 0's part of the story: head, workers, driver, the decision, and everything given back."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rayhpc import net, paths, records
+from rayhpc.bootstrap import driver, readiness, teardown
+from rayhpc.bootstrap.node import Node
+from rayhpc.bootstrap.supervise import Supervisor
+from rayhpc.comm import Comm, internal
+from rayhpc.errors import RayhpcError, counted
+from rayhpc.log import Console
+from rayhpc.model import (
+    HEAD_RANK,
+    Assignment,
+    ClusterSpec,
+    DriverEnded,
+    Milestone,
+    NodeEnded,
+    Options,
+    Outcome,
+    RankFailed,
+    StartNode,
+    Stopped,
+)
+from rayhpc.proc import Child
+from rayhpc.rayapi import NodeTable
+from rayhpc.records import EventLog
+from rayhpc.signals import Signals
+from rayhpc.watch import Watch, until_gone
+
+_PORT_TRIES = 3
+# How often mail is looked for and the node table asked: while the cluster comes up, and while the driver runs.
+_HASTE = 0.01
+_CALM = 0.1
+_TABLE_HASTE = 0.02
+_TABLE_CALM = 1.0
+
+
+class Leader:
+    """One run, led. Each stage returns None to go on or the Outcome that ends the run."""
+
+    def __init__(
+        self, comm: Comm, own: Assignment, spec: ClusterSpec, node: Node, options: Options,
+        argv: Sequence[str], console: Console, signals: Signals,
+    ) -> None:  # fmt: skip
+        self._comm, self._own, self._spec, self._node = comm, own, spec, node
+        self._options, self._argv, self._console = options, argv, console
+        self._directory = Path(spec.run_dir)
+        self._log = EventLog(self._directory)
+        self._watch = Watch(comm, signals, _HASTE)
+        self._supervisor = Supervisor(comm, self._watch, spec, options, console, self._log)
+        self._timeout = options.timeout or readiness.default_timeout(len(spec.nodes))
+        self._end = time.monotonic() + self._timeout
+        self._port_tries = 1
+
+    def run(self, warnings: Sequence[str]) -> int:
+        """Lead the run to its end; the exit code of the job."""
+        self._introduce(warnings)
+        try:
+            outcome = (
+                self._start_head()
+                or self._start_workers()
+                or self._accept_cluster()
+                or (self._hold() if self._options.hold else self._run_driver())
+            )
+        except RayhpcError as error:
+            outcome = Outcome.of(error.fault)
+        except Exception as error:  # a bug of ours must still give everything back
+            outcome = Outcome.of(internal(error))
+        return self._give_back(outcome)
+
+    def _introduce(self, warnings: Sequence[str]) -> None:
+        spec = self._spec
+        records.write_json(self._directory / paths.SPEC, spec)
+        self._stage("agreed", f"{counted(spec.ranks, 'rank')} on {counted(spec.hosts, 'host')}; run {spec.run_dir}")
+        for warning in warnings:
+            self._console.line(f"WARNING: {warning}")
+
+    def _stage(self, name: str, text: str) -> None:
+        self._log.write(name, HEAD_RANK, self._spec.head.host)
+        self._console.line(text)
+
+    def _start_head(self) -> Outcome | None:
+        """The head, alive in its own node table."""
+        self._launch_head(self._spec.port)
+        spec = self._spec
+        table = NodeTable((spec.head.address, spec.port), self._node.authentication, _TABLE_HASTE)
+        self._supervisor.table = table
+        outcome = self._await([HEAD_RANK], "head")
+        if outcome is None and readiness.missing(table.nodes, [spec.head]):
+            outcome = self._verdict()
+        if outcome is None:
+            self._stage("head", f"head {self._spec.address} up")
+        return outcome
+
+    def _launch_head(self, port: int) -> None:
+        self._log.write("start", HEAD_RANK, self._spec.head.host)
+        self._watch.add(self._node.start(port, ""), self._head_ended)
+
+    def _head_ended(self, child: Child) -> NodeEnded | Milestone:
+        """The event of the head's end; a port that somebody took meanwhile is answered with another one."""
+        table = self._supervisor.table
+        was_alive = HEAD_RANK in self._supervisor.seen
+        if was_alive or self._options.port or self._port_tries >= _PORT_TRIES or not self._node.port_was_taken():
+            return self._node.ended(child)
+        self._port_tries += 1
+        until_gone([child], 5.0)
+        self._node.clear_session()
+        self._spec = replace(self._spec, port=net.free_port(self._spec.head.host))
+        records.write_json(self._directory / paths.SPEC, self._spec)
+        if table is not None:
+            table.move((self._spec.head.address, self._spec.port))
+        self._launch_head(self._spec.port)
+        return Milestone(HEAD_RANK, self._spec.head.host, "port taken", time.time())
+
+    def _await(self, wanted: Sequence[int], what: str) -> Outcome | None:
+        table = self._supervisor.table
+        assert table is not None
+        nodes = [node for node in self._spec.nodes if node.rank in wanted]
+        with self._console.bar(what, len(nodes)) as bar:
+            return readiness.wait_for_nodes(table, nodes, self._end, self._supervisor.poll, bar)
+
+    def _start_workers(self) -> Outcome | None:
+        """All workers at once, as soon as the head can take them in."""
+        for node in self._spec.nodes[1:]:
+            self._comm.send(node.rank, StartNode(self._spec.address))
+        return self._await([node.rank for node in self._spec.nodes], "nodes")
+
+    def _accept_cluster(self) -> Outcome | None:
+        """The verdict on what is alive; from here on a node's loss is the run's to survive."""
+        outcome = self._verdict()
+        if outcome is not None:
+            return outcome
+        supervisor = self._supervisor
+        supervisor.policy = replace(supervisor.policy, up=True)
+        assert supervisor.table is not None
+        alive = supervisor.table.nodes or ()
+        self._stage("up", f"{len(alive)}/{len(self._spec.nodes)} nodes, {readiness.totals(alive)}")
+        supervisor.table.every, self._watch.every = _TABLE_CALM, _CALM
+        for line in self._next_commands():
+            self._console.plain(f"           {line}")
+        return None
+
+    def _verdict(self) -> Outcome | None:
+        table = self._supervisor.table
+        assert table is not None
+        return readiness.verdict(table, self._spec, self._options, self._console, self._timeout)
+
+    def _next_commands(self) -> list[str]:
+        """What the user may want to do now."""
+        spec, lines = self._spec, []
+        if spec.dashboard_port:
+            port = spec.dashboard_port
+            lines += [f"dashboard: ssh -N -L 8265:127.0.0.1:{port} {spec.head.host}   then http://localhost:8265"]
+        if self._options.hold:
+            settings = {"RAY_ADDRESS": spec.address, **self._node.authentication}
+            exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in settings.items())
+            lines += [f"on {spec.head.host}: env {exports} python your_driver.py", "end it: Ctrl-C, or SIGTERM"]
+        return lines
+
+    def _run_driver(self) -> Outcome:
+        """The driver, until something decides."""
+        self._stage("driver", f"driver: {shlex.join(self._argv)[:200]}")
+        child = driver.start(self._argv, self._own, self._spec)
+        self._supervisor.driver = child
+        self._supervisor.policy = replace(self._supervisor.policy, driven=True)
+        self._watch.add(child, self._driver_ended)
+        return self._supervise()
+
+    def _driver_ended(self, child: Child) -> DriverEnded | RankFailed:
+        if child.failed is not None:
+            return RankFailed(HEAD_RANK, driver.refusal(self._argv, child.failed))
+        assert child.code is not None
+        return DriverEnded(child.code)
+
+    def _hold(self) -> Outcome:
+        self._stage("hold", "holding the cluster until a signal")
+        return self._supervise()
+
+    def _supervise(self) -> Outcome:
+        while True:
+            outcome = self._supervisor.poll()
+            if outcome is not None:
+                return outcome
+
+    def _give_back(self, outcome: Outcome) -> int:
+        """Driver first, then all nodes side by side; the record and the last lines; the exit code."""
+        began = time.monotonic()
+        self._log.write("decided", HEAD_RANK, self._spec.head.host, code=outcome.code, cause=outcome.cause)
+        if outcome.fault is not None:
+            self._console.plain(outcome.fault.text())
+        table = self._supervisor.table
+        if table is not None:
+            table.close()
+        problems = teardown.end_child(self._supervisor.driver)
+        answers = self._stop_all(outcome)
+        problems += [text for answer in answers.values() for text in answer.problems]
+        missing = sorted(set(range(self._comm.size)) - set(answers))
+        problems += [f"rank {rank} ({self._supervisor.host(rank)}) has not answered" for rank in missing]
+        released = time.monotonic() - began
+        self._archive(answers)
+        self._record(outcome, released, problems)
+        self._console.line(f"{outcome.cause}; all given back in {released:.1f} s; exit code {outcome.code}")
+        for problem in problems:
+            self._console.line(f"WARNING: {problem}")
+        if table is not None:
+            table.join()
+        if missing:
+            self._comm.abort(outcome.code)
+        teardown.dismiss(self._comm, range(1, self._comm.size))
+        self._comm.leave()
+        return outcome.code
+
+    def _stop_all(self, outcome: Outcome) -> dict[int, Stopped]:
+        keep = self._options.logs == "always" or (self._options.logs == "failure" and outcome.code != 0)
+        order = teardown.stop_order(len(self._spec.nodes), keep)
+        answers: dict[int, Stopped] = {}
+
+        def stop_own() -> None:
+            answers[HEAD_RANK] = teardown.stop_rank(self._own, HEAD_RANK, self._node.child, order)
+
+        others = set(range(1, self._comm.size)) - self._supervisor.unreachable()
+        return {**teardown.stop_others(self._comm, order, others, stop_own), **answers}
+
+    def _archive(self, answers: dict[int, Stopped]) -> None:
+        logs = {f"rank-{rank}-{self._supervisor.host(rank)}": answer.logs for rank, answer in answers.items()}
+        if any(logs.values()):
+            records.archive(self._directory / paths.LOGS, logs)
+
+    def _record(self, outcome: Outcome, released: float, problems: Sequence[str]) -> None:
+        self._log.write("released", HEAD_RANK, self._spec.head.host, seconds=round(released, 3))
+        self._log.close()
+        records.write_json(
+            self._directory / paths.OUTCOME,
+            {"code": outcome.code, "cause": outcome.cause, "fault": outcome.fault, "command": list(self._argv),
+             "release_seconds": round(released, 3), "problems": list(problems)},
+        )  # fmt: skip

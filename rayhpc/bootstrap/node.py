@@ -1,0 +1,141 @@
+"""Stage 3: this rank's Ray node, a `ray start --block` under a keeper."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from rayhpc import environment, paths, records
+from rayhpc.errors import configuration
+from rayhpc.model import Assignment, NodeEnded, NodeSpec, Options
+from rayhpc.proc import Child, Order
+from rayhpc.rayapi import RANK_LABEL
+
+# Ray's command without `ray` on PATH, and without the working directory on sys.path, which -c and -m would add.
+_RAY = "import sys; sys.path[:1] == [''] and sys.path.pop(0); import ray.scripts.scripts as ray; ray.main()"
+
+
+class Node:
+    """The Ray node of one rank; start() may be called again after its end, e.g. with another port."""
+
+    def __init__(self, own: Assignment, spec: NodeSpec, options: Options) -> None:
+        self.spec = spec
+        self.child: Child | None = None
+        self._own = own
+        self._options = options
+        self._made = False
+
+    @property
+    def log(self) -> Path:
+        """What `ray start` prints."""
+        return paths.rank_log(self._own.run_dir, self.spec.rank)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of the node's daemons."""
+        return environment.of_daemons(os.environ, self._own, self.spec)
+
+    def prepare(self) -> None:
+        """Make the private directory, the token's file and the log; raises RayhpcError if one cannot be made."""
+        private = Path(self.spec.temp_dir)
+        try:
+            private.mkdir(mode=0o700)  # fails on anything that is there, also on a link that somebody has planted
+            self._made = True
+            token = os.open(paths.token_file(str(private)), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(token, "w") as file:
+                file.write(self._own.token)
+            self.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.log.touch(mode=0o600)
+        except OSError as error:
+            raise configuration(
+                f"{error.filename} cannot be made: {error.strerror}",
+                next_step="check --temp-dir and --run-dir on this host",
+            ) from error
+
+    def start(self, port: int, address: str) -> Child:
+        """Begin `ray start`; address is the head's, empty on the head itself."""
+        arguments = start_arguments(self._own, self.spec, self._options, port, address)
+        descriptor = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            self.child = Child(
+                Order(
+                    argv=[sys.executable, "-c", _RAY, *arguments],
+                    env=self.environment,
+                    stdout=descriptor,
+                    stderr=descriptor,
+                    remove=[self.spec.temp_dir],
+                )
+            )
+        finally:
+            os.close(descriptor)
+        return self.child
+
+    @property
+    def authentication(self) -> dict[str, str]:
+        """What lets a process of this rank into the cluster."""
+        return environment.authentication(self.spec.temp_dir)
+
+    def ended(self, child: Child) -> NodeEnded:
+        """The event of the node's end, with what it last wrote."""
+        code = child.code if child.code is not None else 127
+        return NodeEnded(self.spec.rank, self.spec.host, code, self.evidence())
+
+    def discard(self) -> None:
+        """Remove the private directory of a node that was never started, if it is ours."""
+        if self._made:
+            shutil.rmtree(self.spec.temp_dir, ignore_errors=True)
+
+    def port_was_taken(self) -> bool:
+        """True if the node ended because somebody else had bound one of its ports meanwhile."""
+        return any("Address already in use" in line for line in self.evidence(40))
+
+    def evidence(self, count: int = 10) -> tuple[str, ...]:
+        """The last lines of the node's log and of the daemons' error output."""
+        logs = Path(paths.ray_temp_dir(self.spec.temp_dir), "session_latest", "logs")
+        files = [self.log, logs / "gcs_server.err", logs / "raylet.err", logs / "gcs_server.out", logs / "raylet.out"]
+        return tuple(line for file in files for line in records.last_lines(file, count))
+
+    def clear_session(self) -> None:
+        """Remove what a failed start left, so that the next finds nothing."""
+        shutil.rmtree(paths.ray_temp_dir(self.spec.temp_dir), ignore_errors=True)
+
+
+def start_arguments(own: Assignment, spec: NodeSpec, options: Options, port: int, address: str) -> list[str]:
+    """The command line of `ray start`: every resource said, no fixed port, nothing that is not needed."""
+    role = [f"--address={address}"] if address else _head_arguments(own, options, port)
+    labels = ",".join(part for part in (options.labels, f"{RANK_LABEL}={spec.rank}") if part)
+    return [
+        "start",
+        "--block",
+        *role,
+        f"--node-ip-address={spec.address}",
+        f"--temp-dir={paths.ray_temp_dir(spec.temp_dir)}",
+        f"--num-cpus={spec.cpus}",
+        f"--num-gpus={len(spec.gpus.ids)}",
+        f"--memory={spec.memory}",
+        f"--object-store-memory={spec.object_store}",
+        *([f"--resources={json.dumps(json.loads(options.resources))}"] if options.resources else []),
+        f"--labels={labels}",
+        "--min-worker-port=0",
+        "--max-worker-port=0",
+        "--dashboard-agent-listen-port=0",
+        *options.ray_arg,
+    ]
+
+
+def _head_arguments(own: Assignment, options: Options, port: int) -> list[str]:
+    dashboard = ["--dashboard-host=127.0.0.1", f"--dashboard-port={own.dashboard_port}"] if options.dashboard else []
+    # Ray's client server opens 10001 wherever grpcio can be imported, and no flag turns it off.
+    client = ["--ray-client-server-port=0"] if importlib.util.find_spec("grpc") else []
+    return [
+        "--head",
+        f"--port={port}",
+        "--no-monitor",
+        f"--include-dashboard={str(options.dashboard).lower()}",
+        *dashboard,
+        *client,
+    ]

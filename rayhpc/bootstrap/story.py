@@ -1,0 +1,75 @@
+"""The story of a run: environment, agreement, cluster, driver, the first event that decides, and all given back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from rayhpc import comm as ranks
+from rayhpc import host, schedulers
+from rayhpc.bootstrap import allocation, driver, plan
+from rayhpc.bootstrap.follow import Follower
+from rayhpc.bootstrap.lead import Leader
+from rayhpc.bootstrap.node import Node
+from rayhpc.comm import Comm, Unreachable
+from rayhpc.errors import RayhpcError
+from rayhpc.log import Console
+from rayhpc.model import HEAD_RANK, Allocation, Options
+from rayhpc.signals import Signals
+
+
+def bootstrap(
+    options: Options, command: Sequence[str], comm: Comm, console: Console, environ: Mapping[str, str]
+) -> int:
+    """Turn this allocation into a Ray cluster, run the command on it, give everything back; the job's exit code.
+
+    Never raises for what a user can meet: a fault on any rank is told once, by rank 0, and is the exit code.
+    """
+    place = f"rank {comm.rank} on {host.name()}"
+    launch = ranks.launched(environ)
+    scheduler = schedulers.detect(environ)
+    scheduled = scheduler.deadline(environ) if scheduler else None
+    planner = plan.Planner(
+        options,
+        scheduler.name if scheduler else "",
+        environ.get(scheduler.job_id, "") if scheduler else "",
+        plan.deadline(options, scheduled, time.time()),
+    )
+    argv: list[str] = []
+
+    def survey() -> Allocation:
+        if comm.rank == HEAD_RANK and not options.hold:
+            argv.extend(driver.resolve(command))
+        return allocation.survey(comm.rank, options, scheduler, launch.by if launch else "", environ)
+
+    try:
+        own = plan.agree_on_cluster(comm, place, survey, planner)
+        node = Node(own, own.node, options) if own.node else None
+        signals = Signals()
+        _prepare(comm, place, node)
+    except RayhpcError as error:
+        return _refuse(comm, console, error)
+    if comm.rank != HEAD_RANK:
+        Follower(comm, own, node, signals).run()
+        return 0
+    assert planner.spec is not None and node is not None
+    return Leader(comm, own, planner.spec, node, options, argv, console, signals).run(planner.warnings)
+
+
+def _prepare(comm: Comm, place: str, node: Node | None) -> None:
+    """Make every rank's private directory, or none: the last thing that can be refused before Ray starts."""
+    try:
+        ranks.agree(comm, place, node.prepare if node else lambda: None, lambda all_of_them: all_of_them, 60.0)
+    except RayhpcError:
+        if node is not None:
+            node.discard()
+        raise
+
+
+def _refuse(comm: Comm, console: Console, error: RayhpcError) -> int:
+    """Tell the fault once and end all ranks with its code; nothing has been started."""
+    console.plain(error.fault.text())
+    if isinstance(error, Unreachable):
+        comm.abort(int(error.fault.code))
+    comm.leave()
+    return int(error.fault.code) if comm.rank == HEAD_RANK else 0

@@ -1,0 +1,322 @@
+"""Stage 6: what happens to a run, noticed in one place; the first event that decides ends it."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rayhpc.comm import Comm
+from rayhpc.environment import TIGHT_HEALTH_NODES
+from rayhpc.errors import ExitCode, Fault
+from rayhpc.log import Console
+from rayhpc.model import (
+    HEAD_RANK,
+    Alive,
+    ClusterSpec,
+    DriverEnded,
+    Event,
+    HeadSilent,
+    Milestone,
+    NodeDead,
+    NodeEnded,
+    NodeSpec,
+    Options,
+    Outcome,
+    RankFailed,
+    RankSilent,
+    SignalArrived,
+    TimeUp,
+)
+from rayhpc.proc import Child
+from rayhpc.rayapi import NodeTable
+from rayhpc.records import EventLog
+from rayhpc.signals import ENDING
+from rayhpc.watch import Watch
+
+# What the driver's ladder and the teardown need before the scheduler kills.
+_LAST_SECONDS = 6.0
+# A rank is asked for a sign of life every so many seconds per 64 nodes, and missed after six of them.
+_BEAT_SECONDS = 2.0
+_MISSED_BEATS = 6
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What decides: up says that the cluster is complete; driven that a driver runs and has the last word.
+
+    spare: nodes that may be missing while the cluster comes up.
+    """
+
+    nodes: tuple[NodeSpec, ...]
+    log_dir: str
+    up: bool = False
+    driven: bool = False
+    abort_on_loss: bool = False
+    spare: int = 0
+
+
+def decide(history: Sequence[Event], policy: Policy) -> Outcome | None:
+    """The outcome that the first deciding event makes; None while nothing has decided. Pure."""
+    lost: set[int] = set()
+    for event in history:
+        match event:
+            case DriverEnded(code=code):
+                return Outcome(128 - code if code < 0 else code, _driver_cause(code))
+            case RankFailed(fault=fault):
+                return Outcome.of(fault)
+            case HeadSilent(seconds=seconds):
+                return Outcome.of(_head_fault(policy, f"the head has not answered for {seconds:.0f} s", ()))
+            case NodeEnded(rank=rank) | NodeDead(rank=rank) | RankSilent(rank=rank):
+                lost.add(rank)
+                outcome = _node_outcome(event, policy, len(lost))
+                if outcome is not None:
+                    return outcome
+            case SignalArrived(signum=signum) if not policy.driven and signum in ENDING:
+                name = signal.Signals(signum).name
+                return Outcome(0 if policy.up else 128 + signum, f"ended by {name}")
+            case TimeUp(final=True) if not policy.driven:
+                return Outcome(0, "the end of the job") if policy.up else Outcome.of(_late())
+            case _:
+                pass
+    return None
+
+
+def _driver_cause(code: int) -> str:
+    if code < 0:
+        return f"the driver was ended by {signal.Signals(-code).name}"
+    return "the driver asks to be run again" if code == ExitCode.REQUEUE else f"the driver ended with {code}"
+
+
+def _node_outcome(event: NodeEnded | NodeDead | RankSilent, policy: Policy, lost: int) -> Outcome | None:
+    """What the loss of a node decides; None where the run goes on without it."""
+    what = loss(event)
+    evidence = event.tail if isinstance(event, NodeEnded) else ()
+    if event.rank == HEAD_RANK:
+        return Outcome.of(_head_fault(policy, what, evidence))
+    if policy.up and not policy.abort_on_loss:
+        return None
+    if not policy.up and lost <= policy.spare:
+        return None
+    code = ExitCode.NODE_LOST if policy.up else ExitCode.BRING_UP
+    step = f"see {policy.log_dir}/rank-{event.rank}.log" + (" and ray-logs.tar.gz" if policy.up else "")
+    return Outcome.of(Fault(what, code, f"rank {event.rank} on {event.host}", evidence, step, time.time()))
+
+
+def loss(event: NodeEnded | NodeDead | RankSilent) -> str:
+    """The loss of a node in words."""
+    match event:
+        case NodeEnded(code=code):
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+            return f"the Ray node {how}"
+        case NodeDead():
+            return "Ray has declared the node dead"
+        case RankSilent(seconds=seconds):
+            return f"the rank has not been heard of for {seconds:.0f} s"
+
+
+def _head_fault(policy: Policy, what: str, evidence: tuple[str, ...]) -> Fault:
+    code = ExitCode.HEAD_LOST if policy.up else ExitCode.BRING_UP
+    head = policy.nodes[0]
+    step = f"see {policy.log_dir}/rank-0.log and the archive of Ray's logs beside it"
+    return Fault(f"the head is lost: {what}" if policy.up else what, code, head.place, evidence, step, time.time())
+
+
+def _late() -> Fault:
+    return Fault(
+        "the end of the job was reached before the cluster was up",
+        ExitCode.NOT_READY,
+        next_step="ask for more time, or look at the timeline in events.jsonl for what was slow",
+    )
+
+
+class Supervisor:
+    """Rank 0's eyes: takes in events, tells the user, forwards signals to the driver, and asks decide().
+
+    tables: the head's node table once it is asked; started: ranks whose nodes have been seen alive.
+    """
+
+    def __init__(
+        self, comm: Comm, watch: Watch, spec: ClusterSpec, options: Options, console: Console, log: EventLog
+    ) -> None:
+        self.history: list[Event] = []
+        self.table: NodeTable | None = None
+        self.driver: Child | None = None
+        self.policy = Policy(
+            nodes=spec.nodes,
+            log_dir=spec.run_dir,
+            abort_on_loss=options.on_node_loss == "abort",
+            spare=max(0, len(spec.nodes) - options.min_nodes) if options.min_nodes else 0,
+        )
+        self.seen: set[int] = set()
+        self._lost: set[int] = set()
+        self._comm, self._watch, self._spec = comm, watch, spec
+        self._options, self._console, self._log = options, console, log
+        self._forwarded: dict[int, int] = {}
+        self._end_driver_at: float | None = None
+        self._beats = Beats(comm.size, set(range(1, comm.size)))
+
+    def poll(self) -> Outcome | None:
+        """Wait a little for news and take it in; the outcome once something has decided."""
+        for rank, mail in self._watch.wait():
+            self._beats.heard(rank)
+            self._take(rank, mail)
+        self._look_at_table()
+        self._look_at_clock()
+        return decide(self.history, self.policy)
+
+    @property
+    def lost(self) -> frozenset[int]:
+        """Ranks whose nodes are lost."""
+        return frozenset(self._lost)
+
+    def unreachable(self) -> frozenset[int]:
+        """Ranks that no longer answer."""
+        return frozenset(event.rank for event in self.history if isinstance(event, RankSilent))
+
+    def host(self, rank: int) -> str:
+        """The host of a rank's node; the rank's number where it has none."""
+        node = self._spec.node(rank)
+        return node.host if node else f"rank {rank}"
+
+    def _take(self, rank: int, mail: Any) -> None:
+        match mail:
+            case Alive():
+                pass
+            case Milestone():
+                self._log.write(mail.stage, mail.rank, mail.host, mail.at)
+            case _:
+                self.note(mail, rank)
+
+    def note(self, event: Event, rank: int = HEAD_RANK) -> None:
+        """Add an event to the history, tell the user, react."""
+        self.history.append(event)
+        self._log.write(type(event).__name__, rank, self.host(rank), event=event)
+        match event:
+            case SignalArrived():
+                self._on_signal(event)
+            case TimeUp(final=final):
+                self._on_time(final)
+            case NodeEnded() | NodeDead() | RankSilent():
+                self._on_loss(event)
+            case _:
+                pass
+
+    def _on_loss(self, event: NodeEnded | NodeDead | RankSilent) -> None:
+        """Say once that a node is gone, and with what the run goes on."""
+        if event.rank in self._lost:
+            return
+        self._lost.add(event.rank)
+        if event.rank != HEAD_RANK and self.policy.up and not self.policy.abort_on_loss:
+            left = len(self._spec.nodes) - len(self._lost)
+            self._console.line(
+                f"LOST rank {event.rank} on {event.host}: {loss(event)}; the run goes on with {left} nodes"
+            )
+
+    def _on_signal(self, event: SignalArrived) -> None:
+        """Pass a signal to the driver once, however many ranks got it; the second INT or TERM hastens the end."""
+        if self.driver is None or event.ordinal <= self._forwarded.get(event.signum, 0):
+            return
+        self._forwarded[event.signum] = event.ordinal
+        name = signal.Signals(event.signum).name
+        if event.signum not in ENDING:
+            self._console.line(f"{name}: passed to the driver")
+            self.driver.signal(event.signum)
+        elif self._end_driver_at is None:
+            seconds = self._options.stop_timeout
+            self._console.line(f"{name}: passed to the driver, which has {seconds:g} s to end")
+            self.driver.signal(event.signum)
+            self._end_driver_at = time.monotonic() + seconds
+        else:
+            self._console.line(f"{name} again: ending the driver now")
+            self.driver.end()
+
+    def _on_time(self, final: bool) -> None:
+        if self.driver is None:
+            return
+        if final:
+            self._console.line("the end of the job: ending the driver")
+            self.driver.end()
+        else:
+            self._console.line(
+                f"the job ends in {self._options.grace:g} s: SIG{self._options.grace_signal} to the driver"
+            )
+            self.driver.signal(signal.Signals[f"SIG{self._options.grace_signal}"])
+
+    def _look_at_table(self) -> None:
+        if self.table is None or self.table.nodes is None:
+            return
+        alive = {node.rank for node in self.table.nodes if node.rank is not None}
+        for rank in sorted(self.seen - alive - self._lost):
+            self.note(NodeDead(rank, self.host(rank)))
+        self.seen |= alive
+        limit = head_silence(len(self._spec.nodes))
+        if self.table.silence > limit and not any(isinstance(event, HeadSilent) for event in self.history):
+            self.note(HeadSilent(self.table.silence))
+
+    def _look_at_clock(self) -> None:
+        for rank, seconds in self._beats.missed():
+            self.note(RankSilent(rank, self.host(rank), seconds))
+        if self._beats.due():
+            for rank in self._beats.expected:
+                self._comm.send(rank, Alive())
+        if self._end_driver_at is not None and self.driver is not None and time.monotonic() > self._end_driver_at:
+            self._end_driver_at = float("inf")
+            self._console.line("the driver has not ended: ending it")
+            self.driver.end()
+        self._look_at_deadline()
+
+    def _look_at_deadline(self) -> None:
+        if not self._spec.deadline:
+            return
+        left = self._spec.deadline - time.time()
+        told = {event.final for event in self.history if isinstance(event, TimeUp)}
+        if left <= _LAST_SECONDS and True not in told:
+            self.note(TimeUp(final=True))
+        elif left <= self._options.grace and not told and self.driver is not None:
+            self.note(TimeUp(final=False))
+
+
+def head_silence(nodes: int) -> float:
+    """Seconds without an answer from the GCS after which the head counts as lost."""
+    return 12.0 if nodes <= TIGHT_HEALTH_NODES else 60.0
+
+
+class Beats:
+    """Who was heard of when: a rank and rank 0 tell each other now and then that they are there.
+
+    The pauses grow with the number of ranks, so that rank 0's work does not: 2 s up to 64 ranks.
+    """
+
+    def __init__(self, ranks: int, expected: set[int]) -> None:
+        self.pause = _BEAT_SECONDS * max(1.0, ranks / TIGHT_HEALTH_NODES)
+        now = time.monotonic()
+        self._heard = dict.fromkeys(expected, now)
+        self._sent = now
+
+    @property
+    def expected(self) -> tuple[int, ...]:
+        """The ranks that are not missed yet."""
+        return tuple(self._heard)
+
+    def heard(self, rank: int) -> None:
+        """A message from this rank has come."""
+        if rank in self._heard:
+            self._heard[rank] = time.monotonic()
+
+    def due(self) -> bool:
+        """True once a pause: it is time to tell."""
+        if time.monotonic() - self._sent < self.pause:
+            return False
+        self._sent = time.monotonic()
+        return True
+
+    def missed(self) -> list[tuple[int, float]]:
+        """(rank, seconds of silence) of those that are newly missed; each is named once."""
+        now = time.monotonic()
+        found = [(rank, now - at) for rank, at in self._heard.items() if now - at > self.pause * _MISSED_BEATS]
+        for rank, _ in found:
+            del self._heard[rank]
+        return found

@@ -1,0 +1,269 @@
+"""Ranks meet and write to each other: over MPI, or alone. The only owner of mpi4py.
+
+A rank never blocks in MPI: a rank that spins in a barrier takes a core from the Ray node that starts beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol, TypeVar
+
+from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration, merged, shortened
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+
+class Unreachable(RayhpcError):
+    """Some rank can no longer be told how the run ends: only an abort ends it."""
+
+
+class Comm(Protocol):
+    """What a stage may ask of the ranks' connection. Messages between two ranks arrive in order."""
+
+    rank: int
+    size: int
+
+    def send(self, to: int, message: object) -> None:
+        """Hand a message over; never blocks."""
+
+    def receive(self) -> tuple[int, Any] | None:
+        """The next message and the rank that sent it, if one is there; never blocks."""
+
+    def leave(self) -> None:
+        """End in order; every rank must call it."""
+
+    def abort(self, code: int) -> NoReturn:
+        """End all ranks at once, for a rank that can no longer be reached; the launcher ends with the code."""
+
+
+class Solo:
+    """One rank, no MPI."""
+
+    rank = 0
+    size = 1
+
+    def __init__(self) -> None:
+        self._mail: list[Any] = []
+
+    def send(self, to: int, message: object) -> None:
+        """Write to oneself; any other rank is a mistake of the caller."""
+        if to != 0:
+            raise ValueError(f"there is no rank {to}")
+        self._mail.append(message)
+
+    def receive(self) -> tuple[int, Any] | None:
+        """The next message, if one is there."""
+        return (0, self._mail.pop(0)) if self._mail else None
+
+    def leave(self) -> None:
+        """Nothing to do."""
+
+    def abort(self, code: int) -> NoReturn:
+        """End this process."""
+        os._exit(code)
+
+
+class Mpi:
+    """MPI_COMM_WORLD, used without blocking and without collectives."""
+
+    def __init__(self) -> None:
+        import mpi4py
+
+        mpi4py.rc.thread_level = "funneled"
+        mpi4py.rc.finalize = False
+        from mpi4py import MPI
+
+        self._mpi = MPI
+        self._world = MPI.COMM_WORLD
+        self._sending: list[Any] = []
+        self.rank: int = self._world.Get_rank()
+        self.size: int = self._world.Get_size()
+        self.library: str = MPI.Get_library_version().split("\n")[0].split(",")[0].strip()
+
+    def send(self, to: int, message: object) -> None:
+        """Start a send and remember it until it is complete."""
+        self._sending.append(self._world.isend(message, dest=to))
+        self._sending = [request for request in self._sending if not request.Test()]
+
+    def receive(self) -> tuple[int, Any] | None:
+        """Receive what a probe finds; a probe also drives the sends that are under way."""
+        status = self._mpi.Status()
+        message = self._world.improbe(status=status)
+        return (status.Get_source(), message.recv()) if message else None
+
+    def leave(self) -> None:
+        """MPI_Finalize, which waits for all ranks."""
+        self._mpi.Request.Waitall(self._sending)
+        self._mpi.Finalize()
+
+    def abort(self, code: int) -> NoReturn:
+        """MPI_Abort; what was written before is flushed, since nothing of this process survives it."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._world.Abort(code)
+        os._exit(code)
+
+
+@dataclass(frozen=True)
+class Launched:
+    """What the environment says of how this process was launched; None where it does not say."""
+
+    by: str
+    rank: int | None
+    size: int | None
+
+
+# The launcher's name, its variables for a process's rank and the number of processes, and one more that must be there.
+# Hydra stands before srun, since Slurm's variables are also in what mpiexec starts inside a job, and after it once
+# more, since PMI_RANK is also what srun --mpi=pmi2 sets.
+_LAUNCHERS = (
+    ("Open MPI's mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", ""),
+    ("MVAPICH's mpirun", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE", ""),
+    ("mpiexec", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"),
+    ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", ""),
+    ("mpiexec", "PMI_RANK", "PMI_SIZE", ""),
+    ("PMIx", "PMIX_RANK", "", ""),
+    ("aprun", "ALPS_APP_PE", "", ""),
+    ("PALS", "PALS_RANKID", "", ""),
+)
+
+
+def launched(environ: Mapping[str, str]) -> Launched | None:
+    """How this process was launched; None for a process that was simply started."""
+    for by, rank, size, proof in _LAUNCHERS:
+        if all(name in environ for name in (rank, size, proof) if name):
+            return Launched(by, _number(environ, rank), _number(environ, size))
+    return None
+
+
+def _number(environ: Mapping[str, str], name: str) -> int | None:
+    value = environ.get(name, "")
+    return int(value) if value.isdigit() else None
+
+
+def connect(environ: Mapping[str, str]) -> Comm:
+    """Meet the other ranks; raises RayhpcError where MPI is missing or where the ranks do not find each other."""
+    start = launched(environ)
+    if start is None or (start.size == 1 and start.rank in (0, None)):
+        return Solo()
+    try:
+        comm = Mpi()
+    except (ImportError, RuntimeError) as error:
+        raise configuration(
+            f"{start.by} started this process, but MPI cannot be loaded",
+            str(error),
+            next_step="install an MPI library beside mpi4py: pip install 'rayhpc[mpich]', or load the site's module",
+        ) from error
+    if start.size is not None and comm.size != start.size:
+        raise _strangers(start, comm)
+    return comm
+
+
+def _strangers(start: Launched, comm: Mpi) -> RayhpcError:
+    """N processes of which each believes to be alone: the launcher and the MPI library do not fit."""
+    flag = "pmix" if "Open MPI" in comm.library else "pmi2"
+    if start.by == "srun":
+        step = f"tell srun how this MPI starts: srun --mpi={flag} …  (srun --mpi=list shows what the site has)"
+    else:
+        step = f"use the mpiexec that belongs to {comm.library}, or reinstall mpi4py for the one that is on PATH"
+    return configuration(
+        f"{start.by} started {start.size} processes, but MPI sees {comm.size}: each would become a cluster of its own",
+        f"MPI library: {comm.library}",
+        next_step=step,
+    )
+
+
+def speaks(environ: Mapping[str, str]) -> bool:
+    """True for the one process of a launch that may print before the ranks have met."""
+    start = launched(environ)
+    return start is None or start.rank in (0, None)
+
+
+# One value-or-error exchange, the only collective that there is.
+
+
+@dataclass(frozen=True)
+class _Word:
+    """A rank's contribution, or rank 0's answer to it: a value or the fault that took its place."""
+
+    value: Any = None
+    fault: Fault | None = None
+
+
+def agree(comm: Comm, place: str, local: Callable[[], T], combine: Callable[[list[T]], list[S]], timeout: float) -> S:
+    """Every rank contributes, rank 0 combines, every rank gets its share; a fault anywhere is raised everywhere.
+
+    local: this rank's contribution; combine: on rank 0, from the contributions in rank order to the answers in rank
+    order; place: how this rank is named; timeout: seconds that rank 0 waits for the last rank.
+    """
+    word = _attempt(local, place)
+    if comm.rank != 0:
+        comm.send(0, word)
+        (answer,) = _collect(comm, {0}, timeout * 2).values()
+    else:
+        words = {0: word, **_collect(comm, set(range(1, comm.size)), timeout)}
+        answers = _answers([words[rank] for rank in sorted(words)], combine, place)
+        for rank in range(1, comm.size):
+            comm.send(rank, answers[rank])
+        answer = answers[0]
+    if answer.fault is not None:
+        raise RayhpcError(answer.fault)
+    share: S = answer.value
+    return share
+
+
+def _attempt(work: Callable[[], Any], place: str) -> _Word:
+    try:
+        return _Word(value=work())
+    except RayhpcError as error:
+        return _Word(fault=error.fault.on(place, time.time()))
+    except Exception as error:  # a bug on one rank must not strand the others
+        return _Word(fault=internal(error).on(place, time.time()))
+
+
+def _answers(words: list[_Word], combine: Callable[[list[Any]], list[Any]], place: str) -> list[_Word]:
+    faults = [word.fault for word in words if word.fault is not None]
+    combined = _Word(fault=merged(faults)) if faults else _attempt(lambda: combine([w.value for w in words]), place)
+    if combined.fault is not None:
+        return [combined] * len(words)
+    return [_Word(value=share) for share in combined.value]
+
+
+def _collect(comm: Comm, ranks: set[int], timeout: float) -> dict[int, _Word]:
+    """One word from each of the ranks; raises RayhpcError with those that are missing when the time is over."""
+    words: dict[int, _Word] = {}
+    end = time.monotonic() + timeout
+    while missing := ranks - set(words):
+        received = comm.receive()
+        if received is not None:
+            words[received[0]] = received[1]
+        elif time.monotonic() > end:
+            names = shortened([str(rank) for rank in sorted(missing)])
+            raise Unreachable(
+                Fault(
+                    f"no word from rank {names} within {timeout:.0f} s",
+                    ExitCode.BRING_UP,
+                    next_step="look at the launcher's output for a process that ended or hangs at its start",
+                )
+            )
+        else:
+            time.sleep(0.001)
+    return words
+
+
+def internal(error: BaseException) -> Fault:
+    """The fault that an unexpected exception is: a bug of ours, with the lines that help to find it."""
+    import traceback
+
+    lines = traceback.format_exception(error)
+    return Fault(
+        f"unexpected {type(error).__name__}: {error}",
+        ExitCode.INTERNAL,
+        evidence=tuple("".join(lines).rstrip().splitlines()[-10:]),
+        next_step="this is a bug in rayhpc: please report it with the run directory",
+    )

@@ -1,0 +1,127 @@
+"""The environments of our children: MPI's variables taken out, Ray's settings put in. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rayhpc import paths
+from rayhpc.model import Assignment, ClusterSpec, NodeSpec
+
+# What tells an MPI library that it is a rank of our job: a second MPI program in the driver would join it (ray#7893).
+_MPI_PREFIXES = (
+    "PMI_",
+    "PMI2_",
+    "PMIX_",
+    "HYDI_",
+    "HYD_",
+    "OMPI_",
+    "PRTE_",
+    "MPI_LOCAL",
+    "MV2_COMM_",
+    "PALS_",
+    "ALPS_APP_",
+)
+# The user's own permissions and settings, which a second mpirun in the driver needs.
+_MPI_KEPT = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
+# Variables by which another cluster, or an earlier one of the user, would reach into ours.
+_RAY_DROPPED = frozenset(
+    [
+        "RAY_ADDRESS",
+        "RAY_TMPDIR",
+        "RAY_AUTH_MODE",
+        "RAY_AUTH_TOKEN",
+        "RAY_AUTH_TOKEN_PATH",
+        "RAY_START_HOOK",
+        "RAY_REDIS_ADDRESS",
+        "RAY_FAKE_CLUSTER",
+        "RAY_NAMESPACE",
+        "RAY_JOB_CONFIG_JSON_ENV_VAR",
+        "RAY_GCS_SERVER_PORT",
+        "RAY_NODE_IP_ADDRESS",
+        "RAY_API_SERVER_ADDRESS",
+    ]
+)
+# Up to here a node is declared dead after 3 s without an answer; larger clusters keep Ray's patience.
+TIGHT_HEALTH_NODES = 64
+
+MARKER = "RAYHPC_NODE"
+
+
+def scrubbed(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment without MPI's variables and without traces of other Ray clusters."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if name not in _RAY_DROPPED and (name in _MPI_KEPT or not name.startswith(_MPI_PREFIXES))
+    }
+
+
+def authentication(private: str) -> dict[str, str]:
+    """What lets a process of ours into the cluster: the path of the token, never the token."""
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": paths.token_file(private)}
+
+
+def marker(run_id: str, rank: int) -> str:
+    """NAME=value that every process of a rank carries."""
+    return f"{MARKER}={run_id}/{rank}"
+
+
+def of_daemons(environ: Mapping[str, str], own: Assignment, spec: NodeSpec) -> dict[str, str]:
+    """For `ray start` and all that it starts; a Ray setting of the user's own wins over ours."""
+    inherited = scrubbed(environ)
+    return {
+        **_settings(own.nodes),
+        **inherited,
+        **_without_proxies(inherited, {own.head_address, spec.address}),
+        **({spec.gpus.variable: ",".join(spec.gpus.ids)} if spec.gpus.ids else {}),
+        **authentication(spec.temp_dir),
+        MARKER: f"{own.run_id}/{spec.rank}",
+    }
+
+
+def of_driver(environ: Mapping[str, str], own: Assignment, spec: ClusterSpec) -> dict[str, str]:
+    """For the driver: RAY_ADDRESS, so that a plain ray.init() attaches; RAYHPC_DEADLINE where the end is known."""
+    inherited = scrubbed(environ)
+    return {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        **inherited,
+        **_without_proxies(inherited, {spec.head.address}),
+        **authentication(spec.head.temp_dir),
+        **({"RAYHPC_DEADLINE": f"{spec.deadline:.0f}"} if spec.deadline else {}),
+        "RAY_ADDRESS": spec.address,
+        "RAYHPC_RUN_ID": spec.run_id,
+        "RAYHPC_RUN_DIR": spec.run_dir,
+        MARKER: f"{own.run_id}/{spec.head.rank}",
+    }
+
+
+def _settings(nodes: int) -> dict[str, str]:
+    """Ray's start, tuned.
+
+    The raylet sleeps a fixed 1 s in a race for its own socket; 500 tries of 20 ms are the same 10 s in all and save
+    that second. Draining at the end is for clusters that go on without the node; ours ends as a whole.
+    """
+    fast = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_raylet_client_connect_timeout_milliseconds": "20",
+        "RAY_raylet_client_num_connect_attempts": "500",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+    }
+    if nodes <= TIGHT_HEALTH_NODES:
+        return {**fast, "RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
+    # Public practice at 256 nodes.
+    return {
+        **fast,
+        "RAY_gcs_rpc_server_connect_timeout_s": "30",
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "120",
+        "RAY_worker_register_timeout_seconds": "120",
+    }
+
+
+def _without_proxies(environ: Mapping[str, str], addresses: set[str]) -> dict[str, str]:
+    """no_proxy with the cluster's addresses, where a proxy is set at all."""
+    if not any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name in environ):
+        return {}
+    known = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    value = ",".join([*filter(None, [known]), "localhost", "127.0.0.1", *sorted(addresses)])
+    return {"no_proxy": value, "NO_PROXY": value}

@@ -1,0 +1,219 @@
+"""What this host has and what this process may use of it. The only owner of psutil."""
+
+from __future__ import annotations
+
+import fnmatch
+import ipaddress
+import os
+import resource
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+from rayhpc.model import Gpus, Interface
+
+NETWORK_FILE_SYSTEMS = frozenset(
+    [
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "lustre",
+        "gpfs",
+        "beegfs",
+        "panfs",
+        "ceph",
+        "wekafs",
+        "afs",
+        "pvfs2",
+        "orangefs",
+        "9p",
+        "fuse.sshfs",
+        "fuse.glusterfs",
+    ]
+)
+# Bridges and tunnels of container and virtual machine software: up, with an address that no other host can reach.
+_VIRTUAL = ("docker*", "br-*", "virbr*", "veth*", "cni*", "flannel*", "podman*", "tun*", "tap*", "lxc*")
+# High-speed networks first: Slingshot, InfiniBand, Omni-Path, then Ethernet under its three names.
+_PREFERRED = ("hsn*", "ib*", "opa*", "bond*", "eth*", "en*", "*")
+
+
+def name() -> str:
+    """The host's name without its domain."""
+    return socket.gethostname().partition(".")[0] or "localhost"
+
+
+def identity() -> str:
+    """Equal on two ranks exactly if they are on the same host.
+
+    Names may be equal on two machines and the boot id in two containers, so both count, and the network namespace.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    parts = [socket.gethostname(), boot.read_text().strip() if boot.exists() else ""]
+    namespace = Path("/proc/self/ns/net")
+    return "/".join([*parts, os.readlink(namespace) if namespace.exists() else ""])
+
+
+def interfaces(wanted: str = "") -> tuple[Interface, ...]:
+    """Addresses by which other hosts may reach this one, the most promising first; empty if none is up.
+
+    wanted: an interface's name, a glob, or a CIDR; an IPv4 address is preferred where an interface has both.
+    """
+    states = psutil.net_if_stats()
+    found = [
+        Interface(interface, address.address.partition("%")[0])
+        for interface, addresses in psutil.net_if_addrs().items()
+        for address in addresses
+        if address.family in (socket.AF_INET, socket.AF_INET6) and interface in states and states[interface].isup
+    ]
+    usable = [entry for entry in found if _matches(entry, wanted)]
+    return tuple(sorted(usable, key=_preference))
+
+
+def _matches(entry: Interface, wanted: str) -> bool:
+    address = ipaddress.ip_address(entry.address)
+    if "/" in wanted:
+        network = ipaddress.ip_network(wanted, strict=False)
+        return address.version == network.version and address in network
+    if wanted:
+        return fnmatch.fnmatch(entry.name, wanted) or entry.address == wanted
+    virtual = any(fnmatch.fnmatch(entry.name, pattern) for pattern in _VIRTUAL)
+    return not (address.is_loopback or address.is_link_local or virtual)
+
+
+def _preference(entry: Interface) -> tuple[int, bool, str]:
+    order = next(n for n, pattern in enumerate(_PREFERRED) if fnmatch.fnmatch(entry.name, pattern))
+    return order, ":" in entry.address, entry.name
+
+
+def affinity() -> frozenset[int]:
+    """CPUs on which this process may run."""
+    return frozenset(os.sched_getaffinity(0))
+
+
+def cpu_count() -> int:
+    """CPUs of the host, whoever may use them."""
+    return psutil.cpu_count() or 1
+
+
+def cpu_limit() -> int | None:
+    """Whole CPUs that the cgroup's quota grants, at least 1; None without a quota."""
+    quotas = [
+        int(quota) / int(period)
+        for directory in _cgroups("cpu")
+        for quota, period in [_cpu_quota(directory)]
+        if quota.isdigit() and period.isdigit() and int(period)
+    ]
+    return max(1, int(min(quotas))) if quotas else None
+
+
+def _cpu_quota(directory: Path) -> tuple[str, str]:
+    """(quota, period) of a cgroup as the kernel spells them: version 2 in one file, version 1 in two."""
+    both = _read(directory / "cpu.max").split()
+    if len(both) == 2:
+        return both[0], both[1]
+    return _read(directory / "cpu.cfs_quota_us"), _read(directory / "cpu.cfs_period_us")
+
+
+def memory() -> int:
+    """Bytes of memory this process may use: what the host has free, or the cgroup's limit if that is lower."""
+    limits = [
+        int(text)
+        for directory in _cgroups("memory")
+        for file in ("memory.max", "memory.limit_in_bytes")
+        if (text := _read(directory / file)).isdigit()
+    ]
+    return min([int(psutil.virtual_memory().available), *limits])
+
+
+def _cgroups(controller: str) -> list[Path]:
+    """The cgroup directories of this process for a controller, its own first, up to the root: each may limit it."""
+    found: list[Path] = []
+    for line in _read(Path("/proc/self/cgroup")).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            root = Path("/sys/fs/cgroup")
+        elif controller in controllers.split(","):
+            root = Path("/sys/fs/cgroup", controller)
+        else:
+            continue
+        own = root / path.strip("/")
+        found += [own, *(parent for parent in own.parents if parent.is_relative_to(root))]
+    return found
+
+
+def _read(path: Path) -> str:
+    """A kernel file's text; empty where this kernel has none or it may not be read."""
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def free_space(directory: str) -> int:
+    """Bytes that this user may still write below a directory; 0 where it does not exist."""
+    try:
+        return psutil.disk_usage(directory).free
+    except FileNotFoundError:
+        return 0
+
+
+def file_system(path: str) -> str:
+    """The type of the file system that holds a path, as the kernel names it; empty if unknown."""
+    real = os.path.realpath(path)
+    mounts = [
+        (len(mount.mountpoint), mount.fstype)
+        for mount in psutil.disk_partitions(all=True)
+        if real == mount.mountpoint or real.startswith(mount.mountpoint.rstrip("/") + "/")
+    ]
+    return max(mounts, default=(0, ""))[1]
+
+
+def gpus(environ: Mapping[str, str]) -> Gpus:
+    """GPUs this process may use: the first vendor variable that is set, else the devices of the host.
+
+    An empty variable, -1 or NoDevFiles means none. UUIDs and MIG names are kept as they are.
+    """
+    for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"):
+        if variable in environ:
+            ids = tuple(word.strip() for word in environ[variable].split(",") if word.strip())
+            return Gpus(variable, () if ids and ids[0] in ("-1", "NoDevFiles") else ids)
+    nvidia = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    if nvidia:
+        return Gpus("CUDA_VISIBLE_DEVICES", tuple(str(n) for n in range(nvidia)))
+    nodes = Path("/sys/class/kfd/kfd/topology/nodes").glob("*/gpu_id")
+    amd = sum(_read(node) not in ("", "0") for node in nodes)
+    return Gpus("HIP_VISIBLE_DEVICES", tuple(str(n) for n in range(amd))) if amd else Gpus()
+
+
+def mended_gpus(environ: Mapping[str, str]) -> dict[str, str]:
+    """What to add to the environment before anything imports ray: HIP_VISIBLE_DEVICES where only ROCR's is set.
+
+    Ray raises at import on ROCR_VISIBLE_DEVICES alone; HIP's indices count within ROCR's list (ray#53737).
+    """
+    if "ROCR_VISIBLE_DEVICES" not in environ or "HIP_VISIBLE_DEVICES" in environ:
+        return {}
+    count = len(gpus({"ROCR_VISIBLE_DEVICES": environ["ROCR_VISIBLE_DEVICES"]}).ids)
+    return {"HIP_VISIBLE_DEVICES": ",".join(str(n) for n in range(count))}
+
+
+def raised_limits() -> tuple[str, ...]:
+    """Raise the soft limits of files and processes to the hard ones; a warning for each that stays small."""
+    warnings = []
+    for kind, what, flag, least in (
+        (resource.RLIMIT_NOFILE, "open files", "-n", 4096),
+        (resource.RLIMIT_NPROC, "processes", "-u", 4096),
+    ):
+        soft, hard = resource.getrlimit(kind)
+        if soft != hard:
+            resource.setrlimit(kind, (hard, hard))
+        if hard != resource.RLIM_INFINITY and hard < least:
+            warnings.append(f"only {hard} {what} are allowed (ulimit -H{flag}); Ray may need {least} and more")
+    return tuple(warnings)
+
+
+def started_at() -> float:
+    """Unix seconds at which this process was started."""
+    return float(psutil.Process().create_time())

@@ -1,0 +1,342 @@
+"""The data of the program: environment + host -> Allocation -> ClusterSpec -> Address -> Outcome -> exit code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from rayhpc.errors import Fault
+
+HEAD_RANK = 0
+
+
+def option(default: Any, text: str, **details: Any) -> Any:
+    """A field of Options: its default, its help text, and what the command line needs besides its type.
+
+    details: metavar, choices, minimum, maximum, multiple, off (help text of the negative flag).
+    """
+    return field(default=default, metadata={"help": text, **details})
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user may choose. A field is an option: `num_cpus` is `--num-cpus` and RAYHPC_NUM_CPUS."""
+
+    one_per_host: bool = option(False, "One Ray node per host; the other ranks of a host idle.")
+    num_cpus: int | None = option(None, "CPUs of each Ray node.", minimum=0, metavar="N")
+    num_gpus: int | None = option(None, "GPUs of each Ray node.", minimum=0, metavar="N")
+    memory: str = option("", "Memory of each Ray node for tasks and actors, as 64G.", metavar="SIZE")
+    object_store_memory: str = option("", "Object store of each Ray node, as 8G.", metavar="SIZE")
+    resources: str = option("", "Custom resources of each Ray node, as '{\"fast\": 2}'.", metavar="JSON")
+    labels: str = option("", "Labels of each Ray node.", metavar="KEY=VALUE,...")
+    interface: str = option("", "Network of the cluster: a name, a glob or a CIDR.", metavar="NAME|GLOB|CIDR")
+    port: int = option(0, "Port of the head (GCS). 0: a free one.", minimum=0, maximum=65535, metavar="PORT")
+    temp_dir: str = option("", "Node-local directory for Ray's session. Short: AF_UNIX.", metavar="DIR")
+    run_dir: str = option("rayhpc-runs", "Where the record of each run is kept.", metavar="DIR")
+    timeout: float = option(
+        0.0, "Seconds until every node must be alive. 0: grows with the nodes.", minimum=0, metavar="S"
+    )
+    min_nodes: int = option(0, "At the time-out go on, loudly, with at least N nodes. 0: all.", minimum=0, metavar="N")
+    on_node_loss: str = option(
+        "continue", "What a lost worker node means.", choices=("continue", "abort"), metavar="POLICY"
+    )
+    dashboard: bool = option(False, "Start Ray's dashboard and job API.", off="No dashboard (the default).")
+    ray_arg: tuple[str, ...] = option(
+        (), "Passed to every `ray start` as it is. Repeatable.", multiple=True, metavar="ARG"
+    )
+    hold: bool = option(False, "No driver: keep the cluster until a signal.")
+    walltime: str = option("", "End of the job, counted from now: 3600, 01:00:00, 1-00:00:00.", metavar="TIME")
+    deadline: float = option(0.0, "End of the job in Unix seconds.", minimum=0, metavar="UNIX")
+    grace: float = option(
+        60.0, "Seconds before the end of the job at which the driver is signalled.", minimum=0, metavar="S"
+    )
+    grace_signal: str = option(
+        "USR1", "The signal it gets then.", choices=("USR1", "USR2", "INT", "TERM", "HUP"), metavar="SIGNAL"
+    )
+    stop_timeout: float = option(
+        8.0, "Seconds the driver has to end after INT or TERM before it is killed.", minimum=0, metavar="S"
+    )
+    logs: str = option(
+        "always",
+        "When Ray's logs are kept in the run directory.",
+        choices=("always", "failure", "never"),
+        metavar="WHEN",
+    )
+
+
+@dataclass(frozen=True)
+class Interface:
+    """A network interface of a host that is up, with one of its addresses."""
+
+    name: str
+    address: str
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """GPUs that a rank may use: the ids as its vendor's variable names them, e.g. ('GPU-4a1…',)."""
+
+    variable: str = "CUDA_VISIBLE_DEVICES"
+    ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Versions:
+    """What must be equal on all ranks."""
+
+    ray: str
+    python: str
+    rayhpc: str
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """What one rank finds on its host: everything it may use, before the host's share is divided.
+
+    cpus: ids of the CPUs in its affinity mask; cpu_limit: whole CPUs that the cgroup grants; scheduler_cpus: the
+    scheduler's figure for the host, None where it names none; memory and shm in bytes.
+    """
+
+    rank: int
+    host: str
+    host_id: str
+    interfaces: tuple[Interface, ...]
+    cpus: frozenset[int]
+    cpu_limit: int | None
+    scheduler_cpus: int | None
+    memory: int
+    shm: int
+    gpus: Gpus
+    temp_base: str
+    versions: Versions
+    launcher: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One Ray node: a rank's share of its host. memory and object_store in bytes."""
+
+    rank: int
+    host: str
+    address: str
+    cpus: int
+    gpus: Gpus
+    memory: int
+    object_store: int
+    temp_dir: str
+
+    @property
+    def place(self) -> str:
+        """How messages name it."""
+        return f"rank {self.rank} on {self.host}"
+
+
+@dataclass(frozen=True)
+class ClusterSpec:
+    """What all ranks agreed on. Holds no secret: it is written to cluster.json."""
+
+    run_id: str
+    run_dir: str
+    port: int
+    dashboard_port: int
+    ranks: int
+    hosts: int
+    versions: Versions
+    scheduler: str
+    job_id: str
+    deadline: float
+    nodes: tuple[NodeSpec, ...]
+
+    @property
+    def head(self) -> NodeSpec:
+        """The node that rank 0 runs."""
+        return self.nodes[0]
+
+    @property
+    def address(self) -> str:
+        """host:port of the head's GCS, as RAY_ADDRESS wants it."""
+        host = self.head.address
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
+    def node(self, rank: int) -> NodeSpec | None:
+        """The node of a rank; None for a rank that idles."""
+        return next((node for node in self.nodes if node.rank == rank), None)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What one rank is told: constant in size, whatever the number of nodes. node is None for an idle rank."""
+
+    run_id: str
+    run_dir: str
+    head_address: str
+    port: int
+    dashboard_port: int
+    nodes: int
+    node: NodeSpec | None
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class AliveNode:
+    """A living row of Ray's node table; rank is None for a node that is not of this run."""
+
+    rank: int | None
+    address: str
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Where rank 0 listens, so that each worker can try which of the head's addresses it reaches."""
+
+    addresses: tuple[str, ...]
+    port: int
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What a worker reached: the head's addresses, each with its own address on the way there."""
+
+    rank: int
+    place: str
+    own: dict[str, str]
+    refusals: tuple[str, ...] = ()
+
+
+# Events: what happened, as the supervisor of rank 0 sees it. `at` is Unix seconds.
+
+
+@dataclass(frozen=True)
+class SignalArrived:
+    """A rank got its ordinal-th signal of this number."""
+
+    rank: int
+    signum: int
+    ordinal: int
+
+
+@dataclass(frozen=True)
+class NodeEnded:
+    """The `ray start` of a rank ended; code is -n for signal n; tail is what it last wrote."""
+
+    rank: int
+    host: str
+    code: int
+    tail: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NodeDead:
+    """Ray's node table no longer has a node alive that it once had."""
+
+    rank: int
+    host: str
+
+
+@dataclass(frozen=True)
+class HeadSilent:
+    """The GCS has not answered for so many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RankSilent:
+    """A rank has not been heard of for so many seconds."""
+
+    rank: int
+    host: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RankFailed:
+    """A rank met an error of its own."""
+
+    rank: int
+    fault: Fault
+
+
+@dataclass(frozen=True)
+class DriverEnded:
+    """The driver ended; code is -n for signal n."""
+
+    code: int
+
+
+@dataclass(frozen=True)
+class TimeUp:
+    """The end of the job is near (final is False: the grace begins) or reached."""
+
+    final: bool
+
+
+Event = SignalArrived | NodeEnded | NodeDead | HeadSilent | RankSilent | RankFailed | DriverEnded | TimeUp
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the run ended: the exit code of the job, and the fault where it was one of ours."""
+
+    code: int
+    cause: str
+    fault: Fault | None = None
+
+    @classmethod
+    def of(cls, fault: Fault) -> Outcome:
+        """The outcome that a fault of ours makes."""
+        return cls(int(fault.code), fault.what, fault)
+
+
+# Mail between ranks.
+
+
+@dataclass(frozen=True)
+class StartNode:
+    """Rank 0 to a worker: the head is alive at this address."""
+
+    address: str
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Rank 0 to all: end your node; send your logs if wanted."""
+
+    logs: bool
+    logs_limit: int
+
+
+@dataclass(frozen=True)
+class Alive:
+    """I am here: between rank 0 and each other rank, both ways."""
+
+
+@dataclass(frozen=True)
+class Milestone:
+    """A rank reached a stage: for the timeline in events.jsonl. at is Unix seconds on its own clock."""
+
+    rank: int
+    host: str
+    stage: str
+    at: float
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A rank has given everything back. logs: (name, content) of Ray's log files."""
+
+    rank: int
+    killed: int
+    logs: tuple[tuple[str, bytes], ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Leave:
+    """Rank 0 to all, last: end in order."""
+
+
+Mail = Event | StartNode | Stop | Alive | Milestone | Stopped | Leave

@@ -1,0 +1,135 @@
+"""The run directory: what was agreed, what happened when, how it ended. Written atomically; the only owner of it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from rayhpc import paths
+from rayhpc.errors import configuration
+
+# A run directory on a full file system or over quota often still accepts an empty file.
+_TRIAL_BYTES = 256 * 1024
+
+
+def create(parent: str, run_id: str) -> Path:
+    """Make the directory of a run; raises RayhpcError where it cannot be made or cannot hold data."""
+    directory = Path(parent).expanduser().absolute() / run_id
+    try:
+        directory.mkdir(parents=True, mode=0o700)
+        trial = directory / ".trial"
+        with trial.open("wb") as file:
+            file.write(b"\0" * _TRIAL_BYTES)
+            os.fsync(file.fileno())
+        trial.unlink()
+    except OSError as error:
+        raise configuration(
+            f"the run directory {directory} cannot be written: {error.strerror}",
+            next_step="name a writable one with --run-dir",
+        ) from error
+    _point_latest(directory)
+    return directory
+
+
+def _point_latest(directory: Path) -> None:
+    """Let `latest` beside the run point at it, in one step even when several runs start at once."""
+    link = directory.parent / paths.LATEST
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".latest-") as scratch:
+        fresh = Path(scratch, paths.LATEST)
+        fresh.symlink_to(directory.name)
+        if not link.exists() or link.is_symlink():
+            fresh.replace(link)
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write a JSON file that is there whole or not at all, readable by its owner alone."""
+    with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=f".{file.name}-", delete=False) as fresh:
+        json.dump(content, fresh, indent=2, default=plain)
+        fresh.write("\n")
+        fresh.flush()
+        os.fsync(fresh.fileno())
+    Path(fresh.name).replace(file)
+
+
+def plain(value: Any) -> Any:
+    """What JSON makes of our own data types."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, frozenset | set):
+        return sorted(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+class EventLog:
+    """events.jsonl: one line an event, appended at once, so that a killed run still tells its story."""
+
+    def __init__(self, directory: Path) -> None:
+        self._file = (directory / paths.EVENTS).open("a", buffering=1)
+
+    def write(self, stage: str, rank: int, host: str, at: float | None = None, **details: Any) -> None:
+        """Append one event; at is Unix seconds, now if not given."""
+        entry = {"at": round(time.time() if at is None else at, 4), "stage": stage, "rank": rank, "host": host}
+        self._file.write(json.dumps({**entry, **details}, default=plain) + "\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def tails(directory: Path, limit: int) -> tuple[tuple[str, bytes], ...]:
+    """(name, content) of the files below a directory, together at most `limit` bytes: of large files the ends.
+
+    Small files are kept whole: each file may use an equal part of what the smaller ones left over.
+    """
+    files = sorted(
+        (path for path in directory.rglob("*") if path.is_file() and not path.is_symlink()),
+        key=lambda path: path.stat().st_size,
+    )
+    kept = []
+    for place, path in enumerate(files):
+        share = limit // (len(files) - place)
+        with path.open("rb") as file:
+            size = file.seek(0, io.SEEK_END)
+            file.seek(max(0, size - share))
+            content = file.read(share)
+        limit -= len(content)
+        kept.append((str(path.relative_to(directory)), content))
+    return tuple(kept)
+
+
+def archive(file: Path, logs: Mapping[str, tuple[tuple[str, bytes], ...]]) -> None:
+    """Write one tar.gz of all nodes' logs, a folder a node; an existing archive is replaced."""
+    fresh = file.with_name(f".{file.name}")
+    now = time.time()
+    with tarfile.open(fresh, "w:gz", compresslevel=1) as tar:
+        for node, entries in logs.items():
+            for name, content in entries:
+                info = tarfile.TarInfo(f"{node}/{name}")
+                info.size, info.mtime, info.mode = len(content), int(now), 0o600
+                tar.addfile(info, io.BytesIO(content))
+    fresh.replace(file)
+
+
+def last_lines(file: Path, count: int = 10) -> tuple[str, ...]:
+    """The last lines of a text file that are not empty; nothing if it cannot be read."""
+    try:
+        with file.open("rb") as stream:
+            size = stream.seek(0, io.SEEK_END)
+            stream.seek(max(0, size - 16384))
+            text = stream.read().decode(errors="replace")
+    except OSError:
+        return ()
+    return tuple(line for line in text.splitlines() if line.strip())[-count:]

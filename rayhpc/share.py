@@ -1,0 +1,136 @@
+"""Each host's CPUs, GPUs, memory and /dev/shm, divided among its ranks. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from rayhpc import paths, units
+from rayhpc.errors import configuration, shortened
+from rayhpc.model import Allocation, Gpus, NodeSpec, Options
+
+# Ray refuses object stores below 75 MiB; beyond 30 % of memory it warns.
+OBJECT_STORE_MINIMUM = 80 * 2**20
+_OBJECT_STORE_SHARE = 0.3
+_MARGIN = 0.9
+
+
+def divide(allocations: Sequence[Allocation], options: Options, run_id: str) -> tuple[NodeSpec, ...]:
+    """Each host's share divided among its ranks, at least one CPU each; with one_per_host its first rank has all."""
+    by_host: dict[str, list[Allocation]] = defaultdict(list)
+    for entry in allocations:
+        by_host[entry.host_id].append(entry)
+    nodes = [node for ranks in by_host.values() for node in _divide_host(ranks, options.one_per_host, options, run_id)]
+    return tuple(sorted(nodes, key=lambda node: node.rank))
+
+
+def _divide_host(ranks: Sequence[Allocation], one_per_host: bool, options: Options, run_id: str) -> list[NodeSpec]:
+    chosen = ranks[:1] if one_per_host else ranks
+    count = len(chosen)
+    cpus = _divide_cpus(ranks, chosen)
+    gpus = _divide_gpus(ranks, count)
+    memory = int(min(entry.memory for entry in ranks) * _MARGIN) // count
+    shm = int(min(entry.shm for entry in ranks) * _MARGIN) // count
+    return [
+        _with_options(
+            NodeSpec(
+                rank=entry.rank,
+                host=entry.host,
+                address=entry.interfaces[0].address,
+                cpus=cpus[place],
+                gpus=gpus[place],
+                memory=memory,
+                object_store=max(OBJECT_STORE_MINIMUM, min(int(memory * _OBJECT_STORE_SHARE), shm)),
+                temp_dir=paths.private_dir(entry.temp_base, run_id, entry.rank),
+            ),
+            options,
+        )
+        for place, entry in enumerate(chosen)
+    ]
+
+
+def host_cpus(ranks: Sequence[Allocation]) -> int:
+    """CPUs that the ranks of one host may use together."""
+    together = len(frozenset().union(*(entry.cpus for entry in ranks)))
+    limits = [entry.cpu_limit for entry in ranks if entry.cpu_limit is not None]
+    return max(1, min([together, *limits]))
+
+
+def _divide_cpus(ranks: Sequence[Allocation], chosen: Sequence[Allocation]) -> list[int]:
+    """Ranks that are bound to CPUs of their own keep them; else the host's CPUs are shared out evenly."""
+    total = host_cpus(ranks)
+    if len(chosen) > 1 and sum(len(entry.cpus) for entry in chosen) == total:
+        return [len(entry.cpus) for entry in chosen]
+    return _even(total, len(chosen), least=1)
+
+
+def _even(total: int, shares: int, least: int = 0) -> list[int]:
+    """total in whole shares that differ by one at most, the larger ones first."""
+    return [max(least, total // shares + (place < total % shares)) for place in range(shares)]
+
+
+def _divide_gpus(ranks: Sequence[Allocation], count: int) -> list[Gpus]:
+    """Ranks that see GPUs of their own keep them; else the host's list is cut into slices."""
+    lists = [entry.gpus.ids for entry in ranks]
+    union = tuple(dict.fromkeys(gpu for ids in lists for gpu in ids))
+    variable = ranks[0].gpus.variable
+    if count > 1 and count == len(ranks) and sum(map(len, lists)) == len(union):
+        return [Gpus(variable, ids) for ids in lists]
+    sizes = _even(len(union), count)
+    starts = [sum(sizes[:place]) for place in range(count)]
+    return [Gpus(variable, union[start : start + size]) for start, size in zip(starts, sizes, strict=True)]
+
+
+def _with_options(node: NodeSpec, options: Options) -> NodeSpec:
+    """The user's figures in place of the found ones."""
+    found = node.memory
+    store = units.size(options.object_store_memory) if options.object_store_memory else node.object_store
+    memory = units.size(options.memory) if options.memory else max(found - store, OBJECT_STORE_MINIMUM)
+    cpus = node.cpus if options.num_cpus is None else options.num_cpus
+    gpus = node.gpus if options.num_gpus is None else _chosen_gpus(node, options.num_gpus)
+    return replace(node, cpus=cpus, gpus=gpus, memory=memory, object_store=store)
+
+
+def _chosen_gpus(node: NodeSpec, number: int) -> Gpus:
+    """The first GPUs of the node's list; ids are made up only where none was found, as for devices we cannot see."""
+    found = node.gpus.ids
+    if found and number > len(found):
+        raise configuration(
+            f"--num-gpus {number}, but {node.place} has {len(found)}",
+            f"{node.gpus.variable}={','.join(found)}",
+            next_step="ask for fewer, or start fewer ranks on each host",
+        )
+    return Gpus(node.gpus.variable, found[:number] or tuple(str(n) for n in range(number)))
+
+
+def warnings(allocations: Sequence[Allocation], options: Options) -> list[str]:
+    """What all should know before Ray starts: bound ranks, small /dev/shm, each rank's own notices, once each."""
+    by_host: dict[str, list[Allocation]] = defaultdict(list)
+    for entry in allocations:
+        by_host[entry.host_id].append(entry)
+    found: dict[str, list[str]] = defaultdict(list)
+    for ranks in by_host.values():
+        for text in [*_binding(ranks, options), *_shm(ranks), *(w for entry in ranks for w in entry.warnings)]:
+            found[text].append(ranks[0].host)
+    return [f"{text}  [{shortened(list(dict.fromkeys(hosts)))}]" for text, hosts in found.items()]
+
+
+def _binding(ranks: Sequence[Allocation], options: Options) -> Iterable[str]:
+    figure = max((entry.scheduler_cpus or 0 for entry in ranks), default=0)
+    usable = host_cpus(ranks)
+    limit = ranks[0].cpu_limit
+    if options.num_cpus is not None or usable >= figure or (limit is not None and limit <= usable):
+        return
+    launcher = ranks[0].launcher
+    flag = {
+        "srun": "srun --cpu-bind=none --cpus-per-task=…",
+        "aprun": "aprun -cc none -d …",
+    }.get(launcher, "mpirun --bind-to none" if "Open MPI" in launcher else "the launcher's flag against binding")
+    yield f"only {usable} of {figure} CPUs are usable: {launcher} has bound the ranks; add {flag}"
+
+
+def _shm(ranks: Sequence[Allocation]) -> Iterable[str]:
+    shm = min(entry.shm for entry in ranks)
+    if shm * _MARGIN < OBJECT_STORE_MINIMUM * len(ranks):
+        yield f"/dev/shm has {shm >> 20} MiB free: Ray's object store goes to disk and will be slow"

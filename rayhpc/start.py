@@ -1,0 +1,58 @@
+"""`mpirun -np N python -m rayhpc.start DRIVER …`: the bootstrap, run by every rank."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from rayhpc import comm, host
+from rayhpc.bootstrap.story import bootstrap
+from rayhpc.commandline import parse
+from rayhpc.errors import RayhpcError
+from rayhpc.keeper import become_subreaper
+from rayhpc.log import Console
+from rayhpc.model import HEAD_RANK, Options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one rank; the exit code of the process, which is the job's on rank 0."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    speaks = comm.speaks(os.environ)
+    parsed, error = _parse(words, speaks)
+    if parsed is None and error is None:
+        return 0
+    become_subreaper()
+    os.environ.update(host.mended_gpus(os.environ))
+    try:
+        ranks = comm.connect(os.environ)
+    except RayhpcError as strangers:
+        Console(0.0, quiet=not speaks).plain((error or strangers).fault.text())
+        return int((error or strangers).fault.code)
+    console = Console(host.started_at(), quiet=ranks.rank != HEAD_RANK)
+    if parsed is None:
+        assert error is not None
+        console.plain(error.fault.text())
+        ranks.leave()
+        return int(error.fault.code) if ranks.rank == HEAD_RANK else 0
+    options, driver = parsed
+    return bootstrap(options, driver, ranks, console, os.environ)
+
+
+def _parse(words: Sequence[str], speaks: bool) -> tuple[tuple[Options, list[str]] | None, RayhpcError | None]:
+    """The parsed command line, or why it cannot be parsed; neither after --help, which one rank prints."""
+    try:
+        with contextlib.nullcontext() if speaks else contextlib.redirect_stdout(io.StringIO()):
+            return parse(words), None
+    except click.exceptions.Exit:
+        return None, None
+    except RayhpcError as error:
+        return None, error
+
+
+if __name__ == "__main__":
+    sys.exit(main())  # not os._exit: MPICH takes its leave of mpiexec in the C library's exit handlers
