@@ -99,6 +99,7 @@ class Keeper:
         self._buffer = rest
         self._wakeup = wakeup
         self._pid = 0
+        self._child: subprocess.Popen[bytes] | None = None
         self._ended = False
         self._ends_wanted = 0
         self._owner_gone = False
@@ -122,7 +123,8 @@ class Keeper:
 
     def _start(self) -> int:
         order = self._order
-        child = subprocess.Popen(
+        # The object is kept: when it goes, it takes the exit code of a child that has already ended with it.
+        self._child = subprocess.Popen(
             [word.encode("latin-1") for word in order["argv"]],
             env={key.encode("latin-1"): value.encode("latin-1") for key, value in order["env"].items()},
             cwd=order["cwd"].encode("latin-1"),
@@ -134,7 +136,7 @@ class Keeper:
         )
         for descriptor in {order["stdout"], order["stderr"]}:
             os.close(descriptor)
-        return child.pid
+        return self._child.pid
 
     def _climb_ladder(self) -> None:
         """Signal the command and give it its seconds, step by step, until it has ended."""

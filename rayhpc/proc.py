@@ -20,8 +20,12 @@ Ladder = tuple[tuple[int, float], ...]
 
 @dataclass(frozen=True)
 class Order:
-    """What a keeper runs and how it ends it; see rayhpc.keeper. stdout, stderr: open file descriptors."""
+    """What a keeper runs and how it ends it; see rayhpc.keeper. stdout, stderr: open file descriptors.
 
+    label: what `ps` shows beside the keeper's name.
+    """
+
+    label: str
     argv: Sequence[str]
     env: Mapping[str, str]
     stdout: int
@@ -51,7 +55,7 @@ class Child:
         self._buffer = b""
         outputs = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3) for number in (order.stdout, order.stderr)]
         try:
-            self._keeper = _start_keeper(outputs)
+            self._keeper = _start_keeper(order.label, outputs)
         finally:
             for number in outputs:
                 os.close(number)
@@ -130,13 +134,13 @@ class Child:
             self._keeper.stdin.flush()
 
 
-def _start_keeper(outputs: list[int]) -> subprocess.Popen[bytes]:
+def _start_keeper(label: str, outputs: list[int]) -> subprocess.Popen[bytes]:
     """A keeper that waits for its order; the descriptors in `outputs` are open in it under the same numbers.
 
     LD_LIBRARY_PATH is what an interpreter from a module system may need to find its own libraries.
     """
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", keeper.__file__],
+        [sys.executable, "-I", "-S", keeper.__file__, label],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=outputs[1],

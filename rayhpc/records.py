@@ -77,7 +77,7 @@ class EventLog:
     """events.jsonl: one line an event, appended at once, so that a killed run still tells its story."""
 
     def __init__(self, directory: Path) -> None:
-        self._file = (directory / paths.EVENTS).open("a", buffering=1)
+        self._file = os.fdopen(_private(directory / paths.EVENTS, os.O_APPEND), "a", buffering=1)
 
     def write(self, stage: str, rank: int, host: str, at: float | None = None, **details: Any) -> None:
         """Append one event; at is Unix seconds, now if not given."""
@@ -114,13 +114,19 @@ def archive(file: Path, logs: Mapping[str, tuple[tuple[str, bytes], ...]]) -> No
     """Write one tar.gz of all nodes' logs, a folder a node; an existing archive is replaced."""
     fresh = file.with_name(f".{file.name}")
     now = time.time()
-    with tarfile.open(fresh, "w:gz", compresslevel=1) as tar:
+    descriptor = _private(fresh, os.O_TRUNC)
+    with os.fdopen(descriptor, "wb") as stream, tarfile.open(fileobj=stream, mode="w:gz", compresslevel=1) as tar:
         for node, entries in logs.items():
             for name, content in entries:
                 info = tarfile.TarInfo(f"{node}/{name}")
                 info.size, info.mtime, info.mode = len(content), int(now), 0o600
                 tar.addfile(info, io.BytesIO(content))
     fresh.replace(file)
+
+
+def _private(file: Path, how: int) -> int:
+    """Open a file for writing that only its owner may read, whatever the umask."""
+    return os.open(file, os.O_WRONLY | os.O_CREAT | how, 0o600)
 
 
 def last_lines(file: Path, count: int = 10) -> tuple[str, ...]:

@@ -69,6 +69,7 @@ def start(argv: Sequence[str], own: Assignment, spec: ClusterSpec) -> Child:
     address = spec.address
     return Child(
         Order(
+            label=f"{spec.run_id}/driver",
             argv=[word.replace("{address}", address) for word in argv],
             env=environment.of_driver(os.environ, own, spec),
             stdout=sys.stdout.fileno(),

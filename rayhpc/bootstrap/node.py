@@ -63,6 +63,7 @@ class Node:
         try:
             self.child = Child(
                 Order(
+                    label=f"{self._own.run_id}/{self.spec.rank}",
                     argv=[sys.executable, "-c", _RAY, *arguments],
                     env=self.environment,
                     stdout=descriptor,

@@ -1,0 +1,1 @@
+"""Tests without Ray, without MPI, without a network."""
