@@ -7,6 +7,7 @@ import sys
 import click
 
 from rayhpc import __version__
+from rayhpc.cli_alloc import alloc
 
 
 @click.group(
@@ -28,6 +29,9 @@ def start(arguments: tuple[str, ...]) -> None:
     from rayhpc.start import main as bootstrap
 
     sys.exit(bootstrap(arguments))
+
+
+main.add_command(alloc)
 
 
 if __name__ == "__main__":

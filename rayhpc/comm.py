@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration, merged, shortened
@@ -33,6 +34,9 @@ class Comm(Protocol):
 
     def receive(self) -> tuple[int, Any] | None:
         """The next message and the rank that sent it, if one is there; never blocks."""
+
+    def settle(self) -> None:
+        """Once every rank has exchanged a message with rank 0: leave nothing behind even if killed."""
 
     def leave(self) -> None:
         """End in order; every rank must call it."""
@@ -59,6 +63,9 @@ class Solo:
     def receive(self) -> tuple[int, Any] | None:
         """The next message, if one is there."""
         return (0, self._mail.pop(0)) if self._mail else None
+
+    def settle(self) -> None:
+        """Nothing to do."""
 
     def leave(self) -> None:
         """Nothing to do."""
@@ -95,6 +102,16 @@ class Mpi:
         status = self._mpi.Status()
         message = self._world.improbe(status=status)
         return (status.Get_source(), message.recv()) if message else None
+
+    def settle(self) -> None:
+        """Unlink the shared memory in /dev/shm, whose names are needed only while the ranks of a host find each other.
+
+        MPICH and Open MPI unlink it at the end, so that of a killed rank it would stay for ever.
+        """
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            name = line.partition("/dev/shm/")[2]
+            if name and not name.endswith(" (deleted)"):
+                Path("/dev/shm", name).unlink(missing_ok=True)
 
     def leave(self) -> None:
         """MPI_Finalize, which waits for all ranks."""

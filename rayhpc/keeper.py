@@ -6,7 +6,8 @@ gone. It reports on standard output, also JSON lines.
 
 order:        argv, env, cwd (bytes, spelt as Latin-1), stdout and stderr (file descriptors), ladder and orphan_ladder
               ([[signal, seconds], …], climbed to end the command, SIGKILL comes last), linger (seconds between SIGTERM
-              and SIGKILL for what the command leaves behind), remove (directories to delete if the owner is gone).
+              and SIGKILL for what the command leaves behind), ignored (signals that the command shall ignore),
+              remove (directories to delete if the owner is gone).
 instruction:  {"signal": n}; {"end": true}, a second time: without waiting.
 report:       {"pid": n} or {"failed": errno, "text": …}; {"ended": code or -signal};
               {"gone": processes killed, "left": processes that survived even that}.
@@ -117,8 +118,8 @@ class Keeper:
         self._climb_ladder()
         self._let_linger()
         killed, left = self._clear()
-        for directory in self._order["remove"] if self._owner_gone else ():
-            shutil.rmtree(directory.encode("latin-1"), ignore_errors=True)
+        for path in self._order["remove"] if self._owner_gone else ():
+            shutil.rmtree(path.encode("latin-1"), ignore_errors=True)
         self._report(gone=killed, left=left)
 
     def _start(self) -> int:
@@ -132,11 +133,17 @@ class Keeper:
             stdout=order["stdout"],
             stderr=order["stderr"],
             start_new_session=True,
-            preexec_fn=lambda: _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),  # noqa: PLW1509 - single-threaded
+            preexec_fn=self._become,  # noqa: PLW1509 - single-threaded
         )
         for descriptor in {order["stdout"], order["stderr"]}:
             os.close(descriptor)
         return self._child.pid
+
+    def _become(self) -> None:
+        """What the command is before it is executed: it dies with the keeper, and ignores what the order says."""
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        for signum in self._order["ignored"]:
+            signal.signal(signum, signal.SIG_IGN)
 
     def _climb_ladder(self) -> None:
         """Signal the command and give it its seconds, step by step, until it has ended."""

@@ -33,6 +33,7 @@ class Order:
     ladder: Ladder = ()
     orphan_ladder: Ladder = ()
     linger: float = 0.0
+    ignored: Sequence[int] = ()
     cwd: str | None = None
     remove: Sequence[str] = field(default=())
 
@@ -69,6 +70,7 @@ class Child:
             ladder=order.ladder,
             orphan_ladder=order.orphan_ladder,
             linger=order.linger,
+            ignored=list(order.ignored),
             remove=[_spelt(directory) for directory in order.remove],
         )
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from types import FrameType
 
 NOTED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_SAME_SECONDS = 1.0
 ENDING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 
 
@@ -16,6 +18,7 @@ class Signals:
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}
+        self._last: dict[int, float] = {}
         self._news: list[tuple[int, int]] = []
         self._reading, writing = os.pipe()
         os.set_blocking(self._reading, False)
@@ -29,6 +32,11 @@ class Signals:
         return self._reading
 
     def _note(self, signum: int, _: FrameType | None) -> None:
+        # A launcher and a scheduler may both pass the same signal on: within a second they count as one.
+        now = time.monotonic()
+        self._last, last = {**self._last, signum: now}, self._last.get(signum, -_SAME_SECONDS)
+        if now - last < _SAME_SECONDS:
+            return
         self._counts[signum] = self._counts.get(signum, 0) + 1
         self._news.append((signum, self._counts[signum]))
 

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from rayhpc.rayapi import RANK_LABEL
 
 # Ray's command without `ray` on PATH, and without the working directory on sys.path, which -c and -m would add.
 _RAY = "import sys; sys.path[:1] == [''] and sys.path.pop(0); import ray.scripts.scripts as ray; ray.main()"
+
+
+# Meant for the driver, but a scheduler that follows the process tree sends them to all that it finds there.
+_IGNORED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Node:
@@ -68,6 +73,7 @@ class Node:
                     env=self.environment,
                     stdout=descriptor,
                     stderr=descriptor,
+                    ignored=_IGNORED,
                     remove=[self.spec.temp_dir],
                 )
             )
@@ -92,13 +98,15 @@ class Node:
 
     def port_was_taken(self) -> bool:
         """True if the node ended because somebody else had bound one of its ports meanwhile."""
-        return any("Address already in use" in line for line in self.evidence(40))
+        logs = Path(paths.ray_temp_dir(self.spec.temp_dir), "session_latest", "logs")
+        files = [self.log, *logs.glob("gcs_server.*"), *logs.glob("raylet.*")]
+        return any("Address already in use" in line for file in files for line in records.last_lines(file, 40))
 
     def evidence(self, count: int = 10) -> tuple[str, ...]:
-        """The last lines of the node's log and of the daemons' error output."""
+        """The last lines of the node's log and of what its daemons wrote to standard error."""
         logs = Path(paths.ray_temp_dir(self.spec.temp_dir), "session_latest", "logs")
-        files = [self.log, logs / "gcs_server.err", logs / "raylet.err", logs / "gcs_server.out", logs / "raylet.out"]
-        return tuple(line for file in files for line in records.last_lines(file, count))
+        files = [self.log, logs / "gcs_server.err", logs / "raylet.err"]
+        return tuple(line for file in files for line in records.last_lines(file, count))[-count:]
 
     def clear_session(self) -> None:
         """Remove what a failed start left, so that the next finds nothing."""

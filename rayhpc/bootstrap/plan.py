@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from rayhpc import net, records, share, units
+from rayhpc import commands, net, records, share, units
 from rayhpc.comm import Comm, agree
 from rayhpc.errors import configuration, shortened
 from rayhpc.model import Allocation, Assignment, ClusterSpec, Options, Probe, Reach
+from rayhpc.schedulers.facts import Scheduler
 
 
 def agree_on_cluster(comm: Comm, place: str, survey: Callable[[], Allocation], planner: Planner) -> Assignment:
@@ -24,16 +25,14 @@ def agree_on_cluster(comm: Comm, place: str, survey: Callable[[], Allocation], p
 
 
 class Planner:
-    """Rank 0's part: from all allocations to the ClusterSpec. spec and warnings are there once it has settled.
+    """Rank 0's part: from all allocations to the ClusterSpec. spec and warnings are there once it has settled."""
 
-    deadline: Unix seconds, 0 if unknown; scheduler and job_id: of the job, empty outside one.
-    """
-
-    def __init__(self, options: Options, scheduler: str, job_id: str, deadline: float) -> None:
+    def __init__(self, options: Options, scheduler: Scheduler | None, environ: Mapping[str, str]) -> None:
         self.spec: ClusterSpec | None = None
         self.warnings: list[str] = []
         self._options = options
-        self._job = (scheduler, job_id, deadline)
+        self._scheduler = scheduler
+        self._environ = environ
         self._allocations: Sequence[Allocation] = ()
         self._listener: net.Listener | None = None
 
@@ -42,7 +41,7 @@ class Planner:
         check_versions(allocations)
         self._allocations = allocations
         head = allocations[0]
-        scheduler, job_id, deadline = self._job
+        self.warnings = share.warnings(allocations, self._options)
         run_id = new_run_id(time.time())
         self.spec = ClusterSpec(
             run_id=run_id,
@@ -52,12 +51,11 @@ class Planner:
             ranks=len(allocations),
             hosts=len({entry.host_id for entry in allocations}),
             versions=head.versions,
-            scheduler=scheduler,
-            job_id=job_id,
-            deadline=deadline,
+            scheduler=self._scheduler.name if self._scheduler else "",
+            job_id=self._environ.get(self._scheduler.job_id, "") if self._scheduler else "",
+            deadline=self._deadline(time.time()),
             nodes=share.divide(allocations, self._options, run_id),
         )
-        self.warnings = share.warnings(allocations, self._options)
         self._listener = net.Listener()
         return [Probe(tuple(entry.address for entry in head.interfaces), self._listener.port)] * len(allocations)
 
@@ -77,6 +75,16 @@ class Planner:
             run_dir=str(records.create(self._options.run_dir, spec.run_id)),
         )
         return assignments(self.spec, self._allocations, secrets.token_hex(32))
+
+    def _deadline(self, now: float) -> float:
+        """End of the job in Unix seconds: the user's word, else the scheduler's; 0 if nobody knows."""
+        if self._options.deadline or self._options.walltime:
+            return self._options.deadline or now + units.seconds(self._options.walltime)
+        if self._scheduler is None:
+            return 0.0
+        end, warning = commands.deadline(self._scheduler, self._environ, now)
+        self.warnings += [warning] if warning else []
+        return end or 0.0
 
     def close(self) -> None:
         """Stop listening."""
@@ -114,13 +122,6 @@ def choose_address(head: str, candidates: Sequence[str], reaches: Sequence[Reach
         *pairs,
         next_step="choose the network that connects them: --interface NAME, GLOB or CIDR",
     )
-
-
-def deadline(options: Options, scheduled: float | None, now: float) -> float:
-    """End of the job in Unix seconds: the user's word, else the scheduler's; 0 if nobody knows."""
-    if options.deadline:
-        return options.deadline
-    return now + units.seconds(options.walltime) if options.walltime else scheduled or 0.0
 
 
 def new_run_id(now: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 
 from rayhpc import comm as ranks
@@ -28,13 +27,7 @@ def bootstrap(
     place = f"rank {comm.rank} on {host.name()}"
     launch = ranks.launched(environ)
     scheduler = schedulers.detect(environ)
-    scheduled = scheduler.deadline(environ) if scheduler else None
-    planner = plan.Planner(
-        options,
-        scheduler.name if scheduler else "",
-        environ.get(scheduler.job_id, "") if scheduler else "",
-        plan.deadline(options, scheduled, time.time()),
-    )
+    planner = plan.Planner(options, scheduler, environ)
     argv: list[str] = []
 
     def survey() -> Allocation:
@@ -45,6 +38,7 @@ def bootstrap(
     try:
         own = plan.agree_on_cluster(comm, place, survey, planner)
         node = Node(own, own.node, options) if own.node else None
+        comm.settle()
         signals = Signals()
         _prepare(comm, place, node)
     except RayhpcError as error:

@@ -61,12 +61,15 @@ class Policy:
 def decide(history: Sequence[Event], policy: Policy) -> Outcome | None:
     """The outcome that the first deciding event makes; None while nothing has decided. Pure."""
     lost: set[int] = set()
+    ending = False
     for event in history:
         match event:
             case DriverEnded(code=code):
                 return Outcome(128 - code if code < 0 else code, _driver_cause(code))
             case RankFailed(fault=fault):
                 return Outcome.of(fault)
+            case HeadSilent() | NodeEnded() | NodeDead() | RankSilent() if ending:
+                pass  # a scheduler that ends the job may signal Ray's processes too: the driver still has the last word
             case HeadSilent(seconds=seconds):
                 return Outcome.of(_head_fault(policy, f"the head has not answered for {seconds:.0f} s", ()))
             case NodeEnded(rank=rank) | NodeDead(rank=rank) | RankSilent(rank=rank):
@@ -77,6 +80,8 @@ def decide(history: Sequence[Event], policy: Policy) -> Outcome | None:
             case SignalArrived(signum=signum) if not policy.driven and signum in ENDING:
                 name = signal.Signals(signum).name
                 return Outcome(0 if policy.up else 128 + signum, f"ended by {name}")
+            case SignalArrived(signum=signum) if signum in ENDING:
+                ending = True
             case TimeUp(final=True) if not policy.driven:
                 return Outcome(0, "the end of the job") if policy.up else Outcome.of(_late())
             case _:
@@ -209,7 +214,8 @@ class Supervisor:
         if event.rank in self._lost:
             return
         self._lost.add(event.rank)
-        if event.rank != HEAD_RANK and self.policy.up and not self.policy.abort_on_loss:
+        ending = self._end_driver_at is not None
+        if event.rank != HEAD_RANK and self.policy.up and not self.policy.abort_on_loss and not ending:
             left = len(self._spec.nodes) - len(self._lost)
             self._console.line(
                 f"LOST rank {event.rank} on {event.host}: {loss(event)}; the run goes on with {left} nodes"

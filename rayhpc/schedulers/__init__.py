@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rayhpc.schedulers.facts import Scheduler
-from rayhpc.schedulers.lsf import LSF
-from rayhpc.schedulers.pbs import COBALT, PBS
-from rayhpc.schedulers.slurm import SLURM
+from rayhpc.schedulers.cobalt import COBALT, COBALT_SYSTEM
+from rayhpc.schedulers.facts import BatchSystem, Scheduler
+from rayhpc.schedulers.lsf import LSF, LSF_SYSTEM
+from rayhpc.schedulers.pbs import PBS, PBS_SYSTEM, TORQUE_SYSTEM
+from rayhpc.schedulers.slurm import SLURM, SLURM_SYSTEM
 
 ALL: tuple[Scheduler, ...] = (SLURM, COBALT, PBS, LSF)
+SYSTEMS: dict[str, BatchSystem] = {
+    system.name: system for system in (SLURM_SYSTEM, PBS_SYSTEM, TORQUE_SYSTEM, COBALT_SYSTEM, LSF_SYSTEM)
+}
 
 
 def detect(environ: Mapping[str, str]) -> Scheduler | None:

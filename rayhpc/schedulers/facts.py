@@ -1,14 +1,24 @@
-"""The table that every scheduler fills in."""
+"""The tables that every scheduler fills in: as a job sees it from inside, and as the login node sees it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
+
+from rayhpc import units
+from rayhpc.model import option
 
 Environment = Mapping[str, str]
 
 
 def _unknown(_: Environment) -> None:
+    return None
+
+
+def _unread(_: str, __: float) -> None:
     return None
 
 
@@ -18,6 +28,8 @@ class Scheduler:
 
     job_id: the variable that holds it; cpus: CPUs of the job on this host; memory: bytes of the job on this host;
     deadline: end of the job in Unix seconds. Each is None where the environment does not say.
+    deadline_query: the words before the job's id of a command that knows its end; parse_deadline: the end in Unix
+    seconds from what that printed and the time at which it was asked, None where it does not say.
     """
 
     name: str
@@ -25,9 +37,165 @@ class Scheduler:
     cpus: Callable[[Environment], int | None] = _unknown
     memory: Callable[[Environment], int | None] = _unknown
     deadline: Callable[[Environment], float | None] = _unknown
+    deadline_query: tuple[str, ...] = ()
+    parse_deadline: Callable[[str, float], float | None] = _unread
 
 
 def whole(environ: Environment, name: str) -> int | None:
     """A variable's value where it is a whole number."""
-    value = environ.get(name, "")
-    return int(value) if value.isdigit() else None
+    return number(environ.get(name, ""))
+
+
+class State(Enum):
+    """What has become of a job, whatever its scheduler calls it."""
+
+    PENDING = "it waits to be started"
+    RUNNING = "it has its hosts"
+    COMPLETED = "it ended with 0"
+    FAILED = "it ended with another code, or could not run"
+    CANCELLED = "somebody ended it"
+    TIMEOUT = "its time was over"
+    ENDED = "it has ended; how, the scheduler does not say"
+    UNKNOWN = "the scheduler does not know it, or says a word that we do not know"
+
+
+_ENDS = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.TIMEOUT, State.ENDED})
+# By what a scheduler ends a job: SIGTERM, as 128+n.
+_TERMINATED = 143
+
+
+@dataclass(frozen=True)
+class JobState:
+    """A job's state in our words and in the scheduler's own, which is all there is to say of an UNKNOWN one.
+
+    code: the exit code, 128+n for signal n, None where it is not known; why: the scheduler's reason.
+    """
+
+    state: State
+    word: str = ""
+    code: int | None = None
+    why: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """True if it will not change any more."""
+        return self.state in _ENDS
+
+    @property
+    def exit_code(self) -> int | None:
+        """What waiting for the job ends with: 0 for a COMPLETED job only; None where nobody can say."""
+        fallback = {State.COMPLETED: 0, State.FAILED: 1, State.CANCELLED: _TERMINATED, State.TIMEOUT: _TERMINATED}
+        return self.code or fallback.get(self.state)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks of a scheduler. A field is an option of `rayhpc alloc submit`; what is not given, the
+    script's own directives decide."""
+
+    nodes: int | None = option(None, "Hosts.", short="-N", minimum=1, metavar="N")
+    time: str = option("", "Time limit: minutes, or MM:SS, HH:MM:SS, D-HH:MM:SS.", short="-t", metavar="TIME")
+    account: str = option("", "The project that pays.", short="-A", metavar="NAME")
+    queue: str = option("", "Queue, or partition.", short="-q", metavar="NAME")
+    gpus_per_node: int | None = option(None, "GPUs of each host.", minimum=0, metavar="G")
+    ranks_per_host: str = option(
+        "", "Ranks, that is Ray nodes, on each host: a number, or one on each gpu or numa domain.", metavar="R|gpu|numa"
+    )
+    name: str = option("", "Name of the job.", metavar="NAME")
+    directive: tuple[str, ...] = option(
+        (), "A flag of the scheduler's own, as --directive '--qos=high'. Repeatable.", multiple=True, metavar="FLAG"
+    )
+
+    @property
+    def seconds(self) -> int | None:
+        """The time limit in whole seconds, None if not given; raises ValueError for what is no time."""
+        if not self.time:
+            return None
+        text = self.time.strip()
+        limit = 60.0 * int(text) if re.fullmatch("[0-9]+", text) else _clock_time(text)
+        if not 0 < limit < 10**10:
+            raise ValueError(f"{self.time!r} is no time limit")
+        return math.ceil(limit)
+
+    @property
+    def ranks(self) -> int | None:
+        """The ranks on each host, None if not given as a number; raises ValueError for what is neither."""
+        ranks = number(self.ranks_per_host)
+        if ranks == 0 or (ranks is None and self.ranks_per_host not in ("", "gpu", "numa")):
+            raise ValueError(f"--ranks-per-host is a number, gpu or numa, not {self.ranks_per_host!r}")
+        return ranks
+
+
+def _clock_time(text: str) -> float:
+    if ":" not in text and "-" not in text:
+        raise ValueError(f"{text!r} is no time limit: minutes, MM:SS, HH:MM:SS or D-HH:MM:SS")
+    return units.seconds(text)
+
+
+@dataclass(frozen=True)
+class Query:
+    """One command that tells the states of many jobs, and how to read it.
+
+    argv: the command for these ids; read: {first part of the id: state} of what it printed, of which anything that
+    is no job is left out; unknown: a pattern of what it prints, with an exit code, for ids that it does not know;
+    instead: asked only where the query before was refused, else for what the one before does not know.
+    """
+
+    argv: Callable[[Sequence[str]], list[str]]
+    read: Callable[[str], dict[str, JobState]]
+    unknown: str = "(?!)"
+    instead: bool = False
+
+
+def unchanged(script: str) -> str:
+    """The script as it is."""
+    return script
+
+
+@dataclass(frozen=True)
+class BatchSystem:
+    """One batch system as the login node sees it: commands as lists of words, and readers of what they print.
+
+    script: the jobscript shipped for it, empty if there is none; submit: the words before flags and script;
+    flags: the flags for a request, the job's output file and the script's text, ValueError for what cannot be said;
+    read_id: the id of the job in what `submit` printed, None if there is none; cancel: the words before the ids;
+    live_output: it writes the output file while the job runs; on_stdin: it reads the script's directives only from
+    standard input; adapted: the script with the words that this system does not understand replaced.
+    """
+
+    name: str
+    script: str
+    submit: tuple[str, ...]
+    flags: Callable[[Request, str, str], list[str]]
+    read_id: Callable[[str], str | None]
+    queries: tuple[Query, ...]
+    cancel: tuple[str, ...]
+    live_output: bool = False
+    on_stdin: bool = False
+    adapted: Callable[[str], str] = unchanged
+
+
+def short(job_id: str) -> str:
+    """The first part of an id, by which all commands name the job: 123 of 123.server.domain."""
+    return job_id.partition(".")[0]
+
+
+def flag(words: str, value: object) -> list[str]:
+    """A flag's words with the value in the place of {}; nothing where no value is given."""
+    return [] if value in (None, "") else [word.format(value) for word in words.split(" ")]
+
+
+def clock(seconds: int) -> str:
+    """HH:MM:SS, the hours as many as there are."""
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+def last_match(pattern: str, text: str) -> str | None:
+    """The group of the last match, line by line: banners come before what counts."""
+    found = [match for line in text.splitlines() for match in re.finditer(pattern, line, re.ASCII)]
+    return next((group for group in found[-1].groups() if group), None) if found else None
+
+
+def number(text: str) -> int | None:
+    """A whole number without a sign; None for anything else."""
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None

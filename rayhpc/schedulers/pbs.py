@@ -1,8 +1,29 @@
-"""PBS Pro, OpenPBS, Torque and Cobalt."""
+"""PBS Pro, OpenPBS, and Torque, which is PBS with some words replaced."""
 
 from __future__ import annotations
 
-from rayhpc.schedulers.facts import Environment, Scheduler, whole
+import functools
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rayhpc import units
+from rayhpc.schedulers.facts import (
+    BatchSystem,
+    Environment,
+    JobState,
+    Query,
+    Request,
+    Scheduler,
+    State,
+    clock,
+    flag,
+    last_match,
+    number,
+    short,
+    whole,
+)
 
 
 def _cpus(environ: Environment) -> int | None:
@@ -10,10 +31,187 @@ def _cpus(environ: Environment) -> int | None:
     return whole(environ, "NCPUS") or whole(environ, "PBS_NUM_PPN")
 
 
-def _cobalt_deadline(environ: Environment) -> float | None:
-    end = whole(environ, "COBALT_ENDTIME")
-    return float(end) if end else None
+def parse_deadline(text: str, now: float) -> float | None:
+    """The end by `qstat -f`: what Torque says is left, else the start, which is local time, and the walltime."""
+    for job in _jobs(text).values():
+        remaining = number(job.get("Walltime.Remaining", ""))
+        if remaining is not None:
+            return now + remaining
+        try:
+            start = time.strptime(job.get("stime") or job.get("start_time", ""), "%a %b %d %H:%M:%S %Y")
+            return time.mktime(start) + units.seconds(job.get("Resource_List.walltime", ""))
+        except (ValueError, OverflowError):
+            continue
+    return None
 
 
-PBS = Scheduler("pbs", "PBS_JOBID", _cpus)
-COBALT = Scheduler("cobalt", "COBALT_JOBID", deadline=_cobalt_deadline)
+PBS = Scheduler("pbs", "PBS_JOBID", _cpus, deadline_query=("qstat", "-f"), parse_deadline=parse_deadline)
+
+
+@dataclass(frozen=True)
+class _Dialect:
+    """The words in which PBS and Torque differ.
+
+    chunk: the resource that names the hosts and what is wanted of each; gpus, ranks: what that is called there, ranks
+    empty where the hosts file does not depend on it; overtime: the exit status of a job that was killed for its
+    walltime; cpus: what stands for the other's ncpus.
+    """
+
+    chunk: str
+    cpus: str
+    gpus: str
+    ranks: str
+    overtime: int
+
+
+_PBS = _Dialect("select", "ncpus", "ngpus", "mpiprocs", -29)
+_TORQUE = _Dialect("nodes", "ppn", "gpus", "", -11)
+
+
+def _flags(dialect: _Dialect, request: Request, output: str, script: str) -> list[str]:
+    """The chunk is the script's own with what the request says replaced: a flag replaces the directive as a whole."""
+    seconds = request.seconds
+    return [
+        *flag("-l {}", _chunk(dialect, request, script)),
+        *flag("-l walltime={}", clock(seconds) if seconds else ""),
+        *flag("-A {}", request.account),
+        *flag("-q {}", request.queue),
+        *flag("-N {}", request.name),
+        *("-j", "oe", "-o", output),
+    ]
+
+
+def _chunk(dialect: _Dialect, request: Request, script: str) -> str:
+    """select=4:ncpus=64:ngpus=2 or nodes=4:ppn=64:gpus=2; empty where the script's directive can stay."""
+    found = re.search(r"^#PBS\s+-l\s+(?:\S*,)?(select|nodes)=([^\s,]+)", script, re.MULTILINE)
+    own = found[2] if found else ""
+    ranks = request.ranks
+    stays = request.nodes is None and request.gpus_per_node is None and ranks is None
+    if stays and (not found or found[1] == dialect.chunk):
+        return ""
+    if "+" in own:
+        raise ValueError(f"the script asks for several kinds of hosts ({own}): say it with --directive '-l …'")
+    count, *wanted = own.split(":") if own else [""]
+    nodes = request.nodes or number(count)
+    if nodes is None:
+        raise ValueError("neither -N nor the script says how many hosts")
+    resources = _translated(dialect, [word.partition("=")[::2] for word in wanted])
+    if request.gpus_per_node is not None:
+        resources[dialect.gpus] = str(request.gpus_per_node)
+    if dialect.ranks and ranks is not None:
+        resources[dialect.ranks] = str(ranks)
+    words = [f"{name}={value}" if value else name for name, value in resources.items()]
+    return f"{dialect.chunk}={':'.join([str(nodes), *words])}"
+
+
+def _translated(dialect: _Dialect, resources: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """The resources of a chunk in the words of this dialect; what it has no word for is left out."""
+    other = _PBS if dialect is _TORQUE else _TORQUE
+    words = {other.cpus: dialect.cpus, other.gpus: dialect.gpus, other.ranks: dialect.ranks}
+    renamed = {words.get(name, name): value for name, value in resources}
+    return {name: value for name, value in renamed.items() if name}
+
+
+def _without_chunks(script: str) -> str:
+    """Torque refuses select and place, so they become comments; what they say is in the flags."""
+    return re.sub(r"^#PBS(\s+-l\s+(?:select|place)=)", r"##PBS\1", script, flags=re.MULTILINE)
+
+
+def read_id(text: str) -> str | None:
+    """qsub prints 123.server; a site's banners come before it."""
+    return last_match(r"^\s*([0-9]+(?:\[[0-9]*\])?(?:\.[\w.-]+)?)\s*$", text)
+
+
+def _jobs(text: str) -> dict[str, dict[str, str]]:
+    """{id: attributes} of `qstat -f`, which breaks long values and goes on behind a tab; the first of equals counts."""
+    found: dict[str, dict[str, str]] = {}
+    job: dict[str, str] = {}
+    name = ""
+    for line in text.splitlines():
+        if head := re.match(r"Job Id:\s*(\S+)", line):
+            job, name = found.setdefault(head[1], {}), ""
+        elif pair := re.match(r"\s+([\w.]+) = (.*)", line):
+            name = "" if pair[1] in job else pair[1]
+            job.setdefault(pair[1], pair[2].strip())
+        elif line.startswith("\t") and name:
+            job[name] += line.strip()
+    return found
+
+
+_LIVE = {
+    "Q": State.PENDING,
+    "H": State.PENDING,
+    "W": State.PENDING,
+    "T": State.PENDING,
+    "R": State.RUNNING,
+    "E": State.RUNNING,
+    "B": State.RUNNING,
+    "S": State.RUNNING,
+    "U": State.RUNNING,
+}
+_ENDED = ("F", "X", "C")
+# PBS Pro's JOB_SUBSTATE_TERMINATED: ended by qdel.
+_DELETED = "91"
+
+
+def read_qstat(dialect: _Dialect, text: str) -> dict[str, JobState]:
+    """The states in `qstat -f`."""
+    return {short(job_id): _job_state(dialect, job) for job_id, job in _jobs(text).items()}
+
+
+def _job_state(dialect: _Dialect, job: dict[str, str]) -> JobState:
+    word, why = job.get("job_state", ""), job.get("comment", "")
+    if word not in _ENDED:
+        return JobState(_LIVE.get(word, State.UNKNOWN), word, None, why)
+    text = job.get("Exit_status", job.get("exit_status", ""))
+    status = int(text) if re.fullmatch("-?[0-9]{1,9}", text) else None
+    return JobState(_end(dialect, status, job.get("substate") == _DELETED), word, _exit_code(status), why)
+
+
+def _end(dialect: _Dialect, status: int | None, deleted: bool) -> State:
+    if deleted:
+        return State.CANCELLED
+    if status is None:
+        return State.ENDED
+    if status == dialect.overtime:
+        return State.TIMEOUT
+    return State.FAILED if status else State.COMPLETED
+
+
+def _exit_code(status: int | None) -> int | None:
+    """256+n is signal n; below 0 PBS could not run the job or has killed it, and the job has no code."""
+    if status is None or status < 0:
+        return None
+    return 128 + status - 256 if status >= 256 else status
+
+
+def _qstat(*words: str) -> Query:
+    dialect = _PBS if "-x" in words else _TORQUE
+    return Query(
+        argv=lambda ids: [*words, *ids],
+        read=functools.partial(read_qstat, dialect),
+        unknown="Unknown Job|[Jj]ob has finished|cannot be found",
+        instead=True,
+    )
+
+
+PBS_SYSTEM = BatchSystem(
+    name="pbs",
+    script="pbs.pbs",
+    submit=("qsub",),
+    flags=functools.partial(_flags, _PBS),
+    read_id=read_id,
+    # -x adds ended jobs, where the server keeps them: else it is refused.
+    queries=(_qstat("qstat", "-x", "-f"), _qstat("qstat", "-f")),
+    cancel=("qdel",),
+)
+TORQUE_SYSTEM = BatchSystem(
+    name="torque",
+    script="pbs.pbs",
+    submit=("qsub",),
+    flags=functools.partial(_flags, _TORQUE),
+    read_id=read_id,
+    queries=(_qstat("qstat", "-f"),),
+    cancel=("qdel",),
+    adapted=_without_chunks,
+)

@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
-from rayhpc.schedulers.facts import Environment, Scheduler, whole
+import re
+import time
+from collections.abc import Sequence
+
+from rayhpc.schedulers.facts import (
+    BatchSystem,
+    Environment,
+    JobState,
+    Query,
+    Request,
+    Scheduler,
+    State,
+    clock,
+    flag,
+    last_match,
+    number,
+    whole,
+)
 
 
 def _cpus(environ: Environment) -> int | None:
@@ -18,9 +35,123 @@ def _memory(environ: Environment) -> int | None:
 
 
 def _deadline(environ: Environment) -> float | None:
-    """Set since Slurm 22.05, and only where the job has a time limit."""
+    """Newer releases set it, where the job has a time limit; 22.05 does not."""
     end = whole(environ, "SLURM_JOB_END_TIME")
     return float(end) if end else None
 
 
-SLURM = Scheduler("slurm", "SLURM_JOB_ID", _cpus, _memory, _deadline)
+def parse_deadline(text: str, _now: float) -> float | None:
+    """EndTime of `scontrol -o show job`, which is local time; Unknown where the job has no limit."""
+    match = re.search(r"StartTime=\S+ EndTime=(\S+)", text)
+    try:
+        return time.mktime(time.strptime(match[1], "%Y-%m-%dT%H:%M:%S")) if match else None
+    except (ValueError, OverflowError):
+        return None
+
+
+SLURM = Scheduler(
+    "slurm",
+    "SLURM_JOB_ID",
+    _cpus,
+    _memory,
+    _deadline,
+    deadline_query=("scontrol", "-o", "show", "job"),
+    parse_deadline=parse_deadline,
+)
+
+_STATES = {
+    "PENDING": State.PENDING,
+    "CONFIGURING": State.PENDING,
+    "REQUEUED": State.PENDING,
+    "REQUEUE_FED": State.PENDING,
+    "REQUEUE_HOLD": State.PENDING,
+    "RESV_DEL_HOLD": State.PENDING,
+    "SPECIAL_EXIT": State.PENDING,
+    "RUNNING": State.RUNNING,
+    "COMPLETING": State.RUNNING,
+    "RESIZING": State.RUNNING,
+    "SIGNALING": State.RUNNING,
+    "STAGE_OUT": State.RUNNING,
+    "STOPPED": State.RUNNING,
+    "SUSPENDED": State.RUNNING,
+    "COMPLETED": State.COMPLETED,
+    "FAILED": State.FAILED,
+    "BOOT_FAIL": State.FAILED,
+    "LAUNCH_FAILED": State.FAILED,
+    "NODE_FAIL": State.FAILED,
+    "OUT_OF_MEMORY": State.FAILED,
+    "CANCELLED": State.CANCELLED,
+    "PREEMPTED": State.CANCELLED,
+    "REVOKED": State.CANCELLED,
+    "DEADLINE": State.TIMEOUT,
+    "TIMEOUT": State.TIMEOUT,
+}
+
+
+def _flags(request: Request, output: str, _script: str) -> list[str]:
+    """%j and the like in a path are replaced by Slurm; %% is a percent sign."""
+    seconds = request.seconds
+    return [
+        *flag("--nodes={}", request.nodes),
+        *flag("--time={}", clock(seconds) if seconds else ""),
+        *flag("--account={}", request.account),
+        *flag("--partition={}", request.queue),
+        *flag("--gpus-per-node={}", request.gpus_per_node),
+        *flag("--job-name={}", request.name),
+        "--output=" + output.replace("%", "%%"),
+        "--open-mode=append",  # else the second life of a requeued job would erase what the first one wrote
+    ]
+
+
+def read_id(text: str) -> str | None:
+    """`--parsable` prints 123 or 123;cluster; a site's own sbatch may print the long form all the same."""
+    return last_match(r"^\s*([0-9]+)(?:;\S*)?\s*$|Submitted batch job ([0-9]+)", text)
+
+
+def _squeue(ids: Sequence[str]) -> list[str]:
+    """`--me`, so that the controller sends our own jobs only; it remembers ended ones for MinJobAge, 5 minutes."""
+    fields = "JobID:|,State:|,exit_code:|,Reason:|"
+    return ["squeue", "--noheader", "--me", "--states=all", f"--jobs={','.join(ids)}", f"--Format={fields}"]
+
+
+def read_squeue(text: str) -> dict[str, JobState]:
+    """Lines of ID|STATE|EXIT|REASON|, where EXIT is what wait(2) gave: the code in the high byte, else a signal."""
+    found = {}
+    for fields in (line.split("|") for line in text.splitlines()):
+        if len(fields) >= 4 and number(fields[0]) is not None:
+            status = number(fields[2])
+            code = None if status is None else status >> 8 or (128 + (status & 127) if status else 0)
+            found[fields[0]] = _job_state(fields[1], code, fields[3])
+    return found
+
+
+def _sacct(ids: Sequence[str]) -> list[str]:
+    columns = "JobIDRaw,State,ExitCode"
+    return ["sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={','.join(ids)}", f"--format={columns}"]
+
+
+def read_sacct(text: str) -> dict[str, JobState]:
+    """Lines of ID|STATE|CODE:SIGNAL; the state may go on, as in CANCELLED by 1000."""
+    found = {}
+    for fields in (line.split("|") for line in text.splitlines()):
+        if len(fields) >= 3 and number(fields[0]) is not None:
+            code, signum = (number(part) for part in (*fields[2].split(":"), "", "")[:2])
+            found[fields[0]] = _job_state(fields[1].partition(" ")[0], 128 + signum if signum else code, "")
+    return found
+
+
+def _job_state(word: str, code: int | None, why: str) -> JobState:
+    known = JobState(_STATES.get(word, State.UNKNOWN), word, code, "" if why == "None" else why)
+    return known if known.ended else JobState(known.state, word, None, known.why)
+
+
+SLURM_SYSTEM = BatchSystem(
+    name="slurm",
+    script="slurm.sbatch",
+    submit=("sbatch", "--parsable"),
+    flags=_flags,
+    read_id=read_id,
+    queries=(Query(_squeue, read_squeue, unknown="Invalid job id"), Query(_sacct, read_sacct)),
+    cancel=("scancel",),
+    live_output=True,
+)

@@ -1,0 +1,21 @@
+"""End jobs before their time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from rayhpc import commands
+from rayhpc.allocations import Allocation
+from rayhpc.schedulers import SYSTEMS
+
+
+def cancel(wanted: Sequence[Allocation], tell: Callable[[str], None]) -> None:
+    """Ask each scheduler once to end its jobs; raises RayhpcError where one refuses. They may take a while to end."""
+    for allocation in wanted:
+        if allocation.ended is not None:
+            tell(f"job {allocation.job_id} has ended already: {allocation.ended.state.name}")
+    alive = [allocation for allocation in wanted if allocation.ended is None]
+    for scheduler in dict.fromkeys(allocation.scheduler for allocation in alive):
+        ids = [allocation.job_id for allocation in alive if allocation.scheduler == scheduler]
+        commands.cancel(SYSTEMS[scheduler], ids)
+        tell(f"asked {scheduler} to end {', '.join(ids)}")

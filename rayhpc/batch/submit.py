@@ -1,0 +1,141 @@
+"""A jobscript and a driver become a job."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from rayhpc import allocations, commands
+from rayhpc.allocations import Allocation
+from rayhpc.batch import jobscript
+from rayhpc.errors import ExitCode, Fault, RayhpcError
+from rayhpc.model import Options
+from rayhpc.schedulers.facts import BatchSystem, Request
+
+# Options of the bootstrap that belong to one run or are said in another way.
+_NOT_HANDED_ON = ("RAYHPC_RUN_DIR", "RAYHPC_DEADLINE")
+# Variables of the shipped scripts, each with a default there.
+_OF_THE_SCRIPT = ("RAYHPC_RANKS_PER_HOST", "RAYHPC_REQUEUE", "RAYHPC_MAX_RESTARTS", "RAYHPC_LAUNCH")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """All that will be submitted, made up before anything is done: argv is run in the working directory."""
+
+    system: BatchSystem
+    name: str
+    run_dir: str
+    command: tuple[str, ...]
+    script: Path
+    text: str
+    argv: tuple[str, ...]
+
+    @property
+    def preview(self) -> str:
+        """The command and the script, for people."""
+        stdin = f" < {shlex.quote(str(self.script))}" if self.system.on_stdin else ""
+        return f"{shlex.join(self.argv)}{stdin}\n\n--- {self.script}\n{self.text}"
+
+
+def plan(
+    system: BatchSystem,
+    request: Request,
+    command: Sequence[str],
+    run_dir: str,
+    script: str,
+    environ: Mapping[str, str],
+) -> Submission:
+    """The submission of a driver's command by a script, the shipped one if none is named; writes nothing.
+
+    Raises RayhpcError for a request that the scheduler has no words for, and for a script without our lines.
+    """
+    source = Path(script) if script else jobscript.shipped(system.script)
+    text = system.adapted(jobscript.read(source))
+    name = allocations.new_name(time.time())
+    directory = allocations.folder(run_dir) / name
+    copy = directory / source.name
+    try:
+        _ = request.ranks
+        target = allocations.output(directory) if system.live_output else allocations.scheduler_output(directory)
+        flags = [*system.flags(request, str(target), text), *_own_flags(request)]
+    except ValueError as error:
+        raise _usage(str(error), system) from error
+    settings = told(request, run_dir, environ)
+    if not system.live_output:
+        settings.append(f"exec >>{jobscript.bash_word(str(allocations.output(directory)))} 2>&1")
+    return Submission(
+        system=system,
+        name=name,
+        run_dir=str(directory.parent.parent),
+        command=tuple(command),
+        script=copy,
+        text=jobscript.filled(text, command, settings),
+        argv=(*system.submit, *flags, *(() if system.on_stdin else (str(copy),))),
+    )
+
+
+def _own_flags(request: Request) -> list[str]:
+    return [word for text in request.directive for word in shlex.split(text)]
+
+
+def told(request: Request, run_dir: str, environ: Mapping[str, str]) -> list[str]:
+    """The lines that tell the script what it must know, since not every scheduler hands on the environment.
+
+    What the script reads as a default of its own is set. What it may have set by an edit, that is the environment
+    that this Python is in and the bootstrap's options of the login shell, is set only if it has not.
+    """
+    of_script = {name: environ[name] for name in _OF_THE_SCRIPT if name in environ}
+    if request.ranks_per_host:
+        of_script["RAYHPC_RANKS_PER_HOST"] = request.ranks_per_host
+    options = [f"RAYHPC_{field.name.upper()}" for field in fields(Options)]
+    handed = {name: environ[name] for name in options if name in environ and name not in _NOT_HANDED_ON}
+    venv = environ.get("RAYHPC_VENV") or _virtual_environment()
+    return [
+        *jobscript.exports({"RAYHPC_RUN_DIR": str(allocations.folder(run_dir).parent), **of_script}),
+        *jobscript.defaults({**({"RAYHPC_VENV": venv} if venv else {}), **handed}),
+    ]
+
+
+def _virtual_environment() -> str:
+    """The one that this Python is in, if it can be activated; else empty."""
+    inside = sys.prefix != sys.base_prefix and Path(sys.prefix, "bin", "activate").is_file()
+    return sys.prefix if inside else ""
+
+
+def submit(submission: Submission) -> Allocation:
+    """Write the copy, submit it, write the record; raises RayhpcError if the scheduler refuses, and keeps the copy."""
+    directory = allocations.create(submission.run_dir, submission.name)
+    jobscript.save(submission.script, submission.text)
+    submitted_at = time.time()
+    job_id = commands.submit(submission.system, submission.argv, submission.script)
+    allocation = Allocation(
+        name=submission.name,
+        directory=str(directory),
+        scheduler=submission.system.name,
+        job_id=job_id,
+        command=submission.command,
+        submit=submission.argv,
+        submitted_from=str(Path.cwd()),
+        submitted_at=submitted_at,
+        script=str(submission.script),
+        run_dir=submission.run_dir,
+    )
+    allocations.write(allocation)
+    return allocation
+
+
+def doubts(command: Sequence[str]) -> list[str]:
+    """What looks wrong and cannot be known: the job may see files that the login node does not."""
+    first = command[0]
+    if first.endswith(".py") and not os.access(first, os.R_OK):
+        return [f"{first} cannot be read from {Path.cwd()}, where the job starts"]
+    return []
+
+
+def _usage(what: str, system: BatchSystem) -> RayhpcError:
+    return RayhpcError(Fault(what, ExitCode.USAGE, next_step=f"rayhpc alloc submit {system.name} --help"))

