@@ -160,7 +160,7 @@ def launched(environ: Mapping[str, str]) -> Launched | None:
 
 def _number(environ: Mapping[str, str], name: str) -> int | None:
     value = environ.get(name, "")
-    return int(value) if value.isdigit() else None
+    return int(value) if value.isascii() and value.isdigit() else None
 
 
 def connect(environ: Mapping[str, str]) -> Comm:

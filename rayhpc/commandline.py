@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
+import math
+import os
 import types
 import typing
 from collections.abc import Sequence
@@ -10,10 +13,13 @@ from typing import Any
 
 import click
 
-from rayhpc import __version__, units
+from rayhpc import __version__, environment, rayargs, units
 from rayhpc.errors import ExitCode, Fault, RayhpcError
 from rayhpc.model import Options
+from rayhpc.share import OBJECT_STORE_MINIMUM
 
+# What a driver is told of its run, by the names of options that a run of its own must not take from there.
+_TOLD_TO_DRIVERS = ("run_dir", "deadline")
 _USAGE = "[OPTIONS] DRIVER [ARGUMENTS OF THE DRIVER]..."
 _HELP = """Turn this allocation into a Ray cluster, run DRIVER on it, and give everything back.
 
@@ -58,8 +64,6 @@ def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
 
 def check(options: Options) -> None:
     """Raises RayhpcError for option values that cannot work anywhere."""
-    from rayhpc import rayargs
-
     for name, text, read in (
         ("--memory", options.memory, units.size),
         ("--object-store-memory", options.object_store_memory, units.size),
@@ -70,9 +74,25 @@ def check(options: Options) -> None:
                 read(text)
             except ValueError as error:
                 raise _usage(f"{name}: {error}") from error
+    _check_numbers(options)
+    if "/" in options.interface:
+        try:
+            ipaddress.ip_network(options.interface, strict=False)
+        except ValueError as error:
+            raise _usage(f"--interface: {error}") from error
     if options.walltime and options.deadline:
         raise _usage("--walltime and --deadline say the same thing: give one")
     rayargs.check(options)
+
+
+def _check_numbers(options: Options) -> None:
+    store = units.size(options.object_store_memory) if options.object_store_memory else OBJECT_STORE_MINIMUM
+    if store < OBJECT_STORE_MINIMUM:
+        raise _usage(f"--object-store-memory: Ray needs {OBJECT_STORE_MINIMUM >> 20}M at least")
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise _usage(f"--{field.name.replace('_', '-')} {value} is no number of seconds")
 
 
 def _usage(what: str) -> RayhpcError:
@@ -98,7 +118,8 @@ def command() -> click.Command:
         options_metavar=_USAGE,
         context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
     )
-    return click.version_option(__version__, message="rayhpc %(version)s")(made)
+    version = click.version_option(__version__, message="rayhpc %(version)s", allow_from_autoenv=False)
+    return version(made)
 
 
 def _option(field: dataclasses.Field[Any], hint: Any) -> click.Option:
@@ -114,6 +135,7 @@ def _option(field: dataclasses.Field[Any], hint: Any) -> click.Option:
         is_flag=hint is bool,
         type=_type(hint, details),
         show_default=_shown(field.default),
+        allow_from_autoenv=not (environment.MARKER in os.environ and field.name in _TOLD_TO_DRIVERS),
     )
 
 

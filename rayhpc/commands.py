@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from rayhpc.schedulers.facts import BatchSystem, Environment, JobState, Query, S
 # A busy controller answers within seconds; a site's submit filter may ask other services first.
 _SUBMIT_SECONDS = 120.0
 _ASK_SECONDS = 60.0
+_LEAST_SECONDS = 5.0
 # Inside a job the cluster waits for the answer.
 _DEADLINE_SECONDS = 5.0
 _SHOWN_LINES = 10
@@ -109,11 +111,12 @@ def states(system: BatchSystem, ids: Sequence[str]) -> dict[str, JobState]:
     """
     found: dict[str, JobState] = {}
     refusals: list[RayhpcError] = []
+    end = time.monotonic() + _ASK_SECONDS
     for place, query in enumerate(system.queries):
         missing = [job_id for job_id in ids if short(job_id) not in found]
         if missing and (not query.instead or len(refusals) == place):
             try:
-                found.update(_ask(query, missing))
+                found.update(_ask(query, missing, max(end - time.monotonic(), _LEAST_SECONDS)))
             except RayhpcError as error:
                 refusals.append(error)
     if len(refusals) == len(system.queries):
@@ -121,9 +124,9 @@ def states(system: BatchSystem, ids: Sequence[str]) -> dict[str, JobState]:
     return {job_id: found.get(short(job_id), JobState(State.UNKNOWN)) for job_id in ids}
 
 
-def _ask(query: Query, ids: Sequence[str]) -> dict[str, JobState]:
+def _ask(query: Query, ids: Sequence[str], seconds: float) -> dict[str, JobState]:
     argv = query.argv(ids)
-    answer = run(argv, _ASK_SECONDS)
+    answer = run(argv, seconds)
     if answer.code and not re.search(query.unknown, answer.stderr + answer.stdout):
         raise _refused(argv, answer, "to tell the jobs' states", "try again; if it stays so, ask the site")
     return query.read(answer.stdout)

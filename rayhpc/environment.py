@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rayhpc import paths
-from rayhpc.model import Assignment, ClusterSpec, NodeSpec
+from rayhpc.model import Assignment, ClusterSpec, Gpus, NodeSpec
 
 # What tells an MPI library that it is a rank of our job: a second MPI program in the driver would join it (ray#7893).
 _MPI_PREFIXES = (
@@ -73,10 +73,15 @@ def of_daemons(environ: Mapping[str, str], own: Assignment, spec: NodeSpec) -> d
         **_settings(own.nodes),
         **inherited,
         **_without_proxies(inherited, {own.head_address, spec.address}),
-        **({spec.gpus.variable: ",".join(spec.gpus.ids)} if spec.gpus.ids else {}),
+        **_visible(spec.gpus, inherited),
         **authentication(spec.temp_dir),
         MARKER: f"{own.run_id}/{spec.rank}",
     }
+
+
+def _visible(gpus: Gpus, inherited: Mapping[str, str]) -> dict[str, str]:
+    """The node's GPUs alone; none is said as well, since Ray leaves the variable of tasks without GPUs as it is."""
+    return {gpus.variable: ",".join(gpus.ids)} if gpus.ids or gpus.variable in inherited else {}
 
 
 def of_driver(environ: Mapping[str, str], own: Assignment, spec: ClusterSpec) -> dict[str, str]:

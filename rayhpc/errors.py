@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
@@ -88,6 +89,14 @@ def shortened(names: list[str], limit: int = 6) -> str:
     """The first names in full and the number of the rest: a thousand hosts still fit on a screen."""
     rest = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def signal_name(number: int) -> str:
+    """'SIGTERM'; 'signal 40' for a real-time signal, which has no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def counted(number: int, what: str) -> str:

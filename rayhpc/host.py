@@ -164,11 +164,11 @@ def file_system(path: str) -> str:
     """The type of the file system that holds a path, as the kernel names it; empty if unknown."""
     real = os.path.realpath(path)
     mounts = [
-        (len(mount.mountpoint), mount.fstype)
-        for mount in psutil.disk_partitions(all=True)
+        (len(mount.mountpoint), place, mount.fstype)
+        for place, mount in enumerate(psutil.disk_partitions(all=True))  # of two on one point the later is seen
         if real == mount.mountpoint or real.startswith(mount.mountpoint.rstrip("/") + "/")
     ]
-    return max(mounts, default=(0, ""))[1]
+    return max(mounts, default=(0, 0, ""))[2]
 
 
 def gpus(environ: Mapping[str, str]) -> Gpus:
@@ -178,14 +178,32 @@ def gpus(environ: Mapping[str, str]) -> Gpus:
     """
     for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"):
         if variable in environ:
-            ids = tuple(word.strip() for word in environ[variable].split(",") if word.strip())
-            return Gpus(variable, () if ids and ids[0] in ("-1", "NoDevFiles") else ids)
+            ids = _listed(environ[variable])
+            return Gpus(variable, ids, _devices(variable, ids, environ))
     nvidia = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
     if nvidia:
         return Gpus("CUDA_VISIBLE_DEVICES", tuple(str(n) for n in range(nvidia)))
     nodes = Path("/sys/class/kfd/kfd/topology/nodes").glob("*/gpu_id")
     amd = sum(_read(node) not in ("", "0") for node in nodes)
     return Gpus("HIP_VISIBLE_DEVICES", tuple(str(n) for n in range(amd))) if amd else Gpus()
+
+
+def _listed(value: str) -> tuple[str, ...]:
+    ids = tuple(word.strip() for word in value.split(",") if word.strip())
+    return () if ids and ids[0] in ("-1", "NoDevFiles") else ids
+
+
+def _devices(variable: str, ids: tuple[str, ...], environ: Mapping[str, str]) -> tuple[str, ...]:
+    """What tells a GPU from those of the host's other ranks, where its id is a number within this rank's own list.
+
+    HIP counts within ROCR's list; Slurm shows a task with --gpus-per-task its own GPUs alone, from 0.
+    """
+    physical = _listed(environ.get("ROCR_VISIBLE_DEVICES", ""))
+    if variable == "HIP_VISIBLE_DEVICES" and physical:
+        return tuple(physical[int(n)] if n.isdigit() and int(n) < len(physical) else n for n in ids)
+    if "SLURM_GPUS_PER_TASK" in environ:
+        return tuple(f"{environ.get('SLURM_LOCALID', '')}:{n}" for n in ids)
+    return ids
 
 
 def mended_gpus(environ: Mapping[str, str]) -> dict[str, str]:
@@ -203,8 +221,8 @@ def raised_limits() -> tuple[str, ...]:
     """Raise the soft limits of files and processes to the hard ones; a warning for each that stays small."""
     warnings = []
     for kind, what, flag, least in (
-        (resource.RLIMIT_NOFILE, "open files", "-n", 4096),
-        (resource.RLIMIT_NPROC, "processes", "-u", 4096),
+        (resource.RLIMIT_NOFILE, "open files", "n", 4096),
+        (resource.RLIMIT_NPROC, "processes", "u", 4096),
     ):
         soft, hard = resource.getrlimit(kind)
         if soft != hard:

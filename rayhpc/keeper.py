@@ -148,7 +148,7 @@ class Keeper:
     def _climb_ladder(self) -> None:
         """Signal the command and give it its seconds, step by step, until it has ended."""
         for signum, seconds in self._order["orphan_ladder" if self._owner_gone else "ladder"]:
-            if self._ended or not send(self._pid, signum):
+            if self._ended or self._hurried or not send(self._pid, signum):
                 return
             self._wait(time.monotonic() + seconds)
 
@@ -185,10 +185,10 @@ class Keeper:
 
     def _wait(self, end: float | None) -> None:
         """Return when the command has ended, when `end` is over, or, without an end, after any wake-up."""
-        while not self._ended:
+        while not (self._ended or self._hurried):
             self._sleep(end)
             self._reap()
-            if end is None or self._hurried or time.monotonic() >= end:
+            if end is None or time.monotonic() >= end:
                 return
 
     def _obey(self, line: bytes) -> None:

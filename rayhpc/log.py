@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from types import TracebackType
@@ -25,9 +26,11 @@ class Console:
     def plain(self, text: str) -> None:
         """Print without the time."""
         if not self._quiet:
-            # One write, so that the lines of several processes on one terminal do not mix.
-            sys.stderr.write(text + "\n")
-            sys.stderr.flush()
+            # One write, so that the lines of several processes on one terminal do not mix. A terminal that has gone
+            # must not end the run.
+            with contextlib.suppress(OSError):
+                sys.stderr.write(text + "\n")
+                sys.stderr.flush()
 
     def bar(self, what: str, total: int) -> Bar:
         """A live bar while a phase lasts; nothing where standard error is no terminal."""

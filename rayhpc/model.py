@@ -74,10 +74,14 @@ class Interface:
 
 @dataclass(frozen=True)
 class Gpus:
-    """GPUs that a rank may use: the ids as its vendor's variable names them, e.g. ('GPU-4a1…',)."""
+    """GPUs that a rank may use: the ids as its vendor's variable names them, e.g. ('GPU-4a1…',).
+
+    devices: what tells them from those of other ranks on the host, where the ids alone do not.
+    """
 
     variable: str = "CUDA_VISIBLE_DEVICES"
     ids: tuple[str, ...] = ()
+    devices: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)

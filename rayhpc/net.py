@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import random
 import socket
+import threading
 from contextlib import closing
 
 from rayhpc.errors import configuration
@@ -16,15 +18,31 @@ _CONNECT_SECONDS = 5.0
 
 
 class Listener:
-    """The socket behind a Probe: accepts and forgets; closes with the agreement."""
+    """The socket behind a Probe: a thread accepts and forgets, since the kernel queues 128 at most; until close()."""
 
     def __init__(self) -> None:
-        self._socket = socket.create_server(("", 0), backlog=4096, dualstack_ipv6=False)
+        self._socket = _server()
         self.port = int(self._socket.getsockname()[1])
+        threading.Thread(target=self._accept, name="listener", daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # close() ends the wait
+            while True:
+                self._socket.accept()[0].close()
 
     def close(self) -> None:
         """Stop listening."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+
+
+def _server() -> socket.socket:
+    """A listening socket on a free port of all addresses, IPv6 included where this host has it."""
+    with contextlib.suppress(OSError):
+        if socket.has_dualstack_ipv6():
+            return socket.create_server(("", 0), family=socket.AF_INET6, backlog=4096, dualstack_ipv6=True)
+    return socket.create_server(("", 0), backlog=4096)
 
 
 def free_port(host: str, wanted: int = 0, taken: frozenset[int] = frozenset()) -> int:

@@ -10,12 +10,17 @@ OUTCOME = "outcome.json"
 LOGS = "ray-logs.tar.gz"
 LATEST = "latest"
 
-# AF_UNIX paths end at 107 bytes; Ray appends "/session_2026-01-31_23-59-59_123456_1234567/sockets/plasma_store".
+# AF_UNIX paths end at 107 bytes. To its --temp-dir Ray appends a session and a socket's name.
 AF_UNIX_LIMIT = 107
-_RAY_SUFFIX = len("/session_2026-01-31_23-59-59_123456_1234567/sockets/plasma_store.1")
-TEMP_DIR_LIMIT = AF_UNIX_LIMIT - _RAY_SUFFIX
+_SESSION = "/session_2026-01-31_23-59-59_123456_1234567/sockets/"
+_SOCKET = "plasma_store.1"
+_DASHBOARD_SOCKET = "dash_TaskEventsHead"
 _PRIVATE = "/rh-01234567-12345/r"
-TEMP_BASE_LIMIT = TEMP_DIR_LIMIT - len(_PRIVATE)
+
+
+def temp_base_limit(dashboard: bool) -> int:
+    """Bytes that the directory for the private directories may have: the dashboard's sockets have longer names."""
+    return AF_UNIX_LIMIT - len(_PRIVATE + _SESSION + (_DASHBOARD_SOCKET if dashboard else _SOCKET))
 
 
 def private_dir(base: str, run_id: str, rank: int) -> str:

@@ -15,8 +15,8 @@ from contextlib import closing
 from typing import Any
 
 from rayhpc.model import AliveNode
+from rayhpc.rayargs import RANK_LABEL
 
-RANK_LABEL = "rayhpc-rank"
 _ASK_SECONDS = 2.0
 
 
@@ -61,8 +61,11 @@ class NodeTable:
 
     def _run(self) -> None:
         client: Any = None
+        asked = self._address
         while not self._closed.is_set():
             try:
+                if asked != self._address:
+                    asked, client = self._address, None
                 client = client or self._connect()
                 if client is not None:
                     table = client.get_all_node_info(timeout=_ASK_SECONDS)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 from rayhpc.errors import ExitCode, Fault, RayhpcError
 from rayhpc.model import Options
+
+# The label by which rayhpc finds the node of a rank in Ray's table.
+RANK_LABEL = "rayhpc-rank"
 
 _RESERVED = frozenset({"CPU", "GPU", "memory", "object_store_memory"})
 # Said by rayhpc for each node; said twice, the later one would win and the cluster would not be what was agreed.
@@ -31,12 +35,18 @@ _OURS = frozenset(
 )
 
 
+_WORD = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
+_LABEL = re.compile(rf"(?:[a-z0-9.-]{{1,253}}/)?{_WORD}=(?:{_WORD})?")
+
+
 def check(options: Options) -> None:
     """Raises RayhpcError, exit code 2, for resources, labels or arguments that Ray would refuse later."""
     resources(options.resources)
-    for pair in filter(None, options.labels.split(",")):
-        if "=" not in pair:
-            raise _usage(f"--labels: {pair!r} is no KEY=VALUE", "--labels zone=a,fast=yes")
+    for pair in options.labels.split(",") if options.labels else ():
+        if not _LABEL.fullmatch(pair):
+            raise _usage(f"--labels: {pair!r} is no KEY=VALUE as Ray takes it", "--labels zone=a,fast=yes")
+        if pair.partition("=")[0] == RANK_LABEL:
+            raise _usage(f"--labels: {RANK_LABEL} is rayhpc's own", "choose another name")
     for argument in options.ray_arg:
         name = argument.partition("=")[0]
         if not argument.startswith("--"):

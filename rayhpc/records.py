@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -45,19 +46,25 @@ def _point_latest(directory: Path) -> None:
     link = directory.parent / paths.LATEST
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".latest-") as scratch:
         fresh = Path(scratch, paths.LATEST)
-        fresh.symlink_to(directory.name)
-        if not link.exists() or link.is_symlink():
+        # Some file systems have no links; a directory of that name is somebody's own.
+        with contextlib.suppress(OSError):
+            fresh.symlink_to(directory.name)
             fresh.replace(link)
 
 
 def write_json(file: Path, content: Any) -> None:
     """Write a JSON file that is there whole or not at all, readable by its owner alone."""
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=f".{file.name}-", delete=False) as fresh:
-        json.dump(content, fresh, indent=2, default=plain)
-        fresh.write("\n")
-        fresh.flush()
-        os.fsync(fresh.fileno())
-    Path(fresh.name).replace(file)
+    text = json.dumps(content, indent=2, default=plain) + "\n"
+    descriptor, fresh = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
+    try:
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(fresh).replace(file)
+    except OSError:
+        Path(fresh).unlink(missing_ok=True)
+        raise
 
 
 def plain(value: Any) -> Any:
@@ -74,15 +81,22 @@ def plain(value: Any) -> Any:
 
 
 class EventLog:
-    """events.jsonl: one line an event, appended at once, so that a killed run still tells its story."""
+    """events.jsonl: one line an event, appended at once, so that a killed run still tells its story.
+
+    lost: events that could not be written, as on a file system that has become full: the run goes on without them.
+    """
 
     def __init__(self, directory: Path) -> None:
-        self._file = os.fdopen(_private(directory / paths.EVENTS, os.O_APPEND), "a", buffering=1)
+        self.lost = 0
+        self._file = os.fdopen(_private(directory / paths.EVENTS, os.O_APPEND), "ab", buffering=0)
 
     def write(self, stage: str, rank: int, host: str, at: float | None = None, **details: Any) -> None:
         """Append one event; at is Unix seconds, now if not given."""
         entry = {"at": round(time.time() if at is None else at, 4), "stage": stage, "rank": rank, "host": host}
-        self._file.write(json.dumps({**entry, **details}, default=plain) + "\n")
+        try:
+            self._file.write(json.dumps({**entry, **details}, default=plain).encode() + b"\n")
+        except OSError:
+            self.lost += 1
 
     def close(self) -> None:
         """Close the file."""
@@ -101,13 +115,20 @@ def tails(directory: Path, limit: int) -> tuple[tuple[str, bytes], ...]:
     kept = []
     for place, path in enumerate(files):
         share = limit // (len(files) - place)
-        with path.open("rb") as file:
-            size = file.seek(0, io.SEEK_END)
-            file.seek(max(0, size - share))
-            content = file.read(share)
+        content = _end_of(path, share)
         limit -= len(content)
         kept.append((str(path.relative_to(directory)), content))
     return tuple(kept)
+
+
+def _end_of(path: Path, share: int) -> bytes:
+    """The last bytes of a file; nothing where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, io.SEEK_END) - share))
+            return file.read(share)
+    except OSError:
+        return b""
 
 
 def archive(file: Path, logs: Mapping[str, tuple[tuple[str, bytes], ...]]) -> None:

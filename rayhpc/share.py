@@ -72,11 +72,11 @@ def _even(total: int, shares: int, least: int = 0) -> list[int]:
 
 def _divide_gpus(ranks: Sequence[Allocation], count: int) -> list[Gpus]:
     """Ranks that see GPUs of their own keep them; else the host's list is cut into slices."""
-    lists = [entry.gpus.ids for entry in ranks]
-    union = tuple(dict.fromkeys(gpu for ids in lists for gpu in ids))
+    lists = [entry.gpus.devices or entry.gpus.ids for entry in ranks]
     variable = ranks[0].gpus.variable
-    if count > 1 and count == len(ranks) and sum(map(len, lists)) == len(union):
-        return [Gpus(variable, ids) for ids in lists]
+    if count > 1 and count == len(ranks) and sum(map(len, lists)) == len({gpu for ids in lists for gpu in ids}):
+        return [Gpus(variable, entry.gpus.ids) for entry in ranks]
+    union = tuple(dict.fromkeys(gpu for entry in ranks for gpu in entry.gpus.ids))
     sizes = _even(len(union), count)
     starts = [sum(sizes[:place]) for place in range(count)]
     return [Gpus(variable, union[start : start + size]) for start, size in zip(starts, sizes, strict=True)]

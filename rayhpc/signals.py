@@ -34,9 +34,9 @@ class Signals:
     def _note(self, signum: int, _: FrameType | None) -> None:
         # A launcher and a scheduler may both pass the same signal on: within a second they count as one.
         now = time.monotonic()
-        self._last, last = {**self._last, signum: now}, self._last.get(signum, -_SAME_SECONDS)
-        if now - last < _SAME_SECONDS:
+        if now - self._last.get(signum, -_SAME_SECONDS) < _SAME_SECONDS:
             return
+        self._last[signum] = now
         self._counts[signum] = self._counts.get(signum, 0) + 1
         self._news.append((signum, self._counts[signum]))
 

@@ -20,6 +20,7 @@ def seconds(text: str) -> float:
     return total + int(days or 0) * 86400
 
 
+_LARGEST = 2.0**63
 _SIZES = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
@@ -28,4 +29,7 @@ def size(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip(), re.IGNORECASE)
     if not match:
         raise ValueError(f"{text!r} is no size: 64G, 512M or a number of bytes")
-    return int(float(match[1]) * _SIZES[match[2].lower()])
+    number = float(match[1])
+    if number > _LARGEST:
+        raise ValueError(f"{text[:20]!r}… is no size that any host has")
+    return int(number * _SIZES[match[2].lower()])

@@ -14,12 +14,14 @@ from rayhpc.errors import configuration
 from rayhpc.model import Allocation, Gpus, Interface, Options, Versions
 from rayhpc.schedulers.facts import Scheduler
 
+_SHORT = paths.temp_base_limit(dashboard=False)
+
 
 def survey(
     rank: int, options: Options, scheduler: Scheduler | None, launcher: str, environ: Mapping[str, str]
 ) -> Allocation:
     """This rank's allocation; raises RayhpcError where nothing that the run needs can be found on this host."""
-    temp_base, notices = _temp_base(options.temp_dir, environ)
+    temp_base, notices = _temp_base(options.temp_dir, environ, paths.temp_base_limit(options.dashboard))
     memory = host.memory()
     granted = scheduler.memory(environ) if scheduler else None
     return Allocation(
@@ -29,7 +31,7 @@ def survey(
         interfaces=_interfaces(options.interface),
         cpus=host.affinity(),
         cpu_limit=host.cpu_limit(),
-        scheduler_cpus=scheduler.cpus(environ) if scheduler else _unscheduled_cpus(launcher),
+        scheduler_cpus=_scheduler_cpus(scheduler, launcher, environ),
         memory=min(memory, granted or memory),
         shm=host.free_space("/dev/shm"),
         gpus=_gpus(environ),
@@ -49,9 +51,15 @@ def _gpus(environ: Mapping[str, str]) -> Gpus:
     return host.gpus(environ)
 
 
-def _unscheduled_cpus(launcher: str) -> int | None:
-    """Outside a job the host is ours as far as Open MPI is concerned, which binds ranks to cores unasked."""
-    return host.cpu_count() if launcher.startswith("Open MPI") else None
+def _scheduler_cpus(scheduler: Scheduler | None, launcher: str, environ: Mapping[str, str]) -> int | None:
+    """The scheduler's figure, which may be larger than the host; outside a job the host's for Open MPI alone.
+
+    Open MPI binds ranks to cores unasked; elsewhere an affinity that is smaller than the host is the user's own.
+    """
+    if scheduler is None:
+        return host.cpu_count() if launcher.startswith("Open MPI") else None
+    figure = scheduler.cpus(environ)
+    return None if figure is None else min(figure, host.cpu_count())
 
 
 def _interfaces(wanted: str) -> tuple[Interface, ...]:
@@ -68,34 +76,35 @@ def _interfaces(wanted: str) -> tuple[Interface, ...]:
     return (Interface("lo", "127.0.0.1"),)
 
 
-def _temp_base(wanted: str, environ: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
+def _temp_base(wanted: str, environ: Mapping[str, str], limit: int = _SHORT) -> tuple[str, tuple[str, ...]]:
     """The directory for Ray's sessions, and what the user should know of the choice."""
     if wanted:
-        problem = _temp_problem(wanted)
+        problem = _temp_problem(wanted, limit)
         if problem:
             raise configuration(
                 f"--temp-dir {wanted} {problem}",
-                next_step=f"name a node-local, writable directory of at most {paths.TEMP_BASE_LIMIT} bytes",
+                next_step=f"name a node-local, writable directory of at most {limit} bytes",
             )
-        return wanted, _network_notice(wanted)
+        slow = _network_problem(wanted)
+        return wanted, (f"--temp-dir {wanted} {slow}",) if slow else ()
     rejected: list[str] = []
     for candidate in dict.fromkeys([environ.get("TMPDIR", ""), "/tmp", "/var/tmp", "/dev/shm"]):
         if not candidate:
             continue
-        problem = _temp_problem(candidate) or "".join(_network_notice(candidate))
+        problem = _temp_problem(candidate, limit) or _network_problem(candidate)
         if not problem:
             return candidate, tuple(f"{entry}; using {candidate}" for entry in rejected)
         rejected.append(f"temporary directory {candidate} {problem}")
     raise configuration("no directory for Ray's session files", *rejected, next_step="name one with --temp-dir")
 
 
-def _temp_problem(directory: str) -> str:
+def _temp_problem(directory: str, limit: int = _SHORT) -> str:
     """Why a directory cannot hold Ray's session; empty if it can."""
     length = len(os.fsencode(directory))
     if not directory.startswith("/"):
         return "is not an absolute path"
-    if length > paths.TEMP_BASE_LIMIT:
-        return f"is {length} bytes long, at most {paths.TEMP_BASE_LIMIT} fit (AF_UNIX paths end at 107)"
+    if length > limit:
+        return f"is {length} bytes long, at most {limit} fit (AF_UNIX paths end at 107)"
     try:
         with tempfile.NamedTemporaryFile(dir=directory, prefix=".rh-") as probe:
             probe.write(b"0" * 4096)
@@ -105,8 +114,7 @@ def _temp_problem(directory: str) -> str:
     return ""
 
 
-def _network_notice(directory: str) -> tuple[str, ...]:
+def _network_problem(directory: str) -> str:
     kind = host.file_system(directory)
-    if kind in host.NETWORK_FILE_SYSTEMS:
-        return (f"{directory} is on {kind}: sockets and memory-mapped files there are slow or fail",)
-    return ()
+    slow = kind in host.NETWORK_FILE_SYSTEMS
+    return f"is on {kind}: sockets and memory-mapped files there are slow or fail" if slow else ""

@@ -61,10 +61,10 @@ class Leader:
 
     def run(self, warnings: Sequence[str]) -> int:
         """Lead the run to its end; the exit code of the job."""
-        self._introduce(warnings)
         try:
             outcome = (
-                self._start_head()
+                self._introduce(warnings)
+                or self._start_head()
                 or self._start_workers()
                 or self._accept_cluster()
                 or (self._hold() if self._options.hold else self._run_driver())
@@ -75,12 +75,14 @@ class Leader:
             outcome = Outcome.of(internal(error))
         return self._give_back(outcome)
 
-    def _introduce(self, warnings: Sequence[str]) -> None:
+    def _introduce(self, warnings: Sequence[str]) -> Outcome | None:
+        """The first lines and the record of what was agreed."""
         spec = self._spec
         records.write_json(self._directory / paths.SPEC, spec)
         self._stage("agreed", f"{counted(spec.ranks, 'rank')} on {counted(spec.hosts, 'host')}; run {spec.run_dir}")
         for warning in warnings:
             self._console.line(f"WARNING: {warning}")
+        return None
 
     def _stage(self, name: str, text: str) -> None:
         self._log.write(name, HEAD_RANK, self._spec.head.host)
@@ -138,7 +140,7 @@ class Leader:
         if outcome is not None:
             return outcome
         supervisor = self._supervisor
-        supervisor.policy = replace(supervisor.policy, up=True)
+        supervisor.accept()
         assert supervisor.table is not None
         alive = supervisor.table.nodes or ()
         self._stage("up", f"{len(alive)}/{len(self._spec.nodes)} nodes, {readiness.totals(alive)}")
@@ -168,8 +170,7 @@ class Leader:
         """The driver, until something decides."""
         self._stage("driver", f"driver: {shlex.join(self._argv)[:200]}")
         child = driver.start(self._argv, self._own, self._spec)
-        self._supervisor.driver = child
-        self._supervisor.policy = replace(self._supervisor.policy, driven=True)
+        self._supervisor.drive(child)
         self._watch.add(child, self._driver_ended)
         return self._supervise()
 
@@ -204,8 +205,8 @@ class Leader:
         missing = sorted(set(range(self._comm.size)) - set(answers))
         problems += [f"rank {rank} ({self._supervisor.host(rank)}) has not answered" for rank in missing]
         released = time.monotonic() - began
-        self._archive(answers)
-        self._record(outcome, released, problems)
+        problems += self._archive(answers)
+        problems += self._record(outcome, released, problems)
         self._console.line(f"{outcome.cause}; all given back in {released:.1f} s; exit code {outcome.code}")
         for problem in problems:
             self._console.line(f"WARNING: {problem}")
@@ -228,16 +229,30 @@ class Leader:
         others = set(range(1, self._comm.size)) - self._supervisor.unreachable()
         return {**teardown.stop_others(self._comm, order, others, stop_own), **answers}
 
-    def _archive(self, answers: dict[int, Stopped]) -> None:
+    def _archive(self, answers: dict[int, Stopped]) -> list[str]:
+        """Pack Ray's logs; in words what went wrong: a full run directory changes no exit code."""
         logs = {f"rank-{rank}-{self._supervisor.host(rank)}": answer.logs for rank, answer in answers.items()}
-        if any(logs.values()):
-            records.archive(self._directory / paths.LOGS, logs)
+        try:
+            if any(logs.values()):
+                records.archive(self._directory / paths.LOGS, logs)
+        except OSError as error:
+            return [f"Ray's logs could not be kept in {self._directory}: {error.strerror}"]
+        return []
 
-    def _record(self, outcome: Outcome, released: float, problems: Sequence[str]) -> None:
+    def _record(self, outcome: Outcome, released: float, problems: Sequence[str]) -> list[str]:
+        """Write how it ended; in words what went wrong."""
         self._log.write("released", HEAD_RANK, self._spec.head.host, seconds=round(released, 3))
         self._log.close()
-        records.write_json(
-            self._directory / paths.OUTCOME,
-            {"code": outcome.code, "cause": outcome.cause, "fault": outcome.fault, "command": list(self._argv),
-             "release_seconds": round(released, 3), "problems": list(problems)},
-        )  # fmt: skip
+        record = {
+            "code": outcome.code,
+            "cause": outcome.cause,
+            "fault": outcome.fault,
+            "command": list(self._argv),
+            "release_seconds": round(released, 3),
+            "problems": list(problems),
+        }
+        try:
+            records.write_json(self._directory / paths.OUTCOME, record)
+        except OSError as error:
+            return [f"{self._directory / paths.OUTCOME} could not be written: {error.strerror}"]
+        return [f"{self._log.lost} events could not be written"] if self._log.lost else []

@@ -14,7 +14,7 @@ from rayhpc import environment, paths, records
 from rayhpc.errors import configuration
 from rayhpc.model import Assignment, NodeEnded, NodeSpec, Options
 from rayhpc.proc import Child, Order
-from rayhpc.rayapi import RANK_LABEL
+from rayhpc.rayargs import RANK_LABEL
 
 # Ray's command without `ray` on PATH, and without the working directory on sys.path, which -c and -m would add.
 _RAY = "import sys; sys.path[:1] == [''] and sys.path.pop(0); import ray.scripts.scripts as ray; ray.main()"

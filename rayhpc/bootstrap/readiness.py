@@ -40,8 +40,9 @@ def verdict(table: NodeTable, spec: ClusterSpec, options: Options, console: Cons
     """None if the cluster may be used: all of it, or --min-nodes of it, loudly; else the fault with its evidence."""
     lacking = missing(table.nodes, spec.nodes)
     alive = len(spec.nodes) - len(lacking)
-    if not lacking:
-        return _check_totals(table.nodes or (), spec)
+    wrong = _check_totals(table.nodes or (), spec)
+    if not lacking or wrong:
+        return wrong
     names = shortened([f"{node.host} (rank {node.rank})" for node in lacking])
     if options.min_nodes and alive >= options.min_nodes:
         console.line(f"WARNING: going on with {alive} of {len(spec.nodes)} nodes; missing: {names}")
@@ -70,7 +71,8 @@ def _check_totals(alive: Sequence[AliveNode], spec: ClusterSpec) -> Outcome | No
         f"{node.place}: {by_rank[node.rank].cpus:g} CPUs, {by_rank[node.rank].gpus:g} GPUs; "
         f"expected {node.cpus} and {len(node.gpus.ids)}"
         for node in spec.nodes
-        if (by_rank[node.rank].cpus, by_rank[node.rank].gpus) != (node.cpus, len(node.gpus.ids))
+        if node.rank in by_rank
+        and (by_rank[node.rank].cpus, by_rank[node.rank].gpus) != (node.cpus, len(node.gpus.ids))
     ]
     if not wrong:
         return None

@@ -5,12 +5,12 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rayhpc.comm import Comm
 from rayhpc.environment import TIGHT_HEALTH_NODES
-from rayhpc.errors import ExitCode, Fault
+from rayhpc.errors import ExitCode, Fault, counted, signal_name
 from rayhpc.log import Console
 from rayhpc.model import (
     HEAD_RANK,
@@ -47,7 +47,7 @@ _MISSED_BEATS = 6
 class Policy:
     """What decides: up says that the cluster is complete; driven that a driver runs and has the last word.
 
-    spare: nodes that may be missing while the cluster comes up.
+    spare: nodes that may be missing while the cluster comes up; forgiven: ranks that were.
     """
 
     nodes: tuple[NodeSpec, ...]
@@ -56,6 +56,7 @@ class Policy:
     driven: bool = False
     abort_on_loss: bool = False
     spare: int = 0
+    forgiven: frozenset[int] = frozenset()
 
 
 def decide(history: Sequence[Event], policy: Policy) -> Outcome | None:
@@ -72,13 +73,15 @@ def decide(history: Sequence[Event], policy: Policy) -> Outcome | None:
                 pass  # a scheduler that ends the job may signal Ray's processes too: the driver still has the last word
             case HeadSilent(seconds=seconds):
                 return Outcome.of(_head_fault(policy, f"the head has not answered for {seconds:.0f} s", ()))
+            case NodeEnded(rank=rank) | NodeDead(rank=rank) | RankSilent(rank=rank) if rank in policy.forgiven:
+                pass
             case NodeEnded(rank=rank) | NodeDead(rank=rank) | RankSilent(rank=rank):
                 lost.add(rank)
                 outcome = _node_outcome(event, policy, len(lost))
                 if outcome is not None:
                     return outcome
             case SignalArrived(signum=signum) if not policy.driven and signum in ENDING:
-                name = signal.Signals(signum).name
+                name = signal_name(signum)
                 return Outcome(0 if policy.up else 128 + signum, f"ended by {name}")
             case SignalArrived(signum=signum) if signum in ENDING:
                 ending = True
@@ -91,7 +94,7 @@ def decide(history: Sequence[Event], policy: Policy) -> Outcome | None:
 
 def _driver_cause(code: int) -> str:
     if code < 0:
-        return f"the driver was ended by {signal.Signals(-code).name}"
+        return f"the driver was ended by {signal_name(-code)}"
     return "the driver asks to be run again" if code == ExitCode.REQUEUE else f"the driver ended with {code}"
 
 
@@ -107,14 +110,14 @@ def _node_outcome(event: NodeEnded | NodeDead | RankSilent, policy: Policy, lost
         return None
     code = ExitCode.NODE_LOST if policy.up else ExitCode.BRING_UP
     step = f"see {policy.log_dir}/rank-{event.rank}.log" + (" and ray-logs.tar.gz" if policy.up else "")
-    return Outcome.of(Fault(what, code, f"rank {event.rank} on {event.host}", evidence, step, time.time()))
+    return Outcome.of(Fault(what, code, f"rank {event.rank} on {event.host}", evidence, step))
 
 
 def loss(event: NodeEnded | NodeDead | RankSilent) -> str:
     """The loss of a node in words."""
     match event:
         case NodeEnded(code=code):
-            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+            how = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with {code}"
             return f"the Ray node {how}"
         case NodeDead():
             return "Ray has declared the node dead"
@@ -126,7 +129,7 @@ def _head_fault(policy: Policy, what: str, evidence: tuple[str, ...]) -> Fault:
     code = ExitCode.HEAD_LOST if policy.up else ExitCode.BRING_UP
     head = policy.nodes[0]
     step = f"see {policy.log_dir}/rank-0.log and the archive of Ray's logs beside it"
-    return Fault(f"the head is lost: {what}" if policy.up else what, code, head.place, evidence, step, time.time())
+    return Fault(f"the head is lost: {what}" if policy.up else what, code, head.place, evidence, step)
 
 
 def _late() -> Fault:
@@ -172,10 +175,14 @@ class Supervisor:
         self._look_at_clock()
         return decide(self.history, self.policy)
 
-    @property
-    def lost(self) -> frozenset[int]:
-        """Ranks whose nodes are lost."""
-        return frozenset(self._lost)
+    def accept(self) -> None:
+        """The cluster is up: what is missing now is forgiven, what is lost from here on is the policy's to judge."""
+        self.policy = replace(self.policy, up=True, forgiven=frozenset(self._lost))
+
+    def drive(self, driver: Child) -> None:
+        """The driver runs: it gets the signals and has the last word."""
+        self.driver = driver
+        self.policy = replace(self.policy, driven=True)
 
     def unreachable(self) -> frozenset[int]:
         """Ranks that no longer answer."""
@@ -216,9 +223,9 @@ class Supervisor:
         self._lost.add(event.rank)
         ending = self._end_driver_at is not None
         if event.rank != HEAD_RANK and self.policy.up and not self.policy.abort_on_loss and not ending:
-            left = len(self._spec.nodes) - len(self._lost)
+            left = sum(node.rank not in self._lost for node in self._spec.nodes)
             self._console.line(
-                f"LOST rank {event.rank} on {event.host}: {loss(event)}; the run goes on with {left} nodes"
+                f"LOST rank {event.rank} on {event.host}: {loss(event)}; the run goes on with {counted(left, 'node')}"
             )
 
     def _on_signal(self, event: SignalArrived) -> None:
@@ -226,7 +233,7 @@ class Supervisor:
         if self.driver is None or event.ordinal <= self._forwarded.get(event.signum, 0):
             return
         self._forwarded[event.signum] = event.ordinal
-        name = signal.Signals(event.signum).name
+        name = signal_name(event.signum)
         if event.signum not in ENDING:
             self._console.line(f"{name}: passed to the driver")
             self.driver.signal(event.signum)

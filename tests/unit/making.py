@@ -1,0 +1,115 @@
+"""What many tests need: data of the program with one word changed, hostile names, waiting with a deadline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from rayhpc.errors import ExitCode, RayhpcError
+from rayhpc.model import Allocation, Assignment, ClusterSpec, Gpus, Interface, NodeSpec, Versions
+
+GIB = 2**30
+
+# Whatever a user calls a file, a directory or a resource.
+HOSTILE = (
+    "a'; echo foo",
+    "two words",
+    "new\nline",
+    'quo"te',
+    "$(touch x) `touch y` $HOME",
+    "naïve-日本-🙂",
+    "-rf",
+    "*?[a]{b,c}",
+)
+
+VERSIONS = Versions("2.60.0", "3.11.7", "0.1.0")
+
+# What says, in some environment, that a process is one of several; and our own options.
+LAUNCHER_PREFIXES = (
+    "PMI", "OMPI_", "MV2_", "MPI_LOCAL", "SLURM", "ALPS_", "PALS_", "HYD", "PRTE", "PBS", "COBALT", "LSB_", "RAYHPC",
+)  # fmt: skip
+
+
+def allocation(rank: int = 0, host: str = "a", **changes: Any) -> Allocation:
+    """An ordinary rank: 8 CPUs, 64 GiB, no GPU."""
+    values: dict[str, Any] = {
+        "rank": rank,
+        "host": host,
+        "host_id": f"{host}/boot/net",
+        "interfaces": (Interface("eth0", "10.0.0.1"),),
+        "cpus": frozenset(range(8)),
+        "cpu_limit": None,
+        "scheduler_cpus": None,
+        "memory": 64 * GIB,
+        "shm": 32 * GIB,
+        "gpus": Gpus(),
+        "temp_base": "/tmp",
+        "versions": VERSIONS,
+        "launcher": "mpiexec",
+    }
+    return Allocation(**{**values, **changes})
+
+
+def node(rank: int = 0, host: str | None = None, **changes: Any) -> NodeSpec:
+    """A node of 2 CPUs."""
+    values: dict[str, Any] = {
+        "rank": rank,
+        "host": host or f"host{rank}",
+        "address": f"10.0.0.{rank + 1}",
+        "cpus": 2,
+        "gpus": Gpus(),
+        "memory": 2 * GIB,
+        "object_store": GIB,
+        "temp_dir": f"/tmp/rh-01234567-{rank}",
+    }
+    return NodeSpec(**{**values, **changes})
+
+
+def cluster(nodes: int | Iterable[NodeSpec] = 3, **changes: Any) -> ClusterSpec:
+    """A cluster of so many nodes, or of these."""
+    made = tuple(map(node, range(nodes))) if isinstance(nodes, int) else tuple(nodes)
+    values: dict[str, Any] = {
+        "run_id": "20261121-094408-01234567",
+        "run_dir": "/runs/20261121-094408-01234567",
+        "port": 20001,
+        "dashboard_port": 0,
+        "ranks": len(made),
+        "hosts": len({entry.host for entry in made}),
+        "versions": VERSIONS,
+        "scheduler": "",
+        "job_id": "",
+        "deadline": 0.0,
+        "nodes": made,
+    }
+    return ClusterSpec(**{**values, **changes})
+
+
+def assignment(spec: ClusterSpec | None = None, rank: int = 0, token: str = "s3cret") -> Assignment:
+    """What one rank of a cluster is told."""
+    spec = spec or cluster()
+    return Assignment(
+        run_id=spec.run_id,
+        run_dir=spec.run_dir,
+        head_address=spec.head.address,
+        port=spec.port,
+        dashboard_port=spec.dashboard_port,
+        nodes=len(spec.nodes),
+        node=spec.node(rank),
+        token=token,
+    )
+
+
+def code_of(error: RayhpcError) -> ExitCode:
+    """The exit code that an error makes."""
+    return error.fault.code
+
+
+def until(condition: Callable[[], Any], seconds: float = 10.0) -> bool:
+    """Look again and again; True as soon as the condition holds, False when the time is over."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.005)
+    return True

@@ -1,0 +1,332 @@
+"""What a host has: psutil, /proc and /sys are replaced by tables."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from rayhpc import host
+from rayhpc.model import Gpus, Interface
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Kernel files by path; what is not in it does not exist."""
+    files: dict[str, str] = {}
+    monkeypatch.setattr(host, "_read", lambda path: files.get(str(path), ""))
+    return files
+
+
+# Interfaces.
+
+ADDRESSES = {
+    "lo": ["127.0.0.1", "::1"],
+    "eno1": ["10.1.0.5", "fe80::1%eno1"],
+    "eth0": ["192.168.0.5"],
+    "ib0": ["10.2.0.5", "fd00::5"],
+    "hsn1": ["10.3.0.6"],
+    "hsn0": ["10.3.0.5"],
+    "docker0": ["172.17.0.1"],
+    "veth12ab": ["10.9.0.1"],
+    "ib1": ["10.2.0.6"],  # down
+}
+
+
+def family(address: str) -> int:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+@pytest.fixture
+def networks(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    table = {name: list(addresses) for name, addresses in ADDRESSES.items()}
+    link = SimpleNamespace(family=socket.AF_PACKET, address="aa:bb:cc:dd:ee:ff")
+    monkeypatch.setattr(
+        psutil,
+        "net_if_addrs",
+        lambda: {
+            name: [link, *(SimpleNamespace(family=family(a), address=a) for a in addresses)]
+            for name, addresses in table.items()
+        },
+    )
+    monkeypatch.setattr(psutil, "net_if_stats", lambda: {name: SimpleNamespace(isup=name != "ib1") for name in table})
+    return table
+
+
+def names(wanted: str = "") -> list[str]:
+    return [entry.name for entry in host.interfaces(wanted)]
+
+
+def test_fast_networks_come_first_and_ipv4_before_ipv6(networks: dict[str, list[str]]) -> None:
+    assert host.interfaces() == (
+        Interface("hsn0", "10.3.0.5"),
+        Interface("hsn1", "10.3.0.6"),
+        Interface("ib0", "10.2.0.5"),
+        Interface("ib0", "fd00::5"),
+        Interface("eth0", "192.168.0.5"),
+        Interface("eno1", "10.1.0.5"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ("eth0", ["eth0"]),
+        ("hsn*", ["hsn0", "hsn1"]),
+        ("e*", ["eth0", "eno1", "eno1"]),  # asked for by name, a link-local address counts
+        ("10.3.0.0/16", ["hsn0", "hsn1"]),
+        ("10.3.0.7/16", ["hsn0", "hsn1"]),  # an address with its prefix, as `ip addr` prints it
+        ("fd00::/8", ["ib0"]),
+        ("10.2.0.5", ["ib0"]),
+        ("docker0", ["docker0"]),
+        ("lo", ["lo", "lo"]),
+        ("ib1", []),
+        ("eth1", []),
+        ("172.16.0.0/16", []),
+    ],
+)
+def test_interfaces_are_matched_by_name_glob_network_or_address(
+    networks: dict[str, list[str]], wanted: str, expected: list[str]
+) -> None:
+    assert names(wanted) == expected
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "169.254.1.1", "fe80::1"])
+def test_what_no_other_host_reaches_is_not_offered(networks: dict[str, list[str]], address: str) -> None:
+    networks.clear()
+    networks["eth0"] = [address]
+    assert names() == []
+
+
+@pytest.mark.parametrize(
+    "name", ["docker0", "br-1f2e", "virbr0", "veth3", "cni0", "flannel.1", "tun0", "tap1", "lxcbr0"]
+)
+def test_bridges_and_tunnels_are_not_offered(networks: dict[str, list[str]], name: str) -> None:
+    networks.clear()
+    networks.update({name: ["10.0.0.1"], "weird7": ["10.0.0.2"]})
+    assert names() == ["weird7"]
+
+
+def test_an_interface_without_a_state_is_left_out(
+    networks: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(psutil, "net_if_stats", dict)
+    assert names() == []
+
+
+# Names.
+
+
+@pytest.mark.parametrize(("full", "short"), [("n1", "n1"), ("n1.site.org", "n1"), ("", "localhost")])
+def test_the_name_is_short(monkeypatch: pytest.MonkeyPatch, full: str, short: str) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: full)
+    assert host.name() == short
+
+
+def test_the_identity_is_of_the_host_and_not_of_its_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = host.identity()
+    assert host.identity() == first
+    monkeypatch.setattr(socket, "gethostname", lambda: "other")
+    assert host.identity() != first
+
+
+# CPUs and memory of the cgroup.
+
+V2 = "/sys/fs/cgroup/job/step"
+
+
+def test_without_a_cgroup_no_quota(kernel: dict[str, str]) -> None:
+    assert host.cpu_limit() is None
+
+
+@pytest.mark.parametrize(
+    ("quota", "limit"),
+    [("400000 100000", 4), ("250000 100000", 2), ("50000 100000", 1), ("max 100000", None), ("", None), ("1 0", None)],
+)
+def test_the_quota_of_version_2(kernel: dict[str, str], quota: str, limit: int | None) -> None:
+    kernel.update({"/proc/self/cgroup": "0::/job/step", f"{V2}/cpu.max": quota})
+    assert host.cpu_limit() == limit
+
+
+@pytest.mark.parametrize("directory", ["/sys/fs/cgroup/job/step", "/sys/fs/cgroup/job", "/sys/fs/cgroup"])
+def test_every_level_may_limit(kernel: dict[str, str], directory: str) -> None:
+    kernel.update({"/proc/self/cgroup": "0::/job/step", f"{V2}/cpu.max": "max 100000"})
+    kernel[f"{directory}/cpu.max"] = "300000 100000"
+    kernel[f"{directory}/memory.max"] = str(2**20)
+    assert host.cpu_limit() == 3
+    assert host.memory() == 2**20
+
+
+@pytest.mark.parametrize(("quota", "limit"), [("200000", 2), ("-1", None)])
+def test_the_quota_of_version_1(kernel: dict[str, str], quota: str, limit: int | None) -> None:
+    kernel.update(
+        {
+            "/proc/self/cgroup": "4:memory:/slurm/job_7\n2:cpu,cpuacct:/slurm/job_7\n1:name=systemd:/init",
+            "/sys/fs/cgroup/cpu/slurm/job_7/cpu.cfs_quota_us": quota,
+            "/sys/fs/cgroup/cpu/slurm/job_7/cpu.cfs_period_us": "100000",
+            "/sys/fs/cgroup/memory/slurm/cpu.cfs_quota_us": "100000",  # no CPU controller: not looked at
+        }
+    )
+    assert host.cpu_limit() == limit
+
+
+def test_the_memory_of_version_1(kernel: dict[str, str]) -> None:
+    kernel["/proc/self/cgroup"] = "4:memory:/slurm/job_7"
+    kernel["/sys/fs/cgroup/memory/slurm/job_7/memory.limit_in_bytes"] = "1048576"
+    assert host.memory() == 2**20
+
+
+@pytest.mark.parametrize("text", ["max", "9223372036854771712", ""])
+def test_an_unlimited_cgroup_has_what_the_host_has_free(
+    kernel: dict[str, str], monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=12345))
+    kernel.update({"/proc/self/cgroup": "0::/job/step", f"{V2}/memory.max": text})
+    assert host.memory() == 12345
+
+
+def test_a_path_with_colons_is_one_path(kernel: dict[str, str]) -> None:
+    kernel.update({"/proc/self/cgroup": "0::/a:b", "/sys/fs/cgroup/a:b/cpu.max": "100000 100000"})
+    assert host.cpu_limit() == 1
+
+
+def test_the_affinity_is_this_process_s() -> None:
+    assert host.affinity() == os.sched_getaffinity(0)
+
+
+# File systems.
+
+
+def mounted(monkeypatch: pytest.MonkeyPatch, *mounts: tuple[str, str]) -> None:
+    table = [SimpleNamespace(mountpoint=point, fstype=kind) for point, kind in mounts]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda **_: table)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/", "ext4"), ("/etc/x", "ext4"), ("/scratch", "lustre"), ("/scratch/a/b", "lustre"),
+        ("/scratch/local", "xfs"), ("/scratch/local/tmp", "xfs"), ("/scratchy", "ext4"), ("/two words/x", "nfs4"),
+    ],
+)  # fmt: skip
+def test_the_longest_mount_point_counts(monkeypatch: pytest.MonkeyPatch, path: str, kind: str) -> None:
+    mounted(monkeypatch, ("/", "ext4"), ("/scratch", "lustre"), ("/scratch/local", "xfs"), ("/two words", "nfs4"))
+    assert host.file_system(path) == kind
+
+
+def test_a_link_is_followed_to_its_file_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "far")
+    mounted(monkeypatch, ("/", "ext4"), (str(tmp_path / "far"), "gpfs"))
+    assert host.file_system(str(tmp_path / "link" / "x")) == "gpfs"
+
+
+# FAILS, a small bug in rayhpc/host.py: of two mounts on one point the alphabet decides, not the later mount, which is
+# the one that is seen: `9p`, `afs`, `ceph`, `9p` under autofs are not noticed as network file systems.
+@pytest.mark.parametrize("kind", ["afs", "9p", "nfs4", "lustre"])
+def test_of_two_mounts_on_one_point_the_later_is_seen(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    mounted(monkeypatch, ("/", "ext4"), ("/home", "autofs"), ("/home", kind))
+    assert host.file_system("/home/me") == kind
+
+
+def test_free_space(tmp_path: Path) -> None:
+    assert host.free_space(str(tmp_path)) > 0
+    assert host.free_space(str(tmp_path / "nowhere")) == 0
+
+
+# GPUs.
+
+
+@pytest.mark.parametrize(
+    ("environ", "gpus"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": "0,1"}, Gpus("CUDA_VISIBLE_DEVICES", ("0", "1"))),
+        ({"CUDA_VISIBLE_DEVICES": " 2 , 3 ,"}, Gpus("CUDA_VISIBLE_DEVICES", ("2", "3"))),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-4a1,GPU-9c2"}, Gpus("CUDA_VISIBLE_DEVICES", ("GPU-4a1", "GPU-9c2"))),
+        ({"CUDA_VISIBLE_DEVICES": "MIG-GPU-4a1/1/0"}, Gpus("CUDA_VISIBLE_DEVICES", ("MIG-GPU-4a1/1/0",))),
+        ({"CUDA_VISIBLE_DEVICES": ""}, Gpus("CUDA_VISIBLE_DEVICES", ())),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, Gpus("CUDA_VISIBLE_DEVICES", ())),
+        ({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, Gpus("CUDA_VISIBLE_DEVICES", ())),
+        ({"HIP_VISIBLE_DEVICES": "0,1"}, Gpus("HIP_VISIBLE_DEVICES", ("0", "1"))),
+        ({"ZE_AFFINITY_MASK": "0.0,0.1"}, Gpus("ZE_AFFINITY_MASK", ("0.0", "0.1"))),
+        ({"ROCR_VISIBLE_DEVICES": "4,5", "HIP_VISIBLE_DEVICES": "0,1"}, Gpus("HIP_VISIBLE_DEVICES", ("0", "1"))),
+    ],
+)
+def test_gpus_by_the_vendors_variable(environ: dict[str, str], gpus: Gpus) -> None:
+    assert host.gpus(environ) == gpus
+
+
+class FakePath:
+    """Directories of /proc and /sys with so many entries."""
+
+    entries: dict[str, list[str]]
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def glob(self, _: str) -> list[str]:
+        return self.entries.get(self._path, [])
+
+
+@pytest.mark.parametrize(
+    ("entries", "gpus"),
+    [
+        ({}, Gpus()),
+        ({"/proc/driver/nvidia/gpus": ["a", "b"]}, Gpus("CUDA_VISIBLE_DEVICES", ("0", "1"))),
+        # The first node of AMD's topology is the CPU: its gpu_id is 0.
+        (
+            {"/sys/class/kfd/kfd/topology/nodes": ["cpu", "gpu", "gpu", "none"]},
+            Gpus("HIP_VISIBLE_DEVICES", ("0", "1")),
+        ),
+    ],
+)
+def test_gpus_by_the_devices(
+    monkeypatch: pytest.MonkeyPatch, kernel: dict[str, str], entries: dict[str, list[str]], gpus: Gpus
+) -> None:
+    kernel.update({"cpu": "0", "gpu": "51234"})
+    FakePath.entries = entries
+    monkeypatch.setattr(host, "Path", FakePath)
+    assert host.gpus({}) == gpus
+
+
+@pytest.mark.parametrize(
+    ("environ", "added"),
+    [
+        ({}, {}),
+        ({"CUDA_VISIBLE_DEVICES": "0"}, {}),
+        ({"ROCR_VISIBLE_DEVICES": "4,5,6"}, {"HIP_VISIBLE_DEVICES": "0,1,2"}),
+        ({"ROCR_VISIBLE_DEVICES": ""}, {"HIP_VISIBLE_DEVICES": ""}),
+        ({"ROCR_VISIBLE_DEVICES": "4,5", "HIP_VISIBLE_DEVICES": "1"}, {}),
+    ],
+)
+def test_mended_gpus(environ: dict[str, str], added: dict[str, str]) -> None:
+    assert host.mended_gpus(environ) == added
+
+
+# Limits.
+
+
+# FAILS, a blemish in rayhpc/host.py: the warning says "ulimit -H-n".
+def test_limits_are_raised_and_told_where_they_stay_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = {resource.RLIMIT_NOFILE: (256, 1024), resource.RLIMIT_NPROC: (100, 8192)}
+    monkeypatch.setattr(resource, "getrlimit", limits.__getitem__)
+    monkeypatch.setattr(resource, "setrlimit", limits.__setitem__)
+    (warning,) = host.raised_limits()
+    assert limits == {resource.RLIMIT_NOFILE: (1024, 1024), resource.RLIMIT_NPROC: (8192, 8192)}
+    assert warning.startswith("only 1024 open files are allowed (ulimit -Hn)")
+
+
+def test_no_limit_needs_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert host.raised_limits() == ()
+
+
+def test_this_process_has_started() -> None:
+    import time
+
+    assert time.time() - 3600 * 24 < host.started_at() <= time.time() + 1

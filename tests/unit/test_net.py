@@ -1,0 +1,110 @@
+"""Ports and connections, on the loopback alone."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from rayhpc import net
+from rayhpc.errors import ExitCode, RayhpcError
+from rayhpc.model import Probe
+
+
+@pytest.fixture
+def listener() -> Iterator[net.Listener]:
+    made = net.Listener()
+    yield made
+    made.close()
+
+
+def has_ipv6() -> bool:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as trial:
+        trial.bind(("::1", 0))
+        return True
+    return False
+
+
+def test_a_free_port_can_be_bound() -> None:
+    port = net.free_port("here")
+    assert 20000 <= port < 32768
+    with socket.create_server(("", port)):
+        pass
+
+
+def test_a_wanted_port_is_taken_if_free() -> None:
+    port = net.free_port("here")
+    assert net.free_port("here", port) == port
+
+
+def test_a_wanted_port_in_use_is_refused_by_name() -> None:
+    with socket.create_server(("", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(RayhpcError, match=f"port {port} is in use on host1") as caught:
+            net.free_port("host1", port)
+    assert caught.value.fault.code == ExitCode.CONFIGURATION
+
+
+def test_a_port_in_use_on_one_address_is_not_free() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(RayhpcError, match="is in use"):
+        net.free_port("here", other.getsockname()[1])
+
+
+def test_a_port_given_out_already_is_not_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = net.free_port("here"), net.free_port("here")
+    monkeypatch.setattr(net, "_PORTS", [first] * 100 + [second] * 100)
+    if first != second:
+        assert net.free_port("here", taken=frozenset({first})) == second
+    with pytest.raises(RayhpcError, match="no free port on here"):
+        net.free_port("here", taken=frozenset({first, second}))
+
+
+def test_the_head_is_reached_by_its_address(listener: net.Listener) -> None:
+    reached = net.reach(3, "rank 3 on b", Probe(("127.0.0.1",), listener.port))
+    assert (reached.rank, reached.place, reached.own, reached.refusals) == (
+        3,
+        "rank 3 on b",
+        {"127.0.0.1": "127.0.0.1"},
+        (),
+    )
+
+
+def test_a_refusal_is_told_and_not_raised() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    reached = net.reach(1, "rank 1 on a", Probe(("127.0.0.1", "127.0.0.2"), port))
+    assert reached.own == {}
+    assert reached.refusals == ("127.0.0.1: Connection refused", "127.0.0.2: Connection refused")
+
+
+def test_a_closed_listener_is_closed(listener: net.Listener) -> None:
+    listener.close()
+    assert net.reach(0, "", Probe(("127.0.0.1",), listener.port)).own == {}
+
+
+# FAILS, a bug in rayhpc/net.py: the listener says that it accepts and forgets, and never accepts. The queue holds as
+# many connections as net.core.somaxconn allows (128 before Linux 5.4, e.g. on RHEL 7 and 8): the ranks beyond, counted
+# once for each address of the head, run into the time-out and the run is refused. Here the kernel allows eight.
+def test_more_ranks_reach_the_head_than_the_kernel_queues(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(net, "_CONNECT_SECONDS", 0.3)
+    allowed = socket.create_server
+    monkeypatch.setattr(
+        socket,
+        "create_server",
+        lambda *args, **kinds: allowed(*args, **{**kinds, "backlog": min(8, kinds.get("backlog", 8))}),
+    )
+    listener = net.Listener()
+    try:
+        reaches = [net.reach(rank, "", Probe(("127.0.0.1",), listener.port)) for rank in range(12)]
+    finally:
+        listener.close()
+    assert [entry.rank for entry in reaches if not entry.own] == []
+
+
+# FAILS, a bug in rayhpc/net.py: the listener is of IPv4 alone, although interfaces() offers IPv6 addresses and
+# ClusterSpec.address writes them: where a host has only these, no rank reaches the head.
+@pytest.mark.skipif(not has_ipv6(), reason="this host has no IPv6 loopback")
+def test_the_head_is_reached_by_ipv6(listener: net.Listener) -> None:
+    assert net.reach(1, "", Probe(("::1",), listener.port)).own == {"::1": "::1"}

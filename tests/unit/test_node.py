@@ -1,0 +1,107 @@
+"""A rank's private directory and its log; how a node's end is read. No Ray is started."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rayhpc.bootstrap.node import Node
+from rayhpc.errors import ExitCode, RayhpcError
+from rayhpc.model import Options
+
+from .making import assignment, cluster, node
+
+
+def made_in(directory: Path) -> Node:
+    spec = cluster([node(0, temp_dir=str(directory / "rh-01234567-0"))], run_dir=str(directory / "run"))
+    return Node(assignment(spec), spec.head, Options())
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_the_token_is_the_owners_alone(tmp_path: Path) -> None:
+    made_in(tmp_path).prepare()
+    private = tmp_path / "rh-01234567-0"
+    assert (private / "token").read_text() == "s3cret"
+    assert [mode(path) for path in (private, private / "token", tmp_path / "run", tmp_path / "run" / "rank-0.log")] == [
+        0o700, 0o600, 0o700, 0o600,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("planted", ["directory", "link", "file"])
+def test_what_somebody_has_planted_is_not_used_and_not_removed(tmp_path: Path, planted: str) -> None:
+    private, elsewhere = tmp_path / "rh-01234567-0", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    {"directory": private.mkdir, "link": lambda: private.symlink_to(elsewhere), "file": private.touch}[planted]()
+    made = made_in(tmp_path)
+    with pytest.raises(RayhpcError, match="rh-01234567-0 cannot be made: File exists") as caught:
+        made.prepare()
+    assert caught.value.fault.code == ExitCode.CONFIGURATION
+    made.discard()
+    assert private.exists()
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_directory_of_ours_that_is_not_needed_is_discarded(tmp_path: Path) -> None:
+    made = made_in(tmp_path)
+    made.prepare()
+    made.discard()
+    assert not (tmp_path / "rh-01234567-0").exists()
+    assert (tmp_path / "run").exists()
+
+
+def test_a_failure_half_way_is_discarded_as_well(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("in the way")
+    made = made_in(tmp_path)
+    with pytest.raises(RayhpcError, match="cannot be made"):
+        made.prepare()
+    made.discard()
+    assert not (tmp_path / "rh-01234567-0").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "taken"),
+    [
+        ("bind: Address already in use\n", True),
+        ("OSError: [Errno 98] Address already in use\nexit\n" + "more\n" * 30, True),
+        ("all is well\n", False),
+        ("", False),
+    ],
+)
+def test_a_port_that_somebody_took_is_noticed(tmp_path: Path, text: str, taken: bool) -> None:
+    made = made_in(tmp_path)
+    made.prepare()
+    logs = tmp_path / "rh-01234567-0" / "r" / "session_latest" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "gcs_server.out").write_text(text)
+    assert made.port_was_taken() == taken
+
+
+def test_the_evidence_is_of_the_node_and_its_daemons(tmp_path: Path) -> None:
+    made = made_in(tmp_path)
+    made.prepare()
+    made.log.write_text("\n".join(f"line {n}" for n in range(100)))
+    logs = tmp_path / "rh-01234567-0" / "r" / "session_latest" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "raylet.err").write_text("SIGABRT")
+    assert made.evidence(2) == ("line 99", "SIGABRT")
+
+
+def test_a_session_is_cleared_and_the_token_stays(tmp_path: Path) -> None:
+    made = made_in(tmp_path)
+    made.prepare()
+    (tmp_path / "rh-01234567-0" / "r" / "session_1").mkdir(parents=True)
+    made.clear_session()
+    assert [path.name for path in (tmp_path / "rh-01234567-0").iterdir()] == ["token"]
+
+
+def test_the_directory_is_the_nodes_and_not_the_heads(tmp_path: Path) -> None:
+    spec = cluster([node(0), replace(node(1), temp_dir=str(tmp_path / "x"))])
+    made = Node(assignment(spec, 1), spec.nodes[1], Options())
+    assert made.authentication["RAY_AUTH_TOKEN_PATH"] == str(tmp_path / "x" / "token")
+    assert made.log.name == "rank-1.log"

@@ -1,0 +1,318 @@
+"""The supervisor: what it notes, what it passes to the driver, whom it misses. Its clock is ours."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from rayhpc.bootstrap import supervise
+from rayhpc.bootstrap.supervise import Beats, Supervisor
+from rayhpc.errors import ExitCode
+from rayhpc.log import Console
+from rayhpc.model import (
+    Alive,
+    AliveNode,
+    ClusterSpec,
+    DriverEnded,
+    HeadSilent,
+    Milestone,
+    NodeDead,
+    NodeEnded,
+    Options,
+    RankSilent,
+    SignalArrived,
+    TimeUp,
+)
+from rayhpc.records import EventLog
+
+from .making import cluster
+
+INT, TERM, USR1 = int(signal.SIGINT), int(signal.SIGTERM), int(signal.SIGUSR1)
+
+
+@dataclass
+class Clock:
+    now: float = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now
+
+
+@dataclass
+class FakeWatch:
+    """Mail that has come, a batch a poll; every rank is heard of."""
+
+    batches: list[list[tuple[int, Any]]] = field(default_factory=list)
+    talking: tuple[int, ...] = ()
+
+    def wait(self) -> list[tuple[int, Any]]:
+        return [(rank, Alive()) for rank in self.talking] + (self.batches.pop(0) if self.batches else [])
+
+
+@dataclass
+class FakeComm:
+    rank: int = 0
+    size: int = 3
+    sent: list[tuple[int, Any]] = field(default_factory=list)
+
+    def send(self, to: int, message: object) -> None:
+        self.sent.append((to, message))
+
+
+@dataclass
+class FakeDriver:
+    signals: list[int] = field(default_factory=list)
+    ends: int = 0
+
+    def signal(self, signum: int) -> None:
+        self.signals.append(signum)
+
+    def end(self) -> None:
+        self.ends += 1
+
+
+@dataclass
+class FakeTable:
+    nodes: tuple[AliveNode, ...] | None = None
+    silence: float = 0.0
+
+    def alive(self, *ranks: int) -> None:
+        self.nodes = tuple(AliveNode(rank, "", 2.0, 0.0) for rank in ranks)
+
+
+class Stage:
+    """A supervisor on fakes."""
+
+    def __init__(self, directory: Path, clock: Clock, options: Options, spec: ClusterSpec) -> None:
+        self.clock, self.watch, self.comm, self.driver = clock, FakeWatch(), FakeComm(), FakeDriver()
+        self.table = FakeTable()
+        self.log = EventLog(directory)
+        self.events = directory / "events.jsonl"
+        self.supervisor = Supervisor(cast(Any, self.comm), cast(Any, self.watch), spec, options, Console(0.0), self.log)
+        self.supervisor.table = cast(Any, self.table)
+
+    def drive(self) -> None:
+        self.supervisor.accept()
+        self.supervisor.drive(cast(Any, self.driver))
+
+    def come(self, *mail: Any) -> Any:
+        self.watch.batches.append([(entry[0], entry[1]) if isinstance(entry, tuple) else (0, entry) for entry in mail])
+        return self.supervisor.poll()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(supervise, "time", made)
+    return made
+
+
+@pytest.fixture
+def stage(tmp_path: Path, clock: Clock) -> Iterator[Stage]:
+    made = Stage(tmp_path, clock, Options(stop_timeout=8.0, grace=60.0), cluster(3))
+    yield made
+    made.log.close()
+
+
+def test_a_signal_that_every_rank_got_reaches_the_driver_once(stage: Stage) -> None:
+    stage.drive()
+    stage.come(*[(rank, SignalArrived(rank, USR1, 1)) for rank in range(3)])
+    stage.come((2, SignalArrived(2, USR1, 1)))
+    assert (stage.driver.signals, stage.driver.ends) == ([USR1], 0)
+
+
+def test_each_further_user_signal_is_passed_on(stage: Stage) -> None:
+    stage.drive()
+    stage.come(SignalArrived(0, USR1, 1), SignalArrived(0, USR1, 2))
+    assert stage.driver.signals == [USR1, USR1]
+
+
+def test_term_is_passed_on_and_the_second_hastens_the_end(stage: Stage) -> None:
+    stage.drive()
+    stage.come(SignalArrived(0, TERM, 1), SignalArrived(1, TERM, 1))
+    assert (stage.driver.signals, stage.driver.ends) == ([TERM], 0)
+    stage.come(SignalArrived(0, TERM, 2))
+    assert (stage.driver.signals, stage.driver.ends) == ([TERM], 1)
+
+
+def test_int_after_term_hastens_the_end(stage: Stage) -> None:
+    stage.drive()
+    stage.come(SignalArrived(0, TERM, 1))
+    stage.come(SignalArrived(0, INT, 1))
+    assert (stage.driver.signals, stage.driver.ends) == ([TERM], 1)
+
+
+def test_a_driver_that_does_not_obey_is_ended_after_the_stop_timeout_once(stage: Stage) -> None:
+    stage.drive()
+    stage.come(SignalArrived(0, INT, 1))
+    stage.watch.talking = (1, 2)
+    stage.clock.now += 7.9
+    stage.come()
+    assert stage.driver.ends == 0
+    stage.clock.now += 0.2
+    stage.come()
+    stage.come()
+    assert stage.driver.ends == 1
+
+
+def test_a_signal_before_the_driver_decides(stage: Stage) -> None:
+    assert stage.come(SignalArrived(1, INT, 1)).code == 130
+
+
+def test_the_end_of_the_job_is_told_once_and_reached_once(tmp_path: Path, clock: Clock) -> None:
+    options = Options(grace=60.0, grace_signal="USR2")
+    stage = Stage(tmp_path, clock, options, cluster(1, deadline=clock.now + 100))
+    stage.drive()
+    signals = []
+    for seconds in range(0, 100, 2):
+        stage.come()
+        signals.append((seconds, tuple(stage.driver.signals), stage.driver.ends))
+        clock.now += 2
+    told = next(seconds for seconds, sent, _ in signals if sent)
+    ended = next(seconds for seconds, _, ends in signals if ends)
+    assert (told, ended) == (40, 94)
+    assert (stage.driver.signals, stage.driver.ends) == ([int(signal.SIGUSR2)], 1)
+    assert [event.final for event in stage.supervisor.history if isinstance(event, TimeUp)] == [False, True]
+
+
+def test_without_a_deadline_no_time_is_up(stage: Stage) -> None:
+    stage.drive()
+    stage.watch.talking = (1, 2)
+    for _ in range(100):
+        stage.clock.now += 1.0
+        stage.come()
+    assert stage.supervisor.history == []
+
+
+def test_a_node_that_was_alive_and_is_no_more_is_dead_once(stage: Stage) -> None:
+    stage.drive()
+    stage.table.alive(0, 1)
+    stage.come()
+    stage.table.alive(0)
+    stage.come()
+    stage.come()
+    assert stage.supervisor.history == [NodeDead(1, "host1")]
+
+
+def test_a_node_that_has_ended_is_not_dead_as_well(stage: Stage) -> None:
+    stage.drive()
+    stage.table.alive(0, 1, 2)
+    stage.come()
+    stage.come((1, NodeEnded(1, "host1", -9)))
+    stage.table.alive(0, 2)
+    stage.come()
+    assert [type(event) for event in stage.supervisor.history] == [NodeEnded]
+
+
+def test_a_node_that_was_never_alive_is_not_dead(stage: Stage) -> None:
+    stage.table.alive(0)
+    assert stage.come() is None
+    assert stage.supervisor.history == []
+
+
+def test_a_silent_head_is_noted_once_and_only_after_it_has_spoken(stage: Stage) -> None:
+    stage.drive()
+    stage.table.silence = 100.0
+    stage.come()
+    assert stage.supervisor.history == []
+    stage.table.alive(0, 1, 2)
+    assert stage.come().code == ExitCode.HEAD_LOST
+    stage.come()
+    assert [type(event) for event in stage.supervisor.history] == [HeadSilent]
+
+
+def test_a_silent_rank_is_missed_once_and_unreachable(stage: Stage) -> None:
+    stage.drive()
+    stage.watch.talking = (2,)
+    for _ in range(30):
+        stage.clock.now += 1.0
+        stage.come()
+    silent = [event for event in stage.supervisor.history if isinstance(event, RankSilent)]
+    assert [event.rank for event in silent] == [1]
+    assert stage.supervisor.unreachable() == {1}
+
+
+def test_every_other_rank_hears_of_rank_0(stage: Stage) -> None:
+    stage.watch.talking = (1, 2)
+    for _ in range(10):
+        stage.clock.now += 1.0
+        stage.come()
+    assert {rank for rank, message in stage.comm.sent if message == Alive()} == {1, 2}
+
+
+def test_a_loss_is_told_once_with_what_is_left(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    stage.drive()
+    assert stage.come((1, NodeEnded(1, "host1", -9)), (1, NodeDead(1, "host1"))) is None
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "LOST rank 1 on host1: the Ray node was killed by SIGKILL; the run goes on with 2 nodes" in lines[0]
+
+
+# FAILS, a bug in rayhpc/bootstrap/supervise.py: the number of idle ranks (--one-per-host) that are silent is taken
+# from the number of nodes, though they have none.
+def test_an_idle_ranks_silence_takes_no_node_away(
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = Stage(tmp_path, clock, Options(one_per_host=True), cluster(1, ranks=2))
+    stage.drive()
+    stage.come((1, RankSilent(1, "rank 1", 12.0)))
+    assert "0 nodes" not in capsys.readouterr().err
+
+
+# FAILS, a bug in rayhpc/bootstrap/supervise.py: decide() reads the whole history under the policy of now, so that a
+# node which --min-nodes forgave before the cluster was up ends the run as soon as it is up.
+def test_a_loss_that_min_nodes_forgave_stays_forgiven(tmp_path: Path, clock: Clock) -> None:
+    stage = Stage(tmp_path, clock, Options(min_nodes=2, on_node_loss="abort"), cluster(3))
+    assert stage.come((1, NodeEnded(1, "host1", 1))) is None
+    stage.drive()
+    assert stage.come() is None
+    assert stage.come((2, NodeEnded(2, "host2", 1))).code == ExitCode.NODE_LOST
+
+
+def test_a_milestone_is_an_event_of_the_record_and_not_of_the_history(stage: Stage) -> None:
+    stage.come((1, Milestone(1, "host1", "start", 12.5)), (0, DriverEnded(3)))
+    stage.log.close()
+    first, second = map(json.loads, stage.events.read_text().splitlines())
+    assert (first["stage"], first["rank"], first["at"]) == ("start", 1, 12.5)
+    assert (second["stage"], second["event"]) == ("DriverEnded", {"code": 3})
+    assert stage.supervisor.history == [DriverEnded(3)]
+
+
+def test_beats_come_more_slowly_with_more_ranks(clock: Clock) -> None:
+    assert Beats(64, {1}).pause == Beats(2, {1}).pause == 2.0
+    assert Beats(640, {1}).pause == pytest.approx(20.0)
+
+
+def test_beats_are_due_once_a_pause(clock: Clock) -> None:
+    beats = Beats(2, {1})
+    due = []
+    for _ in range(60):
+        clock.now += 0.1
+        due.append(beats.due())
+    assert sum(due) in (2, 3)
+
+
+def test_who_speaks_is_not_missed(clock: Clock) -> None:
+    beats = Beats(3, {1, 2})
+    for _ in range(20):
+        clock.now += 1.0
+        beats.heard(1)
+    assert [rank for rank, _ in beats.missed()] == [2]
+    assert beats.missed() == []
+    assert beats.expected == (1,)
+
+
+def test_a_stranger_is_never_expected(clock: Clock) -> None:
+    beats = Beats(3, {1})
+    beats.heard(7)
+    clock.now += 100
+    assert beats.missed() == [(1, 100.0)]
