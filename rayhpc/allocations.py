@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import time
 from collections.abc import Iterable
@@ -20,13 +21,16 @@ _OUTPUT = "job.out"
 _SCHEDULER_OUTPUT = "scheduler.out"
 # Clocks of login nodes and compute nodes differ; a run of an allocation is not older than this before it.
 _CLOCK_SECONDS = 3600.0
+# A scheduler may add its own words to the end of the output.
+_LAST_WORDS = 30
 
 
 @dataclass(frozen=True)
 class Allocation:
     """What was submitted, and how it ended once that is known. directory, script and run_dir are absolute paths.
 
-    submit: the command that submitted it, run in submitted_from; submitted_at: Unix seconds; ended: its last state.
+    submit: the command that submitted it, run in submitted_from; submitted_at: Unix seconds; earlier: ids of the job's
+    earlier lives, where a scheduler runs a job again under another id; ended: its last state.
     """
 
     name: str
@@ -39,6 +43,7 @@ class Allocation:
     submitted_at: float
     script: str
     run_dir: str
+    earlier: tuple[str, ...] = ()
     ended: JobState | None = None
 
     @property
@@ -57,6 +62,7 @@ class Run:
     """A run of the bootstrap in an allocation; code is None while it goes on, or when it was killed."""
 
     directory: str
+    job_id: str
     code: int | None
     cause: str
 
@@ -98,6 +104,20 @@ def ended(allocation: Allocation, state: JobState) -> Allocation:
     return known
 
 
+def next_life(allocation: Allocation) -> Allocation | None:
+    """The allocation with the job that its own job has submitted to be run again, which is written down; else None.
+
+    The jobscripts for PBS and Cobalt say so at the end of the output.
+    """
+    for line in reversed(records.last_lines(allocation.output, _LAST_WORDS)):
+        match = re.search(r"the next life of job (\S+) is job (\S+)$", line.rstrip())
+        if match and short(match[1]) == short(allocation.job_id):
+            alive = replace(allocation, job_id=match[2], earlier=(*allocation.earlier, allocation.job_id))
+            write(alive)
+            return alive
+    return None
+
+
 def every(run_dir: str) -> list[Allocation]:
     """All allocations, the oldest first; a directory without a readable record is left out."""
     try:
@@ -115,7 +135,7 @@ def _read(directory: Path) -> Allocation | None:
         wanted = {field.name: content[field.name] for field in fields(Allocation)}
         state = wanted["ended"]
         wanted["ended"] = JobState(**{**state, "state": State[state["state"]]}) if state else None
-        wanted["command"], wanted["submit"] = tuple(wanted["command"]), tuple(wanted["submit"])
+        wanted.update({name: tuple(wanted[name]) for name in ("command", "submit", "earlier")})
         return Allocation(**{**wanted, "directory": str(directory)})
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -137,10 +157,11 @@ def find(run_dir: str, words: Iterable[str]) -> list[Allocation]:
 
 def _meant(known: list[Allocation], word: str) -> Allocation:
     for allocation in reversed(known):
-        if word in (allocation.job_id, short(allocation.job_id), allocation.name):
+        ids = (allocation.job_id, *allocation.earlier)
+        if word in (*ids, *map(short, ids), allocation.name):
             return allocation
-    ids = [allocation.job_id for allocation in reversed(known)]
-    raise configuration(f"there is no allocation {word}", f"known: {shortened(ids)}", next_step="rayhpc alloc list")
+    newest = [allocation.job_id for allocation in reversed(known)]
+    raise configuration(f"there is no allocation {word}", f"known: {shortened(newest)}", next_step="rayhpc alloc list")
 
 
 def runs(allocation: Allocation) -> list[Run]:
@@ -156,10 +177,11 @@ def runs(allocation: Allocation) -> list[Run]:
 
 def _run(directory: Path, allocation: Allocation) -> Run | None:
     spec, outcome = _json(directory / paths.SPEC), _json(directory / paths.OUTCOME)
-    if not spec.get("job_id") or short(str(spec["job_id"])) != short(allocation.job_id):
+    job_id = str(spec.get("job_id", ""))
+    if short(job_id) not in map(short, (allocation.job_id, *allocation.earlier)):
         return None
     code = outcome.get("code")
-    return Run(str(directory), code if isinstance(code, int) else None, str(outcome.get("cause", "")))
+    return Run(str(directory), job_id, code if isinstance(code, int) else None, str(outcome.get("cause", "")))
 
 
 def _json(file: Path) -> dict[str, Any]:

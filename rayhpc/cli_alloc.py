@@ -22,12 +22,13 @@ from rayhpc.batch import cancel as cancelling
 from rayhpc.batch import jobscript, logs, status
 from rayhpc.batch import submit as submitting
 from rayhpc.batch import wait as waiting
+from rayhpc.batch.status import Seen
 from rayhpc.environment import MARKER
 from rayhpc.errors import RayhpcError
 from rayhpc.model import Options
 from rayhpc.records import plain
 from rayhpc.schedulers import SYSTEMS
-from rayhpc.schedulers.facts import BatchSystem, JobState, Request
+from rayhpc.schedulers.facts import BatchSystem, Request
 
 _INTERRUPTED = 130
 _SHOWN_COMMAND = 60
@@ -149,18 +150,18 @@ def _resolved(run_dir: str) -> str:
 def list_allocations(run_dir: str, as_json: bool) -> None:
     """All allocations and their states, asked for at once."""
     found = allocations.every(run_dir)
-    states, faults = status.current(found)
+    seen, faults = status.current(found)
     if as_json:
-        click.echo(_json([_entry(allocation, states[allocation.name]) for allocation in found]))
+        click.echo(_json([_entry(entry) for entry in seen]))
     else:
-        _print_table([_row(allocation, states[allocation.name]) for allocation in found])
+        _print_table([_row(entry) for entry in seen])
     for fault in faults:
         _tell(fault.text())
     sys.exit(int(faults[0].code) if faults else 0)
 
 
-def _entry(allocation: Allocation, state: JobState) -> dict[str, Any]:
-    return {**dataclasses.asdict(allocation), "state": state, "output": str(allocation.output)}
+def _entry(seen: Seen) -> dict[str, Any]:
+    return {**dataclasses.asdict(seen.allocation), "state": seen.state, "output": str(seen.allocation.output)}
 
 
 def _json(content: Any) -> str:
@@ -170,7 +171,8 @@ def _json(content: Any) -> str:
 _COLUMNS = ("ID", "SCHEDULER", "STATE", "CODE", "SUBMITTED", "COMMAND")
 
 
-def _row(allocation: Allocation, state: JobState) -> tuple[str, ...]:
+def _row(seen: Seen) -> tuple[str, ...]:
+    allocation, state = seen.allocation, seen.state
     code = "" if state.exit_code is None else str(state.exit_code)
     command = shlex.join(allocation.command).encode(errors="replace").decode()
     name = state.state.name + (f" ({state.word})" if state.state.name == "UNKNOWN" and state.word else "")
@@ -202,21 +204,23 @@ def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
 def show(job_id: str | None, run_dir: str, as_json: bool) -> None:
     """One allocation: its state, command, files and runs."""
     (allocation,) = allocations.find(run_dir, [job_id] if job_id else [])
-    states, faults = status.current([allocation])
-    state, runs = states[allocation.name], allocations.runs(allocation)
+    (seen,), faults = status.current([allocation])
+    runs = allocations.runs(seen.allocation)
     if as_json:
-        click.echo(_json({**_entry(allocation, state), "runs": runs}))
+        click.echo(_json({**_entry(seen), "runs": runs}))
     else:
-        _print_lines(allocation, state, runs)
+        _print_lines(seen, runs)
     if faults:
         raise RayhpcError(faults[0])
 
 
-def _print_lines(allocation: Allocation, state: JobState, runs: Sequence[allocations.Run]) -> None:
+def _print_lines(seen: Seen, runs: Sequence[allocations.Run]) -> None:
+    allocation = seen.allocation
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(allocation.submitted_at))
     lines = [
         ("job", f"{allocation.job_id} ({allocation.scheduler})"),
-        ("state", waiting.words(state)),
+        ("state", seen.words),
+        *(("before", job_id) for job_id in allocation.earlier),
         ("submitted", f"{at} from {allocation.submitted_from}"),
         ("driver", shlex.join(allocation.command)),
         ("by", shlex.join(allocation.submit)),
@@ -233,7 +237,8 @@ def _print_lines(allocation: Allocation, state: JobState, runs: Sequence[allocat
 @_RUN_DIR
 def cancel_jobs(ids: tuple[str, ...], run_dir: str) -> None:
     """End jobs: each driver gets SIGTERM and has its grace."""
-    cancelling.cancel(allocations.find(run_dir, ids), _tell)
+    seen, _ = status.current(allocations.find(run_dir, ids))
+    cancelling.cancel([entry.allocation for entry in seen], _tell)
 
 
 @alloc.command("logs")
@@ -245,7 +250,8 @@ def print_logs(job_id: str | None, follow: bool, run_dir: str) -> None:
     (allocation,) = allocations.find(run_dir, [job_id] if job_id else [])
     sink = sys.stdout.buffer
     if follow:
-        _tell(f"job {allocation.job_id}: {waiting.words(logs.follow(allocation, sink, _tell))}")
+        seen = logs.follow(allocation, sink, _tell)
+        _tell(f"job {seen.allocation.job_id} {seen.words}")
     else:
         logs.show(allocation, sink)
 

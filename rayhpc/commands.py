@@ -26,7 +26,14 @@ _SHOWN_LINES = 10
 # What the user has configured, among the many that describe the job we may be in.
 _SLURM_KEPT = ("SLURM_CONF", "SLURM_CLUSTERS")
 # A run's own, which a job submitted by its driver must not take for its own.
-_RUN_VARIABLES = (MARKER, "RAYHPC_RUN_ID", "RAYHPC_RUN_DIR", "RAYHPC_DEADLINE")
+_RUN_VARIABLES = (
+    MARKER,
+    "RAYHPC_RUN_ID",
+    "RAYHPC_RUN_DIR",
+    "RAYHPC_DEADLINE",
+    "RAYHPC_RESTARTS",
+    "RAYHPC_CHAIN",
+)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,10 @@ from rayhpc.schedulers import SYSTEMS
 
 
 def cancel(wanted: Sequence[Allocation], tell: Callable[[str], None]) -> None:
-    """Ask each scheduler once to end its jobs; raises RayhpcError where one refuses. They may take a while to end."""
+    """Ask each scheduler once to end its jobs; raises RayhpcError where one refuses.
+
+    They may take a while to end. What is known to have ended is left alone.
+    """
     for allocation in wanted:
         if allocation.ended is not None:
             tell(f"job {allocation.job_id} has ended already: {allocation.ended.state.name}")

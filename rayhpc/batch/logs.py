@@ -9,14 +9,14 @@ from typing import IO
 
 from rayhpc.allocations import Allocation
 from rayhpc.batch import status
+from rayhpc.batch.status import Seen
 from rayhpc.errors import configuration
-from rayhpc.schedulers.facts import JobState, State
+from rayhpc.schedulers.facts import State
 
 # How often the file is looked at; the scheduler is asked far less often.
 _LOOK_SECONDS = 0.25
 # A shared file system may show the last lines some time after the job's end.
 _LATE_SECONDS = 0.5
-_ASKED_FOR_A_LOST_JOB = 3
 
 
 def show(allocation: Allocation, sink: IO[bytes]) -> None:
@@ -29,23 +29,23 @@ def show(allocation: Allocation, sink: IO[bytes]) -> None:
         )
 
 
-def follow(allocation: Allocation, sink: IO[bytes], tell: Callable[[str], None]) -> JobState:
-    """Copy what the job writes until it has ended or is not known any more; its last state."""
+def follow(allocation: Allocation, sink: IO[bytes], tell: Callable[[str], None]) -> Seen:
+    """Copy what the job writes until it has ended, or is not known any more; what was seen of it last."""
     tail = _Tail(allocation)
     lost, told = 0, ""
-    pauses = status.pauses()
-    while True:
-        states, faults = status.current([allocation])
-        state = states[allocation.name]
-        lost = lost + 1 if not (state.ended or state.word or faults) else 0
-        if state.ended or lost >= _ASKED_FOR_A_LOST_JOB:
-            tail.copy_until(time.monotonic() + _LATE_SECONDS, sink)
-            tail.drain(sink)
-            return state
-        if state.state is State.PENDING and state.why != told:
-            tell(f"job {allocation.job_id} is {state.word}: {state.why}")
-            told = state.why
-        tail.copy_until(time.monotonic() + next(pauses), sink)
+    for pause in status.pauses():
+        (seen,), faults = status.current([allocation])
+        allocation, state = seen.allocation, seen.state
+        lost = lost + 1 if seen.lost and not faults else 0
+        if state.ended or lost >= status.ASKED_FOR_A_LOST_JOB:
+            break
+        if state.state is State.PENDING and seen.words != told:
+            told = seen.words
+            tell(f"job {allocation.job_id} {told}")
+        tail.copy_until(time.monotonic() + pause, sink)
+    tail.copy_until(time.monotonic() + _LATE_SECONDS, sink)
+    tail.drain(sink)
+    return seen
 
 
 class _Tail:

@@ -7,61 +7,54 @@ from collections.abc import Callable, Sequence
 
 from rayhpc.allocations import Allocation
 from rayhpc.batch import status
-from rayhpc.errors import RayhpcError, configuration
-from rayhpc.schedulers.facts import JobState
+from rayhpc.batch.status import Seen
+from rayhpc.errors import Fault, RayhpcError, configuration
 
-# A job that was just submitted may not be in the list yet, and one that has just ended not in the archive.
-_ASKED_FOR_A_LOST_JOB = 3
 # A controller that is restarted is away for minutes.
 _PATIENCE_SECONDS = 900.0
 
 
 def wait(wanted: Sequence[Allocation], tell: Callable[[str], None]) -> int:
-    """The first exit code other than 0 among the jobs' once all have ended.
+    """The first exit code other than 0 among the jobs' once all have ended, in their last life.
 
-    Raises RayhpcError for a job whose code nobody knows, and when the scheduler has not answered for 15 minutes.
+    Raises RayhpcError for a job whose code nobody knows, and when a scheduler has not answered for 15 minutes.
     """
     pending = list(wanted)
     codes: dict[str, int] = {}
     lost: dict[str, int] = {}
     answered = time.monotonic()
     for pause in status.pauses():
-        states, faults = status.current(pending)
-        if not faults:
-            answered = time.monotonic()
-        elif time.monotonic() - answered > _PATIENCE_SECONDS:
-            raise RayhpcError(faults[0])
-        for allocation in [] if faults else list(pending):
-            state = states[allocation.name]
-            lost[allocation.name] = 0 if known(state) else lost.get(allocation.name, 0) + 1
-            if state.ended or lost[allocation.name] >= _ASKED_FOR_A_LOST_JOB:
-                codes[allocation.name] = _code(allocation, state)
-                tell(f"job {allocation.job_id} {words(state)}")
-                pending.remove(allocation)
+        seen, faults = status.current(pending)
+        answered = _heard(faults, answered)
+        for entry in seen:
+            name = entry.allocation.name
+            lost[name] = lost.get(name, 0) + 1 if entry.lost and not faults else 0
+            if entry.state.ended or lost[name] >= status.ASKED_FOR_A_LOST_JOB:
+                codes[name] = _code(entry)
+            if name in codes or entry.state.word == status.GOES_ON:
+                tell(f"job {entry.allocation.job_id} {entry.words}")
+        pending = [entry.allocation for entry in seen if entry.allocation.name not in codes]
         if not pending:
             break
         time.sleep(pause)
     return next((code for allocation in wanted if (code := codes[allocation.name])), 0)
 
 
-def known(state: JobState) -> bool:
-    """True if the scheduler still knows the job, or how it ended."""
-    return state.ended or bool(state.word)
+def _heard(faults: Sequence[Fault], answered: float) -> float:
+    """When all schedulers last answered (monotonic); raises RayhpcError when that is too long ago."""
+    now = time.monotonic()
+    if faults and now - answered > _PATIENCE_SECONDS:
+        raise RayhpcError(faults[0])
+    return answered if faults else now
 
 
-def words(state: JobState) -> str:
-    """'FAILED, exit code 7 (NonZeroExitCode)'."""
-    word = state.state.name + (f" ({state.word})" if state.word not in ("", state.state.name) else "")
-    code = f", exit code {state.exit_code}" if state.exit_code is not None else ""
-    return word + code + (f": {state.why}" if state.why else "")
-
-
-def _code(allocation: Allocation, state: JobState) -> int:
-    if state.exit_code is not None:
-        return state.exit_code
-    what = "has ended" if state.ended else f"is not known to {allocation.scheduler} any more"
+def _code(entry: Seen) -> int:
+    if entry.state.exit_code is not None:
+        return entry.state.exit_code
+    job_id, scheduler = entry.allocation.job_id, entry.allocation.scheduler
+    what = "has ended" if entry.state.ended else f"is not known to {scheduler} any more"
     raise configuration(
-        f"job {allocation.job_id} {what}, and nobody knows its exit code",
-        f"the last state: {words(state)}",
-        next_step=f"rayhpc alloc logs {allocation.job_id}",
+        f"job {job_id} {what}, and nobody knows its exit code",
+        f"the last state: {entry.words}",
+        next_step=f"rayhpc alloc logs {job_id}",
     )

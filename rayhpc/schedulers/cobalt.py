@@ -60,10 +60,10 @@ _STATES = {
 
 
 def _flags(request: Request, output: str, _script: str) -> list[str]:
-    """Whole minutes, rounded up; GPUs have no flag of their own."""
+    """Whole minutes, rounded up; hosts are handed out whole."""
     seconds = request.seconds
-    if request.gpus_per_node:
-        raise ValueError("Cobalt has no flag for GPUs: a queue has them, or --directive '--attrs …'")
+    if request.gpus_per_node or request.cpus_per_node:
+        raise ValueError("Cobalt gives whole hosts, with all CPUs and GPUs: choose them by the queue")
     return [
         *flag("-n {}", request.nodes),
         *flag("-t {}", -(-seconds // 60) if seconds else ""),

@@ -97,6 +97,7 @@ class Request:
     time: str = option("", "Time limit: minutes, or MM:SS, HH:MM:SS, D-HH:MM:SS.", short="-t", metavar="TIME")
     account: str = option("", "The project that pays.", short="-A", metavar="NAME")
     queue: str = option("", "Queue, or partition.", short="-q", metavar="NAME")
+    cpus_per_node: int | None = option(None, "CPUs of each host.", minimum=1, metavar="C")
     gpus_per_node: int | None = option(None, "GPUs of each host.", minimum=0, metavar="G")
     ranks_per_host: str = option(
         "", "Ranks, that is Ray nodes, on each host: a number, or one on each gpu or numa domain.", metavar="R|gpu|numa"

@@ -60,11 +60,14 @@ _CANCELS = ("TERM_OWNER", "TERM_ADMIN", "TERM_FORCE_OWNER", "TERM_FORCE_ADMIN", 
 
 
 def _flags(request: Request, output: str, _script: str) -> list[str]:
-    """One slot on each of N hosts, whose number LSF does not count otherwise; hours and minutes, rounded up."""
+    """Slots, so many on each host, since LSF counts no hosts; hours and minutes, rounded up."""
+    slots = request.cpus_per_node or 1
+    if request.cpus_per_node and not request.nodes:
+        raise ValueError("LSF counts slots: --cpus-per-node needs -N")
     seconds = request.seconds
     minutes = -(-seconds // 60) if seconds else 0
     return [
-        *flag("-n {} -R span[ptile=1]", request.nodes),
+        *flag(f"-n {{}} -R span[ptile={slots}]", request.nodes and request.nodes * slots),
         *flag("-W {}", f"{minutes // 60}:{minutes % 60:02d}" if minutes else ""),
         *flag("-P {}", request.account),
         *flag("-q {}", request.queue),

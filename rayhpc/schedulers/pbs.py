@@ -85,9 +85,9 @@ def _chunk(dialect: _Dialect, request: Request, script: str) -> str:
     """select=4:ncpus=64:ngpus=2 or nodes=4:ppn=64:gpus=2; empty where the script's directive can stay."""
     found = re.search(r"^#PBS\s+-l\s+(?:\S*,)?(select|nodes)=([^\s,]+)", script, re.MULTILINE)
     own = found[2] if found else ""
-    ranks = request.ranks
-    stays = request.nodes is None and request.gpus_per_node is None and ranks is None
-    if stays and (not found or found[1] == dialect.chunk):
+    said = _said(dialect, request)
+    in_our_words = not found or found[1] == dialect.chunk
+    if in_our_words and not said and request.nodes is None:
         return ""
     if "+" in own:
         raise ValueError(f"the script asks for several kinds of hosts ({own}): say it with --directive '-l …'")
@@ -95,13 +95,19 @@ def _chunk(dialect: _Dialect, request: Request, script: str) -> str:
     nodes = request.nodes or number(count)
     if nodes is None:
         raise ValueError("neither -N nor the script says how many hosts")
-    resources = _translated(dialect, [word.partition("=")[::2] for word in wanted])
-    if request.gpus_per_node is not None:
-        resources[dialect.gpus] = str(request.gpus_per_node)
-    if dialect.ranks and ranks is not None:
-        resources[dialect.ranks] = str(ranks)
+    resources = {**_translated(dialect, [word.partition("=")[::2] for word in wanted]), **said}
     words = [f"{name}={value}" if value else name for name, value in resources.items()]
     return f"{dialect.chunk}={':'.join([str(nodes), *words])}"
+
+
+def _said(dialect: _Dialect, request: Request) -> dict[str, str]:
+    """What the request wants of each host."""
+    wanted = {
+        dialect.cpus: request.cpus_per_node,
+        dialect.gpus: request.gpus_per_node,
+        dialect.ranks: request.ranks,
+    }
+    return {name: str(value) for name, value in wanted.items() if name and value is not None}
 
 
 def _translated(dialect: _Dialect, resources: Sequence[tuple[str, str]]) -> dict[str, str]:

@@ -96,6 +96,7 @@ def _flags(request: Request, output: str, _script: str) -> list[str]:
         *flag("--time={}", clock(seconds) if seconds else ""),
         *flag("--account={}", request.account),
         *flag("--partition={}", request.queue),
+        *flag("--mincpus={}", request.cpus_per_node),  # exactly so many, and no task is sized by it
         *flag("--gpus-per-node={}", request.gpus_per_node),
         *flag("--job-name={}", request.name),
         "--output=" + output.replace("%", "%%"),

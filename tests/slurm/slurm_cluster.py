@@ -82,18 +82,19 @@ def virtual_cluster(
     `settings` are the `VH_…` variables that `virtual_hosts.sh` explains. HarnessError if Slurm does not come up.
     """
     cluster = SlurmCluster(size, state, _sharable(shared), settings or {})
-    # The keeper runs `down` when its standard input ends: by our close() or by our death, SIGKILL included.
-    keeper = subprocess.Popen(
-        [SCRIPT, "hold"], stdin=subprocess.PIPE, env=cluster.environment, cwd="/", start_new_session=True
-    )
-    assert keeper.stdin is not None
-    try:
-        cluster.manage("up", str(size))
-        yield cluster
-    finally:
-        keeper.stdin.close()
-        if keeper.wait(timeout=60) != 0:
-            raise HarnessError(f"{SCRIPT} hold: could not remove {state}; look there, then run `{SCRIPT} down`")
+    with tempfile.TemporaryFile("w+") as log:
+        # The keeper takes the cluster down when its standard input ends: by our leaving this block, or by our death.
+        with subprocess.Popen(
+            [SCRIPT, "hold", str(size)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+            env=cluster.environment, cwd="/", start_new_session=True,
+        ) as keeper:  # fmt: skip
+            assert keeper.stdout is not None
+            if keeper.stdout.readline() != "up\n":
+                keeper.wait(timeout=60)
+                raise HarnessError(f"{SCRIPT.name} up {size}: no cluster in {state}\n{_content(log)}")
+            yield cluster
+        if keeper.returncode:
+            raise HarnessError(f"{SCRIPT.name} down: {state} is not removed; run it by hand\n{_content(log)}")
 
 
 def _sharable(directories: Sequence[Path]) -> tuple[Path, ...]:
@@ -300,11 +301,13 @@ class Job:
         self.cluster.sh(CONTROLLER, "scancel", *options, self.number)
 
     def requeue(self) -> None:
-        """Requeue the job and let it start again in 2 s: Slurm itself would hold it for about two minutes."""
+        """Requeue the job and start it again at once: Slurm itself would hold it for about two minutes."""
         self.cluster.sh(CONTROLLER, "scontrol", "requeue", self.number)
         self.wait_state("PENDING")
         # slurmd refuses a job's credential of the second in which it ended the job, and the job would be FAILED.
-        self.cluster.sh(CONTROLLER, "scontrol", "update", f"jobid={self.number}", "StartTime=now+2")
+        ended = int(time.time())
+        poll(lambda: True if int(time.time()) > ended else None, 5, lambda: "the next second")
+        self.cluster.sh(CONTROLLER, "scontrol", "update", f"jobid={self.number}", "StartTime=now")
 
     def _show_if(self, states: Sequence[str]) -> dict[str, str] | None:
         show = self.show()

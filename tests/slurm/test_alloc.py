@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from rayhpc.batch.jobscript import FOLDER
-
+from .conftest import skip
 from .slurm_cluster import SlurmCluster, poll
 
 pytestmark = pytest.mark.slurm
@@ -98,7 +98,7 @@ def test_logs_are_followed(alloc: Alloc, slurm_cluster: SlurmCluster, mpich_pyth
         follower.kill()
     said = (tmp_path / "followed").read_text()
     assert "one\ntwo\n" in said
-    assert said.endswith(f"job {job}: FAILED, exit code 3: NonZeroExitCode\n")
+    assert said.endswith(f"job {job} FAILED, exit code 3: NonZeroExitCode\n")
 
 
 def test_cancel(alloc: Alloc, slurm_cluster: SlurmCluster) -> None:
@@ -154,7 +154,8 @@ def test_both_lives_of_a_requeued_job(alloc: Alloc, slurm_cluster: SlurmCluster)
     poll(lambda: True if "life 0" in alloc("logs", job).stdout else None, 30, lambda: alloc("logs", job).stderr)
     slurm_cluster.sh("ctl", "scontrol", "requeue", job)
     wait_state(alloc, job, "PENDING")
-    slurm_cluster.sh("ctl", "scontrol", "update", f"jobid={job}", "StartTime=now")
+    # In the second of the requeue slurmd refuses the new life: "Job credential revoked", and the job FAILED with 1.
+    slurm_cluster.sh("ctl", "scontrol", "update", f"jobid={job}", "StartTime=now+2")
     assert alloc("wait", job).returncode == 5, alloc("logs", job).stdout
     said = alloc("logs", job).stdout
     assert said.index("life 0") < said.index("life 1")
@@ -190,11 +191,11 @@ def test_the_end_of_a_job_as_the_job_sees_it(alloc: Alloc, mpich_python: Path) -
 
 def test_a_slurm_that_does_not_answer(alloc: Alloc) -> None:
     job = submit(alloc, driver=["sleep", "77"])
-    done = alloc("list", env={"SLURM_CONF": "/nonexistent"})
+    done = alloc("list", env={"SLURM_CONF": "/dev/null"})
     assert done.returncode == 78
     assert done.stdout.splitlines()[1].split("\t")[:3] == [job, "slurm", "UNKNOWN"]
     assert "rayhpc: squeue refused to tell the jobs' states\n" in done.stderr
-    assert "/nonexistent" in done.stderr
+    assert "    squeue: fatal: " in done.stderr
 
 
 def test_many_jobs_are_one_question(alloc: Alloc, slurm_cluster: SlurmCluster) -> None:
@@ -216,24 +217,70 @@ def asked(cluster: SlurmCluster) -> int:
 
 
 @pytest.fixture
-def shipped() -> None:
-    if not (FOLDER / "slurm.sbatch").exists():
-        pytest.skip("jobscripts/slurm.sbatch is not there yet")
-
-
-def test_the_shipped_script_and_hostile_words(alloc: Alloc, shipped: None, tmp_path: Path) -> None:
-    """From the command line of the login node to the driver on a cluster of two hosts, and its code back."""
-    (tmp_path / "driver.py").write_text(
-        "import json, os, pathlib, ray, sys\n"
+def driver(tmp_path: Path) -> Path:
+    """A driver that notes its words and the number of nodes, and ends with 7."""
+    program = tmp_path / "driver.py"
+    program.write_text(
+        "import json, pathlib, ray, sys\n"
         "ray.init()\n"
-        "said = [sys.argv[1:], len(ray.nodes()), 'RAYHPC_DEADLINE' in os.environ]\n"
-        "pathlib.Path('said.json').write_text(json.dumps(said))\n"
+        "pathlib.Path('said.json').write_text(json.dumps([sys.argv[1:], len(ray.nodes())]))\n"
         "sys.exit(7)\n"
     )
-    done = alloc("submit", "slurm", "-N", "2", "-t", "5", "--", "driver.py", *HOSTILE)
+    return program
+
+
+def test_the_shipped_script_and_hostile_words(alloc: Alloc, driver: Path) -> None:
+    """From the command line of the login node to the driver on a cluster of two hosts, and its code back."""
+    done = alloc("submit", "slurm", "-N", "2", "-t", "5", "--", driver.name, *HOSTILE)
     assert done.returncode == 0, done.stderr
     job = done.stdout.strip()
     assert alloc("wait", job, timeout=180).returncode == 7, alloc("logs", job).stdout
-    assert json.loads((tmp_path / "said.json").read_text())[:2] == [HOSTILE, 2]
+    assert json.loads((driver.parent / "said.json").read_text()) == [HOSTILE, 2]
     shown = json.loads(alloc("show", job, "--json").stdout)
     assert [run["code"] for run in shown["runs"]] == [7]
+
+
+# ------------------------------------------------------------------------------------- PBS's commands, over Slurm
+
+
+@pytest.fixture
+def pbs(alloc: Alloc) -> Alloc:
+    """Debian's qsub, qstat and qdel, which translate for Slurm: they know no -x and tell no exit status."""
+    if not shutil.which("qsub"):
+        skip("qsub is missing: apt-get install slurm-wlm-torque")
+    return alloc
+
+
+def test_the_script_for_pbs_and_hostile_words(pbs: Alloc, driver: Path) -> None:
+    """The output comes by our own redirection, and the code by the record of the run."""
+    done = pbs("submit", "pbs", "-N", "1", "-t", "5", "--ranks-per-host", "2", "--", driver.name, *HOSTILE)
+    assert done.returncode == 0, done.stderr
+    job = done.stdout.strip()
+    assert pbs("wait", job, timeout=180).returncode == 7, pbs("logs", job).stdout
+    assert json.loads((driver.parent / "said.json").read_text()) == [HOSTILE, 2]
+    assert "the driver ended with 7" in pbs("show", job).stdout
+    assert "rayhpc: " in pbs("logs", job).stdout
+
+
+def test_what_pbs_does_not_tell_is_not_guessed(pbs: Alloc) -> None:
+    done = pbs("submit", "pbs", "--script", "plain.sh", "-N", "1", "-t", "5", "--", "true")
+    job = done.stdout.strip()
+    waited = pbs("wait", job)
+    assert waited.returncode == 78
+    assert f"job {job} has ended, and nobody knows its exit code" in waited.stderr
+
+
+def test_a_refusal_by_qsub(pbs: Alloc) -> None:
+    done = pbs("submit", "pbs", "--script", "plain.sh", "-q", "nosuch", "--", "true")
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "rayhpc: qsub refused the job\n" in done.stderr
+    assert "invalid partition specified: nosuch" in done.stderr
+
+
+def test_cancel_by_qdel(pbs: Alloc, slurm_cluster: SlurmCluster) -> None:
+    done = pbs("submit", "pbs", "--script", "plain.sh", "-N", "1", "-t", "5", "--", "sleep", "77")
+    job = done.stdout.strip()
+    wait_state(pbs, job, "RUNNING")
+    assert pbs("cancel", job).stderr == f"asked pbs to end {job}\n"
+    poll(lambda: True if state(pbs, job)["state"] == "ENDED" else None, 30, lambda: str(state(pbs, job)))
+    slurm_cluster.assert_nothing_left()

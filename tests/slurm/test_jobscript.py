@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .slurm_cluster import SlurmCluster
+from .slurm_cluster import SlurmCluster, poll
 
 pytestmark = pytest.mark.slurm
 
@@ -119,9 +119,7 @@ def test_no_environment(slurm_cluster: SlurmCluster, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("launcher", ["srun", "mpiexec"])
-def test_scancel_leaves_nothing(
-    slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path, launcher: str
-) -> None:
+def test_scancel_leaves_nothing(slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path, launcher: str) -> None:
     driver = write(tmp_path, "wait.py", WAIT)
     env = active(mpich_python)
     if launcher == "mpiexec":
@@ -166,22 +164,48 @@ def test_a_host_dies(slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: 
     slurm_cluster.assert_nothing_left(15)
 
 
+def until_quiet(cluster: SlurmCluster) -> None:
+    """Wait until no process of a job is left on any host; torch leaves a directory in /tmp, which is the driver's."""
+
+    def quiet() -> bool | None:
+        return None if any(cluster.processes(node) for node in cluster.nodes) else True
+
+    poll(quiet, 30, lambda: f"quiet hosts, found {cluster.leftovers()}")
+
+
+@pytest.mark.timeout(600)
 def test_walltime_checkpoint_requeue_resume(slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:
     """A walltime that is too short: signalled, checkpoint, requeued by the script, resumed, done at the right count."""
-    arguments = ["--stop-iterations", "60", "--stop-return", "1e9", "--resume", "--output", str(tmp_path / "ppo")]
-    env = active(mpich_python, RAYHPC_GRACE="85")
-    job = slurm_cluster.sbatch(
-        "-N2", "-t", "2", SCRIPT, EXAMPLE, *arguments, "--train-batch-size", "4000", cwd=tmp_path, env=env
-    )
-    job.wait_output("requeueing job", 150)
-    job.wait_state("PENDING", timeout=60)  # where Slurm holds a requeued job for two minutes
-    slurm_cluster.sh("ctl", "scontrol", "update", f"jobid={job.number}", "StartTime=now")
-    first = len((tmp_path / "ppo" / "metrics.csv").read_text().splitlines()) - 1
-    assert 0 < first < 60
-    ended = job.wait(240)
+    output = tmp_path / "ppo"
+    arguments = [
+        "--stop-iterations",
+        "10",
+        "--stop-return",
+        "1e9",
+        "--resume",
+        "--train-batch-size",
+        "8000",
+        "--output",
+        str(output),
+    ]
+    env = active(mpich_python, RAYHPC_GRACE="70")
+    job = slurm_cluster.sbatch("-N2", "-t", "2", SCRIPT, EXAMPLE, *arguments, cwd=tmp_path, env=env)
+    lives = 1
+    while True:
+        job.wait_state("PENDING", "COMPLETED", "FAILED", timeout=150)
+        if job.state != "PENDING":
+            break
+        lives += 1
+        assert lives <= 12, job.output
+        # Slurm holds a requeued job for two minutes unless told; that long its daemons may still be at the last life.
+        until_quiet(slurm_cluster)
+        slurm_cluster.sh("ctl", "scontrol", "update", f"jobid={job.number}", "StartTime=now")
+        job.wait_state("RUNNING", "COMPLETED", "FAILED", timeout=60)
+    ended = job.wait(30)
     assert ended.state == "COMPLETED", ended.output
-    result = json.loads((tmp_path / "ppo" / "result.json").read_text())
-    assert result["iterations"] == 60
-    rows = (tmp_path / "ppo" / "metrics.csv").read_text().splitlines()[1:]
-    assert [int(row.split(",")[0]) for row in rows] == list(range(1, 61))
-    slurm_cluster.assert_nothing_left()
+    assert lives > 1, ended.output
+    assert ended.output.count("requeueing job") == lives - 1
+    assert json.loads((output / "result.json").read_text())["iterations"] == 10
+    rows = (output / "metrics.csv").read_text().splitlines()[1:]
+    assert [int(row.split(",")[0]) for row in rows] == list(range(1, 11))
+    until_quiet(slurm_cluster)

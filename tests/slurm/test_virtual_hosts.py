@@ -99,7 +99,7 @@ def test_a_job_can_be_cancelled(slurm_cluster: SlurmCluster, tmp_path: Path) -> 
 
 
 def test_a_requeued_job_starts_again(slurm_cluster: SlurmCluster, tmp_path: Path) -> None:
-    script = "echo run $SLURM_RESTART_COUNT; test -n \"$SLURM_RESTART_COUNT\" || sleep 77"
+    script = 'echo run $SLURM_RESTART_COUNT; test -n "$SLURM_RESTART_COUNT" || sleep 77'
     job = slurm_cluster.sbatch("--requeue", "--open-mode=append", "--wrap", script, cwd=tmp_path)
     job.wait_output("run")
     job.requeue()

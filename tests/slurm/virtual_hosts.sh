@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # virtual_hosts.sh - a real Slurm of several hosts on one Linux machine, for tests. Run as root.
 #
-#   up N                  bring up ctl (login and controller) and node1 ... nodeN; return once Slurm calls every node idle
+#   up N                  bring up ctl (login and controller) and node1 ... nodeN; return once Slurm calls them idle
 #   down                  end every host, remove all state; does nothing where nothing is up
-#   hold                  wait for the end of standard input, then `down`: a cluster that ends with whoever started it
+#   hold N                `up N`, say "up", wait for the end of standard input, `down`: it ends with its caller
 #   exec [-u USER] HOST COMMAND...   run a command on a host in this directory and environment; its exit code is ours
 #   kill HOST             power loss: the cable first, so that no FIN or RST tells anybody, then every process at once
 #   boot HOST             power on again, with nothing in memory, /tmp, /var/tmp or /dev/shm
@@ -82,7 +82,7 @@ address() { # HOST PREFIX
         *) echo "$2.$((10 + ${1#node}))" ;;
     esac
 }
-hardware_address() { # HOST PREFIX: the same after a reboot, or the neighbours' ARP tables would be wrong for half a minute
+hardware_address() { # HOST PREFIX: the same after a reboot, or the neighbours' ARP tables were wrong for half a minute
     local bytes
     IFS=. read -ra bytes <<<"$(address "$1" "$2")"
     printf '02:00:%02x:%02x:%02x:%02x\n' "${bytes[@]}"
@@ -359,7 +359,7 @@ reap_for_ever() { # HOST: bash reaps every orphan while it waits; a pipe that no
 check_can_start() { # N
     [[ $1 =~ ^([1-9]|[1-9][0-9]|1[0-9][0-9]|200)$ ]] || die "up N: N must be between 1 and 200, not '$1'"
     ! is_up || die "this cluster is up or was not taken down" "$SELF down"
-    [[ -z $(ls -A "$STATE") ]] || die "the state directory is not empty and not ours" "choose another VH_STATE"
+    [[ ! -d $STATE || -z $(ls -A "$STATE") ]] || die "the directory is not empty and not ours" "choose another VH_STATE"
     # AF_UNIX paths end at 107 bytes, and slurmstepd's sockets lie below the state directory.
     ((${#STATE} <= 60)) || die "the state directory's path is longer than 60 bytes" "choose another VH_STATE"
     [[ -d /etc/slurm ]] || die "/etc/slurm is missing" "apt-get install slurmctld slurmd slurm-client munge"
@@ -425,8 +425,12 @@ execute() { # [-u USER] HOST COMMAND...
     if [[ -n $user ]]; then on_as "$user" "$@"; else on "$@"; fi
 }
 
-hold() {
+hold() { # N
+    check_can_start "$1"    # before the trap: it must not take down another cluster of the same state directory
     trap 'bash "$SELF" down' EXIT
+    locked up "$1"
+    trap '' PIPE    # not before: the hosts would inherit it
+    echo up || :    # whoever waits for that word may be gone by now
     while read -r; do :; done
 }
 
@@ -442,7 +446,7 @@ main() { # VERB ARGUMENT...
     case $verb in
         up) locked up "${1:-}" ;;
         down) locked down ;;
-        hold) hold ;;
+        hold) hold "${1:-}" ;;
         exec | kill | boot | cut | heal | mend | status | __init)
             is_up || die 'nothing is up' "$SELF up N"
             [[ $verb != @(kill|boot|cut|heal) ]] || known "${1:-}"

@@ -87,8 +87,6 @@ def test_a_network_file_system_is_avoided(short: str, on: Callable[[dict[str, st
     assert notice.endswith("using /tmp")
 
 
-# FAILS, a blemish in rayhpc/bootstrap/allocation.py: the notice says the directory twice, as
-# "temporary directory /scratch/me /scratch/me is on nfs4: …".
 def test_the_notice_names_the_directory_once(short: str, on: Callable[[dict[str, str]], None]) -> None:
     on({short: "nfs4"})
     assert chosen(TMPDIR=short)[1][0].count(short) == 1

@@ -19,7 +19,7 @@ from rayhpc.batch.jobscript import FOLDER
 from rayhpc.schedulers import SYSTEMS
 from rayhpc.schedulers.facts import JobState, State
 
-from .batch_fakes import SCRIPT, Login, login_node
+from .batch_fakes import Login, login_node
 from .making import HOSTILE, until
 
 
@@ -399,10 +399,76 @@ def test_the_pauses_grow_and_stop_growing(monkeypatch: pytest.MonkeyPatch) -> No
     assert (taken[0], taken[-1]) == (1.0, 15.0)
 
 
-def test_what_a_state_is_called() -> None:
-    assert wait.words(JobState(State.FAILED, "FAILED", 7, "NonZeroExitCode")) == "FAILED, exit code 7: NonZeroExitCode"
-    assert wait.words(JobState(State.CANCELLED, "F")) == "CANCELLED (F), exit code 143"
-    assert wait.words(JobState(State.UNKNOWN)) == "UNKNOWN"
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (JobState(State.FAILED, "FAILED", 7, "NonZeroExitCode"), "FAILED, exit code 7: NonZeroExitCode"),
+        (JobState(State.CANCELLED, "F"), "CANCELLED (F), exit code 143"),
+        (JobState(State.UNKNOWN), "UNKNOWN"),
+    ],
+)
+def test_what_a_state_is_called(login: Login, state: JobState, words: str) -> None:
+    login.submit()
+    (allocation,) = allocations.every("rayhpc-runs")
+    assert status.Seen(allocation, state).words == words
+
+
+# ------------------------------------------------------------------------------------------------- the next life
+
+
+QSTAT = """
+for id in "$@"; do
+    [[ $id == *.server ]] || continue
+    echo "Job Id: $id"; echo "    job_state = $(cat "$id")"; echo "    Exit_status = $(cat "$id.code")"
+done
+"""
+
+
+@pytest.fixture
+def two_lives(login: Login) -> Login:
+    """A PBS whose job 12 has ended with 75 and submitted job 13 to go on, which runs."""
+    login.fake("qsub", "echo 12.server")
+    login.fake("qstat", QSTAT)
+    login.fake("qdel", "")
+    login.submit("pbs")
+    for name, content in (("12.server", "F"), ("12.server.code", "75"), ("13.server", "R"), ("13.server.code", "0")):
+        Path(name).write_text(content)
+    (login.directory / "job.out").write_text(
+        "life 0\nrayhpc: the driver wants to be run again: the next life of job 12.server is job 13.server\n"
+    )
+    return login
+
+
+def test_wait_goes_on_with_the_next_life(two_lives: Login) -> None:
+    Path("13.server").write_text("F")
+    Path("13.server.code").write_text("3")
+    done = two_lives.rayhpc("wait", "12")
+    assert done.exit_code == 3
+    assert done.stderr.splitlines() == [
+        "job 13.server PENDING (submitted again): the next life of job 12.server",
+        "job 13.server FAILED (F), exit code 3",
+    ]
+    assert "before     12.server\n" in two_lives.rayhpc("show", "12").stdout
+    assert "job        13.server (pbs)\n" in two_lives.rayhpc("show", "13").stdout
+
+
+def test_the_life_that_runs_is_cancelled(two_lives: Login) -> None:
+    two_lives.rayhpc("cancel", "12")
+    assert two_lives.calls("qdel") == [["13.server"]]
+
+
+def test_75_without_a_next_life_is_the_end(two_lives: Login) -> None:
+    (two_lives.directory / "job.out").write_text("the next life of job 11.server is job 12.server\nlife 1\n")
+    assert two_lives.rayhpc("wait").exit_code == 75
+
+
+def test_a_lost_life_does_not_end_with_the_code_of_the_one_before(two_lives: Login) -> None:
+    record_run(two_lives, "29990101-000000-aaaaaaaa", "12.server", 75)
+    two_lives.rayhpc("list")
+    two_lives.fake("qstat", "echo 'qstat: Unknown Job Id 13.server' >&2; exit 153")
+    done = two_lives.rayhpc("wait", "13")
+    assert (done.exit_code, "nobody knows" in done.stderr) == (78, True)
+    assert [run["code"] for run in json.loads(two_lives.rayhpc("show", "--json").stdout)["runs"]] == [75]
 
 
 # ------------------------------------------------------------------------------------------------------------ logs
@@ -432,10 +498,10 @@ def test_logs_are_followed_until_the_job_has_ended(login: Login) -> None:
     login.submit()
     login.fake("squeue", "[[ -e ended ]] && echo '17|FAILED|1792|None|' || echo '17|RUNNING|0|None|'")
     (allocation,) = allocations.every("rayhpc-runs")
-    sink, told, ended = io.BytesIO(), [], []
+    sink, ended = io.BytesIO(), []
 
     def follow() -> None:
-        ended.append(logs.follow(allocation, sink, told.append))
+        ended.append(logs.follow(allocation, sink, print).state)
 
     thread = threading.Thread(target=follow)
     thread.start()
@@ -460,8 +526,7 @@ def test_why_a_job_waits_is_told_once(login: Login) -> None:
     )
     done = login.rayhpc("logs", "-f", "17")
     assert done.exit_code == 0
-    assert done.stderr.count("job 17 is PENDING: Resources\n") == 1
-    assert done.stderr.endswith("job 17: COMPLETED, exit code 0\n")
+    assert done.stderr == "job 17 PENDING: Resources\njob 17 COMPLETED, exit code 0\n"
 
 
 def test_logs_of_a_job_that_is_gone_come_to_an_end(login: Login) -> None:
@@ -517,24 +582,12 @@ def test_a_refused_cancel(login: Login) -> None:
     assert "Access denied" in done.stderr
 
 
-@pytest.fixture
-def shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The shipped scripts, with stand-ins for those that are not there yet."""
-    folder = tmp_path / "jobscripts"
-    folder.mkdir()
-    for name in ("slurm.sbatch", "pbs.pbs", "theta.pbs"):
-        own = FOLDER / name
-        (folder / name).write_text(own.read_text() if own.exists() else SCRIPT)
-    monkeypatch.setattr("rayhpc.batch.jobscript.FOLDER", folder)
-    return folder
-
-
 @pytest.mark.parametrize("scheduler", ["slurm", "pbs", "torque", "cobalt"])
-def test_init_copies_a_script_that_can_be_submitted(login: Login, shipped: Path, scheduler: str) -> None:
+def test_init_copies_a_script_that_can_be_submitted(login: Login, scheduler: str) -> None:
     done = login.rayhpc("init", scheduler)
     name = SYSTEMS[scheduler].script
     assert (done.exit_code, done.stdout) == (0, f"{name}\n")
-    assert Path(name).read_bytes() == (shipped / name).read_bytes()
+    assert Path(name).read_bytes() == (FOLDER / name).read_bytes()
     again = login.rayhpc("init", scheduler)
     assert again.exit_code == 78
     assert "File exists" in again.stderr
@@ -545,10 +598,10 @@ def test_init_copies_a_script_that_can_be_submitted(login: Login, shipped: Path,
     assert "\nset -- ./x\n" in done.stdout
 
 
-def test_the_shipped_script_is_what_is_submitted(login: Login, shipped: Path) -> None:
+def test_the_shipped_script_is_what_is_submitted(login: Login) -> None:
     assert login.rayhpc("submit", "slurm", "-N", "2", "--", "./x").exit_code == 0
     copy = (login.directory / "slurm.sbatch").read_text()
-    assert copy.split("\n")[0] == (shipped / "slurm.sbatch").read_text().split("\n")[0]
+    assert copy.split("\n")[0] == (FOLDER / "slurm.sbatch").read_text().split("\n")[0]
     assert "\nset -- ./x\n" in copy
 
 

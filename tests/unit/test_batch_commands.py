@@ -66,8 +66,7 @@ def test_a_command_that_cannot_be_executed(login: Login) -> None:
 
 
 def test_success_without_an_id(login: Login) -> None:
-    # Debian's qsub over Slurm ends with 0 when it fails.
-    login.fake("qsub", "echo 'There was an error running the Slurm sbatch command.'")
+    login.fake("qsub", "echo 'Your job has been filed for review.'")
     with pytest.raises(RayhpcError, match="qsub printed no job id") as error:
         commands.submit(SYSTEMS["pbs"], ["qsub", "script"], Path("script"))
     assert "exit code: 0" in error.value.fault.evidence
@@ -239,6 +238,6 @@ def test_a_job_submitted_from_a_job_is_not_part_of_it() -> None:
 def test_a_job_submitted_by_a_driver_is_not_part_of_its_run() -> None:
     environ = {
         "RAYHPC_NODE": "run/0", "RAYHPC_RUN_ID": "run", "RAYHPC_RUN_DIR": "/r/run", "RAYHPC_DEADLINE": "5",
-        "RAY_ADDRESS": "a:1", "RAYHPC_NUM_CPUS": "2",
+        "RAYHPC_RESTARTS": "1", "RAYHPC_CHAIN": "12", "RAY_ADDRESS": "a:1", "RAYHPC_NUM_CPUS": "2",
     }  # fmt: skip
     assert commands.outside(environ) == {"RAYHPC_NUM_CPUS": "2"}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -91,22 +93,17 @@ def test_a_scheduler_without_a_script() -> None:
     assert "--script" in error.value.fault.next_step
 
 
-@pytest.mark.parametrize("system", [system for system in SYSTEMS.values() if system.script], ids=lambda s: s.name)
-def test_a_shipped_script_runs_the_driver_with_its_words(
-    system: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The lines above the bootstrap's call are bash, and the copy still is."""
-    name = next(entry.script for entry in SYSTEMS.values() if entry is system)
-    file = jobscript.FOLDER / name
-    if not file.exists():
-        pytest.skip(f"{name} is not there yet")
-    filled = jobscript.filled(jobscript.read(file), list(HOSTILE), ["export RAYHPC_RANKS_PER_HOST=2"])
-    copy = tmp_path / name
-    jobscript.save(copy, filled)
-    subprocess.run(["bash", "-n", copy], check=True)
-    lines = filled.split("\n")
-    (place,) = [number for number, line in enumerate(lines) if line.startswith("set -- ")]
-    assert heard(lines[place]) == list(HOSTILE)
+@pytest.mark.parametrize("name", sorted({system.script for system in SYSTEMS.values() if system.script}))
+def test_a_shipped_script_takes_the_words(name: str, tmp_path: Path) -> None:
+    """The copy is still bash, and its line gives the words."""
+    filled = jobscript.filled(
+        jobscript.read(jobscript.shipped(name)), list(HOSTILE), ["export RAYHPC_RANKS_PER_HOST=2"]
+    )
+    jobscript.save(tmp_path / name, filled)
+    subprocess.run(["bash", "-n", tmp_path / name], check=True)
+    (line,) = [line for line in filled.split("\n") if line.startswith("set -- $'") or line.startswith("set -- 'a'")]
+    assert heard(line) == list(HOSTILE)
+    assert filled.index("export RAYHPC_RANKS_PER_HOST=2") < filled.index(line)
 
 
 # -------------------------------------------------------------------------------------------------------- settings
@@ -168,3 +165,18 @@ def test_the_whole_copy_runs_and_the_driver_gets_its_words(name: str, tmp_path: 
     output = done.stdout if SYSTEMS[name].live_output else kept.read_bytes()
     assert json.loads(output) == words
     assert submission.script.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_wheel_has_the_scripts(tmp_path: Path) -> None:
+    """`pip install rayhpc` alone can submit: the link in the source tree becomes files."""
+    pytest.importorskip("setuptools", minversion="68")
+    root = Path(__file__).parents[2]
+    for name in ("rayhpc", "jobscripts"):
+        shutil.copytree(root / name, tmp_path / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(root / name, tmp_path)
+    build = "import setuptools.build_meta as backend; print(backend.build_wheel('.'))"
+    done = subprocess.run([sys.executable, "-c", build], cwd=tmp_path, capture_output=True, text=True, check=True)
+    with zipfile.ZipFile(tmp_path / done.stdout.split()[-1]) as wheel:
+        for script in (root / "jobscripts").iterdir():
+            assert wheel.read(f"rayhpc/jobscripts/{script.name}") == script.read_bytes()

@@ -71,7 +71,7 @@ def test_exactly_one_of_the_ranks_speaks(environ: Mapping[str, str]) -> None:
     assert speakers == [0]
 
 
-# FAILS for '²', a small bug in rayhpc/comm.py: str.isdigit() is true of it, and int() raises.
+# '²': str.isdigit() is true of it, and int() raises.
 @pytest.mark.parametrize("value", ["", "three", "-1", " 3", "²"])
 def test_a_number_that_is_none_is_unknown(value: str) -> None:
     assert launched({"PMIX_RANK": value}) == Launched("PMIx", None, None)

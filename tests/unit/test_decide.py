@@ -63,15 +63,14 @@ def test_the_drivers_code_is_the_jobs(code: int, expected: int, words: str) -> N
     assert decide([DriverEnded(code)], DRIVEN) == Outcome(expected, words)
 
 
-# FAILS, a bug in rayhpc/bootstrap/supervise.py: signal.Signals() knows no real-time signal but the first and the last,
-# so decide() raises ValueError and the job ends with 70 instead of 128+n. loss() has the same fault.
+# signal.Signals() knows no real-time signal but the first and the last.
 @pytest.mark.parametrize("number", [32, 35, 50, 63])
 def test_a_real_time_signal_ends_the_driver(number: int) -> None:
     assert first(DriverEnded(-number), policy=DRIVEN).code == 128 + number
 
 
 def test_a_real_time_signal_ends_a_node() -> None:
-    assert first(NodeEnded(1, "host1", -40), policy=STRICT).code == ExitCode.NODE_LOST  # FAILS, see above
+    assert first(NodeEnded(1, "host1", -40), policy=STRICT).code == ExitCode.NODE_LOST
 
 
 @pytest.mark.parametrize("event", [HEAD_ENDED, HEAD_KILLED, HEAD_DEAD, HeadSilent(12.0), NodeEnded(0, "host0", 0)])
@@ -192,8 +191,6 @@ def test_an_empty_history_decides_nothing() -> None:
     assert [decide([], policy) for policy in (RISING, SPARE, HELD, DRIVEN, STRICT)] == [None] * 5
 
 
-# FAILS, a bug in rayhpc/bootstrap/supervise.py: decide() calls itself pure and reads the clock for Fault.at, so the
-# same history gives another outcome at each poll. The time should come from the event.
 def test_the_same_history_gives_the_same_outcome() -> None:
     assert decide([HEAD_DEAD], DRIVEN) == decide([HEAD_DEAD], DRIVEN)
 

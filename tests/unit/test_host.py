@@ -226,8 +226,7 @@ def test_a_link_is_followed_to_its_file_system(monkeypatch: pytest.MonkeyPatch, 
     assert host.file_system(str(tmp_path / "link" / "x")) == "gpfs"
 
 
-# FAILS, a small bug in rayhpc/host.py: of two mounts on one point the alphabet decides, not the later mount, which is
-# the one that is seen: `9p`, `afs`, `ceph`, `9p` under autofs are not noticed as network file systems.
+# As with autofs: psutil lists both, in the order of mounting.
 @pytest.mark.parametrize("kind", ["afs", "9p", "nfs4", "lustre"])
 def test_of_two_mounts_on_one_point_the_later_is_seen(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     mounted(monkeypatch, ("/", "ext4"), ("/home", "autofs"), ("/home", kind))
@@ -311,7 +310,6 @@ def test_mended_gpus(environ: dict[str, str], added: dict[str, str]) -> None:
 # Limits.
 
 
-# FAILS, a blemish in rayhpc/host.py: the warning says "ulimit -H-n".
 def test_limits_are_raised_and_told_where_they_stay_small(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = {resource.RLIMIT_NOFILE: (256, 1024), resource.RLIMIT_NPROC: (100, 8192)}
     monkeypatch.setattr(resource, "getrlimit", limits.__getitem__)

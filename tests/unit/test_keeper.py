@@ -364,8 +364,6 @@ def test_without_a_ladder_the_command_is_killed(yard: Yard) -> None:
     assert "got" not in yard.output
 
 
-# FAILS, a bug in rayhpc/keeper.py: _wait() looks at _hurried only after it has slept to the end of a step, so that a
-# second end() shortens the step of the ladder during which it comes, and no other; two at once shorten none.
 def test_a_second_end_hurries(yard: Yard) -> None:
     child = yard.shell(STUBBORN, ladder=((INT, 60.0), (TERM, 60.0)), linger=60.0)
     assert yard.said("ready")
@@ -381,7 +379,7 @@ def test_two_ends_at_once_hurry(yard: Yard) -> None:
     assert yard.said("ready")
     child.end()
     child.end()
-    assert until_gone([child], 2.0) == []  # FAILS, see above
+    assert until_gone([child], 2.0) == []
     assert child.code == -KILL
 
 

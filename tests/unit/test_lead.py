@@ -118,8 +118,7 @@ def full(*_: Any, **__: Any) -> NoReturn:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-# FAILS, a bug in rayhpc/bootstrap/lead.py: the run directory is full at the end, since a training has written its
-# checkpoints there, and the driver's 0 becomes a traceback: the other ranks are not dismissed, the code is lost.
+# As when a training has written its checkpoints there.
 @pytest.mark.parametrize("broken", ["archive", "write_json"])
 def test_a_full_run_directory_changes_no_exit_code(leader: Make, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     comm = FakeComm()
@@ -129,8 +128,6 @@ def test_a_full_run_directory_changes_no_exit_code(leader: Make, monkeypatch: py
     assert comm.end == "left"
 
 
-# FAILS, a bug in rayhpc/bootstrap/lead.py: what run() does first, _introduce(), is outside of its try: the others wait
-# until they miss rank 0, its private directory stays.
 def test_a_record_that_cannot_be_begun_is_an_outcome(
     leader: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

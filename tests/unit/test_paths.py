@@ -31,8 +31,8 @@ def test_rays_sockets_fit_below_the_longest_base(name: str) -> None:
     assert len(os.fsencode(socket_path(longest_base(), name))) <= paths.AF_UNIX_LIMIT
 
 
-# FAILS, a bug in rayhpc/paths.py: with --dashboard Ray opens a socket for each module of its dashboard as well, and the
-# longest name among them (Ray 2.60: dashboard/subprocesses/utils.py, get_socket_path) is dash_TaskEventsHead.
+# With --dashboard Ray opens a socket for each module of its dashboard as well, and the longest name among them (Ray
+# 2.60: dashboard/subprocesses/utils.py, get_socket_path) is dash_TaskEventsHead.
 def test_the_dashboards_sockets_fit_below_the_longest_base() -> None:
     base = "/" + "x" * (paths.temp_base_limit(dashboard=True) - 1)
     assert len(os.fsencode(socket_path(base, "dash_TaskEventsHead"))) <= paths.AF_UNIX_LIMIT

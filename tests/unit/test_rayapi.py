@@ -94,8 +94,7 @@ def test_the_token_holds_for_the_process(table: Open, monkeypatch: pytest.Monkey
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "")  # so that monkeypatch takes it away
 
 
-# FAILS, a bug in rayhpc/rayapi.py: the client is made once and asked for ever. After move(), when the head was started
-# again since somebody had taken its port, it still asks that somebody, if he was a GCS: the run is then not ready.
+# The head is started again since somebody had taken its port: that somebody may be a GCS, and would answer for ever.
 def test_another_head_is_asked_by_another_client(monkeypatch: pytest.MonkeyPatch) -> None:
     heads = {("127.0.0.1", 1): Script([]), ("127.0.0.1", 2): Script([row("0")])}
     monkeypatch.setattr(NodeTable, "_connect", lambda self: heads[self._address])

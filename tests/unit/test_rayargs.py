@@ -66,8 +66,7 @@ def test_labels_refused(labels: str) -> None:
     assert "is no KEY=VALUE" in refused(Options(labels=labels))
 
 
-# FAILS, a bug in rayhpc/rayargs.py: Ray refuses these (ray/_private/label_utils.py, parse_node_labels_string), so each
-# costs a start and ends with "a Ray node did not start"; the last would give every node the rank 7.
+# Ray refuses these at the start of a node (ray/_private/label_utils.py); the last would give every node the rank 7.
 @pytest.mark.parametrize(
     "labels", ["a=b=c", "=x", "a b=c", "a=b c", "-a=b", "a=b-", "a=b,", "a=b,,c=d", "a=" + "x" * 64, "rayhpc-rank=7"]
 )

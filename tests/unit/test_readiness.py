@@ -99,8 +99,6 @@ def test_a_node_with_other_resources_than_it_was_given_is_refused(cpus: float, g
     assert fault.evidence == (f"rank 1 on host1: {cpus:g} CPUs, {gpus:g} GPUs; expected 2 and 2",)
 
 
-# FAILS, a bug in rayhpc/bootstrap/readiness.py: with --min-nodes and one node missing the totals of the others are not
-# looked at, so that a node with other resources than it was given is accepted.
 def test_min_nodes_forgives_missing_nodes_and_not_wrong_ones() -> None:
     assert judged(FakeTable((*alive(0), AliveNode(1, "", 99.0, 0.0))), min_nodes=1) is not None
 

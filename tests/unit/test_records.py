@@ -122,8 +122,7 @@ def test_a_dangling_latest_is_mended(tmp_path: Path) -> None:
     assert (tmp_path / "latest").resolve() == made
 
 
-# FAILS, a bug in rayhpc/records.py: `latest` is a convenience, but where the file system has no symbolic links (some
-# FUSE and CIFS mounts) the raw OSError of it ends the run as "a bug in rayhpc".
+# Some FUSE and CIFS mounts have no symbolic links, and `latest` is a convenience.
 def test_a_file_system_without_links_has_runs_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(1, "Operation not permitted")
@@ -158,7 +157,6 @@ def test_a_write_that_fails_changes_nothing(tmp_path: Path, content: Any) -> Non
     assert json.loads(file.read_text()) == "old"
 
 
-# FAILS, a small bug in rayhpc/records.py: a write that fails leaves its half file, .x.json-…, in the run directory.
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with files_limited_to(4096), pytest.raises(OSError, match="File too large"):
         records.write_json(tmp_path / "x.json", "x" * 100000)
@@ -198,8 +196,7 @@ def test_events_are_there_at_once(tmp_path: Path) -> None:
     assert second["at"] > 1.6e9
 
 
-# FAILS, a bug in rayhpc/records.py: a run directory that is full while the driver runs makes of the next event, which
-# is a note, an OSError in the supervisor, and so ends a training of days as "a bug in rayhpc".
+# A training of days is not ended by a note that finds the run directory full.
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this host has no /dev/full")
 def test_an_event_that_cannot_be_written_ends_no_run(tmp_path: Path) -> None:
     (tmp_path / "events.jsonl").symlink_to("/dev/full")
@@ -238,8 +235,7 @@ def test_tails_of_nothing(tmp_path: Path) -> None:
     assert records.tails(tmp_path / "nowhere", 100) == ()
 
 
-# FAILS, a bug in rayhpc/records.py: one file that cannot be read (NFS: stale; vanished meanwhile) raises in the middle
-# of the teardown, before the private directory is removed and before rank 0 has its answer.
+# A stale file of NFS, or one that has vanished meanwhile, may not stop the teardown.
 def test_tails_leave_out_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bad.log").write_bytes(b"x")
     (tmp_path / "good.log").write_bytes(b"good")

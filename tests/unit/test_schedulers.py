@@ -14,7 +14,8 @@ from rayhpc.schedulers import SYSTEMS, cobalt, lsf, pbs, slurm
 from rayhpc.schedulers.facts import BatchSystem, JobState, Request, Scheduler, State, last_match, number, short
 
 FULL: dict[str, Any] = {
-    "nodes": 4, "time": "60", "account": "acct", "queue": "debug", "gpus_per_node": 2, "ranks_per_host": "8",
+    "nodes": 4, "time": "60", "account": "acct", "queue": "debug", "cpus_per_node": 32,
+    "gpus_per_node": 2, "ranks_per_host": "8",
     "name": "ppo",
 }  # fmt: skip
 OUTPUT = "/runs/a%j/job.out"
@@ -29,21 +30,21 @@ text_lines = st.lists(st.text(st.characters(exclude_characters="\r\n")), max_siz
 
 ORACLES = {
     "slurm": {
-        "--nodes=4", "--time=01:00:00", "--account=acct", "--partition=debug", "--gpus-per-node=2", "--job-name=ppo",
-        "--output=/runs/a%%j/job.out", "--open-mode=append",
+        "--nodes=4", "--time=01:00:00", "--account=acct", "--partition=debug", "--mincpus=32", "--gpus-per-node=2",
+        "--job-name=ppo", "--output=/runs/a%%j/job.out", "--open-mode=append",
     },
     "pbs": {
-        "-l select=4:ncpus=64:mpiprocs=8:ngpus=2", "-l walltime=01:00:00", "-A acct", "-q debug", "-N ppo", "-j oe",
+        "-l select=4:ncpus=32:mpiprocs=8:ngpus=2", "-l walltime=01:00:00", "-A acct", "-q debug", "-N ppo", "-j oe",
         f"-o {OUTPUT}",
     },
     "torque": {
-        "-l nodes=4:ppn=64:gpus=2", "-l walltime=01:00:00", "-A acct", "-q debug", "-N ppo", "-j oe", f"-o {OUTPUT}",
+        "-l nodes=4:ppn=32:gpus=2", "-l walltime=01:00:00", "-A acct", "-q debug", "-N ppo", "-j oe", f"-o {OUTPUT}",
     },
     "cobalt": {
         "-n 4", "-t 60", "-A acct", "-q debug", "--jobname ppo", f"-o {OUTPUT}", f"-e {OUTPUT}.error",
     },
     "lsf": {
-        "-n 4", "-R span[ptile=1]", "-W 1:00", "-P acct", "-q debug", "-gpu num=2", "-J ppo", f"-o {OUTPUT}",
+        "-n 128", "-R span[ptile=32]", "-W 1:00", "-P acct", "-q debug", "-gpu num=2", "-J ppo", f"-o {OUTPUT}",
     },
 }  # fmt: skip
 # What each adds although nothing was asked for.
@@ -70,7 +71,7 @@ def paired(words: list[str]) -> set[str]:
 
 @systems
 def test_directives(system: BatchSystem) -> None:
-    wanted = {**FULL, "gpus_per_node": None} if system.name == "cobalt" else FULL
+    wanted = {**FULL, "gpus_per_node": None, "cpus_per_node": None} if system.name == "cobalt" else FULL
     assert paired(system.flags(Request(**wanted), OUTPUT, SCRIPT)) == ORACLES[system.name]
 
 
@@ -85,9 +86,16 @@ def test_there_is_an_oracle_for_every_scheduler(system: BatchSystem) -> None:
     assert system.name in ALWAYS
 
 
-def test_cobalt_has_no_word_for_gpus() -> None:
-    with pytest.raises(ValueError, match="GPUs"):
-        SYSTEMS["cobalt"].flags(Request(gpus_per_node=1), OUTPUT, "")
+@pytest.mark.parametrize("request_", [Request(gpus_per_node=1), Request(cpus_per_node=1)])
+def test_cobalt_gives_whole_hosts(request_: Request) -> None:
+    with pytest.raises(ValueError, match="whole hosts"):
+        SYSTEMS["cobalt"].flags(request_, OUTPUT, "")
+
+
+def test_lsf_counts_slots() -> None:
+    assert SYSTEMS["lsf"].flags(Request(nodes=4), OUTPUT, "")[:4] == ["-n", "4", "-R", "span[ptile=1]"]
+    with pytest.raises(ValueError, match="needs -N"):
+        SYSTEMS["lsf"].flags(Request(cpus_per_node=8), OUTPUT, "")
 
 
 @pytest.mark.parametrize(
@@ -96,6 +104,7 @@ def test_cobalt_has_no_word_for_gpus() -> None:
         ("#PBS -l select=2:ncpus=64", {"nodes": 4}, "select=4:ncpus=64"),
         ("#PBS  -l  walltime=1:00,select=2:ncpus=64", {"nodes": 4}, "select=4:ncpus=64"),
         ("#PBS -l select=2:ncpus=64:ngpus=4", {"gpus_per_node": 0}, "select=2:ncpus=64:ngpus=0"),
+        ("#PBS -l select=2:ncpus=64", {"cpus_per_node": 8}, "select=2:ncpus=8"),
         ("#PBS -l select=2:system=polaris", {"ranks_per_host": "4"}, "select=2:system=polaris:mpiprocs=4"),
         ("#PBS -l nodes=2:ppn=16:gpus=1", {"nodes": 3}, "select=3:ncpus=16:ngpus=1"),
         ("", {"nodes": 4}, "select=4"),

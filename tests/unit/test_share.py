@@ -89,10 +89,9 @@ def test_the_vendors_variable_is_kept() -> None:
     assert [node.gpus for node in nodes] == [Gpus("ZE_AFFINITY_MASK", ("0",)), Gpus("ZE_AFFINITY_MASK", ("1",))]
 
 
-# FAILS, a bug between rayhpc/host.py and rayhpc/share.py: equal ids on two ranks are taken for one GPU that both see.
-# They are two where a wrapper gives each rank its own by ROCR_VISIBLE_DEVICES (as LUMI's and Frontier's manuals say),
-# of which mended_gpus() makes HIP_VISIBLE_DEVICES=0 each, and where Slurm shows each task its own alone, as device 0
-# (--gpus-per-task). The first rank then gets the one GPU, the others none.
+# Equal ids on two ranks need not be one GPU: a wrapper gives each rank its own by ROCR_VISIBLE_DEVICES (as LUMI's and
+# Frontier's manuals say), of which mended_gpus() makes HIP_VISIBLE_DEVICES=0 each; with --gpus-per-task Slurm shows each
+# task its own alone, as device 0.
 @pytest.mark.parametrize(
     "environs",
     [
@@ -107,8 +106,7 @@ def test_ranks_with_a_gpu_each_keep_it(environs: list[dict[str, str]]) -> None:
     assert [len(ids) for ids in gpu_ids(ranks)] == [1, 1, 1, 1]
 
 
-# FAILS, a bug between rayhpc/share.py and rayhpc/environment.py: a node that got no GPU inherits the whole list, and
-# Ray no longer empties the variable for tasks without GPUs (ray#54868): its tasks use the other rank's GPU.
+# Ray does not empty the variable for tasks without GPUs (ray#54868).
 def test_a_node_without_a_gpu_sees_none() -> None:
     nodes = divided(with_gpus("0", "0"))
     own = assignment(cluster(nodes), 1)

@@ -257,8 +257,6 @@ def test_a_loss_is_told_once_with_what_is_left(stage: Stage, capsys: pytest.Capt
     assert "LOST rank 1 on host1: the Ray node was killed by SIGKILL; the run goes on with 2 nodes" in lines[0]
 
 
-# FAILS, a bug in rayhpc/bootstrap/supervise.py: the number of idle ranks (--one-per-host) that are silent is taken
-# from the number of nodes, though they have none.
 def test_an_idle_ranks_silence_takes_no_node_away(
     tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -268,8 +266,6 @@ def test_an_idle_ranks_silence_takes_no_node_away(
     assert "0 nodes" not in capsys.readouterr().err
 
 
-# FAILS, a bug in rayhpc/bootstrap/supervise.py: decide() reads the whole history under the policy of now, so that a
-# node which --min-nodes forgave before the cluster was up ends the run as soon as it is up.
 def test_a_loss_that_min_nodes_forgave_stays_forgiven(tmp_path: Path, clock: Clock) -> None:
     stage = Stage(tmp_path, clock, Options(min_nodes=2, on_node_loss="abort"), cluster(3))
     assert stage.come((1, NodeEnded(1, "host1", 1))) is None

@@ -71,8 +71,7 @@ def test_anything_else_is_a_value_error(text: str) -> None:
             assert repr(text) in str(error)
 
 
-# FAILS, a small bug in rayhpc/units.py: float() makes infinity of 400 digits, int() then raises OverflowError, and the
-# user who has slipped reads a traceback instead of exit code 2.
+# float() makes infinity of 400 digits, of which int() makes an OverflowError.
 def test_a_number_beyond_all_bounds_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="is no size"):
         units.size("9" * 400)

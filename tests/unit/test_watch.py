@@ -63,8 +63,6 @@ def test_a_signal_that_comes_twice_at_once_counts_once(noted: Signals, clock: Si
     assert noted.take() == [(TERM, 1)]
 
 
-# FAILS, a bug in rayhpc/signals.py: every signal begins the second anew, so that the Ctrl-C of somebody who presses it
-# every half second never counts as a second one, and the end is not hastened.
 def test_pressing_ctrl_c_again_and_again_hastens_the_end(noted: Signals, clock: SimpleNamespace) -> None:
     for _ in range(10):
         os.kill(os.getpid(), INT)

@@ -1,0 +1,285 @@
+"""The shipped PBS scripts, run under PBS's rules by stand-ins for qsub, qstat, qdel, pbs_tmrsh and aprun."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayhpc.batch import jobscript
+from tests.launch import REPOSITORY, Mpi, installed, left_over, nothing_left, until
+
+pytestmark = pytest.mark.cluster
+
+HERE = Path(__file__).parent
+PBS = REPOSITORY / "jobscripts/pbs.pbs"
+THETA = REPOSITORY / "jobscripts/theta.pbs"
+ONE = ("-l", "select=1:ncpus=1:mpiprocs=1")
+TWO_HOSTS = ("-l", "select=2:ncpus=1:mpiprocs=2")
+COUNT = """
+import os, ray, sys
+ray.init(log_to_driver=False)
+print("nodes", len(ray.nodes()), "argv", sys.argv[1:], "in", os.getcwd(), flush=True)
+sys.exit(7)
+"""
+WAIT = """
+import ray, time
+ray.init(log_to_driver=False)
+print("driver up", flush=True)
+while True:
+    time.sleep(0.05)
+"""
+# Ends with 75 until it has had as many lives as its argument says.
+LIVES = """
+import json, os, sys
+names = ("RAYHPC_RESTARTS", "RAYHPC_CHAIN", "PBS_JOBID", "COLOUR")
+with open("lives", "a") as file:
+    file.write(json.dumps([os.environ.get(name) for name in names]) + "\\n")
+sys.exit(75 if len(open("lives").readlines()) < int(sys.argv[1]) else 0)
+"""
+COBALT_QSUB = """#!/bin/sh
+for word; do printf '%s\\n' "$word"; done >>"$HOME/submitted"
+printf 'Job routed to queue "default".\\n1235\\n'
+"""
+COBALT_QSTAT = "#!/bin/sh\nprintf 'Queue  Project\\n======\\ndebug  physics\\n'\n"
+
+
+@dataclass
+class Site:
+    """A login node: an account's home directory, its commands, and the directory where jobs are submitted."""
+
+    mpi: Mpi
+    home: Path
+    work: Path
+
+    def provide(self, name: str, text: str) -> None:
+        file = self.home / "bin" / name
+        file.write_text(text)
+        file.chmod(0o755)
+
+    def environment(self) -> dict[str, str]:
+        """The submitter's: what a job must not see is in it."""
+        return {"HOME": str(self.home), "PATH": f"{self.home / 'bin'}:/usr/bin:/bin", "COLOUR": "red"}
+
+    def run(self, *argv: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            argv, cwd=self.work, env=self.environment(), capture_output=True, text=True, timeout=60, check=False
+        )
+
+    def driver(self, name: str, text: str) -> str:
+        (self.work / name).write_text(text)
+        return name
+
+    def submit(self, *words: str | Path, driver: str = "", venv: bool = True, **variables: str) -> str:
+        """The id of a job, as a user submits it."""
+        passed = {
+            **({"RAYHPC_VENV": str(Path(self.mpi.python).parents[1])} if venv else {}),
+            **({"RAYHPC_DRIVER": driver} if driver else {}),
+            **({"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}),
+            **variables,
+        }
+        done = self.run("qsub", "-v", ",".join(f"{name}={value}" for name, value in passed.items()), *words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        described: dict[str, Any] = json.loads((self.spool(job_id) / "job").read_text())
+        return described
+
+    def spool(self, job_id: str) -> Path:
+        return self.home / ".pbs" / job_id.partition(".")[0]
+
+    def output(self, job_id: str) -> str:
+        file = self.spool(job_id) / "output"
+        return file.read_text(errors="replace") if file.exists() else ""
+
+    def wait(self, job_id: str, seconds: float = 120.0) -> int:
+        ended = until(lambda: self.job(job_id)["state"] == "F", seconds)
+        assert ended, f"{job_id} has not ended: {self.output(job_id)}"
+        code: int = self.job(job_id)["exit"]
+        return code
+
+    def jobs(self) -> list[dict[str, Any]]:
+        return [json.loads(file.read_text()) for file in sorted(self.home.glob(".pbs/*/job"))]
+
+    def close(self) -> None:
+        unfinished = [job["id"] for job in self.jobs() if job["state"] != "F"]
+        if unfinished:
+            self.run("qdel", *unfinished)
+        for job_id in unfinished:
+            self.wait(job_id, 30.0)
+
+
+def _site(mpi: Mpi, directory: Path) -> Iterator[Site]:
+    site = Site(mpi, directory / "home", directory / "work")
+    for folder in (site.home / "bin", site.work):
+        folder.mkdir(parents=True)
+    (site.home / ".bash_profile").write_text(f"export PATH={shlex.quote(str(site.home / 'bin'))}:/usr/bin:/bin\n")
+    for name in ("qsub", "qstat", "qdel", "pbs_tmrsh"):
+        command = shlex.join([sys.executable, str(HERE / "pbs.py"), name])
+        site.provide(name, f'#!/bin/sh\nexec {command} "$@"\n')
+    with nothing_left(site.work):
+        try:
+            yield site
+        finally:
+            site.close()
+    assert not list(Path("/var/tmp").glob("pbs.*.standin.example.org"))
+
+
+@pytest.fixture
+def site(mpich: Mpi, tmp_path: Path) -> Iterator[Site]:
+    yield from _site(mpich, tmp_path)
+
+
+@pytest.fixture
+def site_with_openmpi(tmp_path: Path) -> Iterator[Site]:
+    yield from _site(installed("openmpi"), tmp_path)
+
+
+def filled(site: Site, script: Path, command: Sequence[str]) -> Path:
+    """A copy as `rayhpc alloc submit` makes it."""
+    copy = site.work / "copy.pbs"
+    copy.write_text(jobscript.filled(script.read_text(), command, []))
+    return copy
+
+
+def test_two_hosts_through_pbs(site: Site) -> None:
+    """Hydra reaches the second host by pbs_tmrsh; each host counts once, whatever its lines in PBS_NODEFILE."""
+    job = site.submit(*TWO_HOSTS, PBS, driver=f"{site.driver('count.py', COUNT)} --lr 3e-4")
+    assert site.wait(job) == 7, site.output(job)
+    assert f"nodes 2 argv ['--lr', '3e-4'] in {site.work}\n" in site.output(job)
+    assert [file.read_text() for file in site.spool(job).glob("task.*")] == ["node2"]
+    assert (site.work / f"rayhpc.o{job.partition('.')[0]}").read_text() == site.output(job)
+
+
+def test_two_ranks_on_a_host(site_with_openmpi: Site) -> None:
+    site = site_with_openmpi
+    driver = site.driver("count.py", COUNT)
+    job = site.submit(*ONE, PBS, driver=driver, RAYHPC_RANKS_PER_HOST="2")
+    assert site.wait(job) == 7, site.output(job)
+    assert "nodes 2 " in site.output(job)
+
+
+def test_hostile_arguments(site: Site) -> None:
+    driver = site.driver("it's a driver.py", "import json, sys; print('ARGV', json.dumps(sys.argv[1:]))")
+    hostile = ["a'; echo foo", "two words", "new\nline", "$HOME `id`", '"', "größe", "*", "--timeout", "\\", ""]
+    job = site.submit(*ONE, filled(site, PBS, [driver, *hostile]))
+    assert site.wait(job) == 0, site.output(job)
+    assert f"ARGV {json.dumps(hostile)}" in site.output(job)
+
+
+@pytest.mark.parametrize(("how", "lives"), [("variable", 3), ("copy", 2)])
+def test_lives(site: Site, how: str, lives: int) -> None:
+    """75, 75, 0: each life is a job of its own, with the resources, the queue and the variables of the first."""
+    asked = (
+        "-l", "select=1:ncpus=1:mpiprocs=1:ngpus=0,walltime=00:50:00", "-q", "workq", "-A", "physics", "-N", "cartpole",
+    )  # fmt: skip
+    driver = site.driver("lives.py", LIVES)
+    script = filled(site, PBS, [driver, str(lives)]) if how == "copy" else PBS
+    first = site.submit(*asked, script, driver=f"{driver} {lives}" if how == "variable" else "", COLOUR="blue")
+    assert site.wait(first) == 75, site.output(first)
+    assert until(lambda: len(site.jobs()) == lives, 120), site.jobs()
+    jobs = site.jobs()
+    assert [site.wait(job["id"]) for job in jobs] == [75] * (lives - 1) + [0], [site.output(job["id"]) for job in jobs]
+    told = [json.loads(line) for line in (site.work / "lives").read_text().splitlines()]
+    assert told == [[str(number), first, job["id"], "blue"] for number, job in enumerate(jobs)]
+    for job in jobs:
+        assert job["resources"] == jobs[0]["resources"]
+        assert job["resources"]["walltime"] == "00:50:00"
+        assert (job["name"], job["account"], job["queue"]) == ("cartpole", "physics", "workq")
+    assert f"the next life of job {first} is job {jobs[1]['id']}" in site.output(first)
+    assert not [path for path in site.work.iterdir() if "next" in path.name]
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"RAYHPC_REQUEUE": "no"}, ""),
+        ({"RAYHPC_MAX_RESTARTS": "1", "RAYHPC_RESTARTS": "1"}, "not submitted again: 1 restarts are all"),
+    ],
+)
+def test_no_further_life(site: Site, variables: dict[str, str], said: str) -> None:
+    job = site.submit(*ONE, PBS, driver=f"{site.driver('lives.py', LIVES)} 9", **variables)
+    assert site.wait(job) == 75, site.output(job)
+    assert said in site.output(job)
+    assert len(site.jobs()) == 1
+
+
+def test_qsub_is_refused_in_the_job(site: Site) -> None:
+    """As sites do that allow qsub on login nodes only: the code stays the driver's, and the job says so."""
+    job = site.submit(*ONE, PBS, driver=f"{site.driver('lives.py', LIVES)} 9")
+    site.provide("qsub", "#!/bin/sh\necho 'qsub: not allowed here' >&2\nexit 159\n")
+    assert site.wait(job) == 75, site.output(job)
+    assert "qsub: not allowed here" in site.output(job)
+    assert "submit it by hand" in site.output(job)
+
+
+def test_qdel_leaves_nothing(site: Site) -> None:
+    driver = site.driver("wait.py", WAIT)
+    job = site.submit(*TWO_HOSTS, PBS, driver=driver)
+    assert until(lambda: "driver up" in site.output(job), 120), site.output(job)
+    assert site.run("qdel", job).returncode == 0
+    began = time.monotonic()
+    assert until(lambda: not left_over(site.work), 10), left_over(site.work)
+    assert site.wait(job, 30) != 0
+    assert time.monotonic() - began < 10, "PBS had to kill the job"
+
+
+@pytest.mark.parametrize("script", [PBS, THETA], ids=["pbs", "theta"])
+def test_no_environment(site: Site, script: Path) -> None:
+    """PBS does not pass what was active at qsub: one sentence, before anything is launched."""
+    job = site.submit(*ONE, script, venv=False)
+    assert site.wait(job) == 78, site.output(job)
+    assert "next: " in site.output(job)
+    assert not (site.work / "rayhpc-runs").exists()
+    job = site.submit(*ONE, script, venv=False, RAYHPC_VENV="/nowhere")
+    assert site.wait(job) == 78, site.output(job)
+    assert "there is no virtual environment /nowhere" in site.output(job)
+
+
+@pytest.mark.parametrize("aprun", [True, False], ids=["aprun", "mpiexec"])
+def test_theta(site: Site, aprun: bool) -> None:
+    if aprun:
+        site.provide("aprun", (HERE / "aprun").read_text())
+    job = site.submit(
+        *ONE, THETA, driver=site.driver("count.py", COUNT), RAYHPC_RANKS_PER_HOST="2", RAYHPC_CPUS_PER_HOST="64"
+    )
+    assert site.wait(job) == 7, site.output(job)
+    assert "nodes 2 " in site.output(job)
+    said = "aprun stand-in: 2 ranks, 2 on a host, 32 CPUs each, binding none"
+    assert (said in site.output(job)) == aprun
+    assert (f"{Path(site.mpi.python).with_name('mpiexec')} -f" in site.output(job)) != aprun
+
+
+def test_theta_under_cobalt(site: Site) -> None:
+    """Cobalt runs the script itself, with arguments, in the submit directory; the next life gets them again."""
+    site.provide("aprun", (HERE / "aprun").read_text())
+    site.provide("qsub", COBALT_QSUB)
+    site.provide("qstat", COBALT_QSTAT)
+    driver, now = site.driver("lives.py", LIVES), int(time.time())
+    cobalt = {
+        "COBALT_JOBID": "1234", "COBALT_JOBSIZE": "1", "COBALT_STARTTIME": str(now), "COBALT_ENDTIME": str(now + 3600),
+        "RAYHPC_VENV": str(Path(site.mpi.python).parents[1]), "RAYHPC_RUN_DIR": f"{site.work}/rayhpc-runs",
+    }  # fmt: skip
+    done = subprocess.run(
+        [THETA, driver, "9", "two words"], cwd=site.work, env={**site.environment(), **cobalt}, timeout=120,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 75, done.stderr
+    words = (site.home / "submitted").read_text().splitlines()
+    place = words.index("--env")
+    assert words[:place] == shlex.split("--mode script -n 1 -t 60 -q debug -A physics --jobname rayhpc")
+    told = dict(pair.split("=", 1) for pair in words[place + 1].split(":"))
+    assert told["RAYHPC_RESTARTS"] == "1"
+    assert told["RAYHPC_CHAIN"] == "1234"
+    assert told["RAYHPC_VENV"] == cobalt["RAYHPC_VENV"]
+    assert words[place + 2 :] == [str(THETA), driver, "9", "two words"]
+    assert "the next life of job 1234 is job 1235" in done.stderr
