@@ -13,6 +13,7 @@ from typing import Any
 
 from rayhpc import paths, records
 from rayhpc.errors import configuration, shortened
+from rayhpc.schedulers import SYSTEMS
 from rayhpc.schedulers.facts import JobState, State, short
 
 _FOLDER = "allocations"
@@ -136,7 +137,7 @@ def _read(directory: Path) -> Allocation | None:
         state = wanted["ended"]
         wanted["ended"] = JobState(**{**state, "state": State[state["state"]]}) if state else None
         wanted.update({name: tuple(wanted[name]) for name in ("command", "submit", "earlier")})
-        return Allocation(**{**wanted, "directory": str(directory)})
+        return Allocation(**{**wanted, "directory": str(directory)}) if wanted["scheduler"] in SYSTEMS else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

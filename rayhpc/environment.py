@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rayhpc import paths
+from rayhpc import paths, rayhook
 from rayhpc.model import Assignment, ClusterSpec, Gpus, NodeSpec
 
 # What tells an MPI library that it is a rank of our job: a second MPI program in the driver would join it (ray#7893).
@@ -41,6 +41,8 @@ _RAY_DROPPED = frozenset(
         "RAY_API_SERVER_ADDRESS",
     ]
 )
+# What makes a process of the driver believe that srun has started it as one of several.
+_RANK_DROPPED = frozenset({"SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "SLURM_GTIDS"})
 # Up to here a node is declared dead after 3 s without an answer; larger clusters keep Ray's patience.
 TIGHT_HEALTH_NODES = 64
 
@@ -52,7 +54,7 @@ def scrubbed(environ: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environ.items()
-        if name not in _RAY_DROPPED and (name in _MPI_KEPT or not name.startswith(_MPI_PREFIXES))
+        if name not in _RAY_DROPPED | _RANK_DROPPED and (name in _MPI_KEPT or not name.startswith(_MPI_PREFIXES))
     }
 
 
@@ -74,9 +76,16 @@ def of_daemons(environ: Mapping[str, str], own: Assignment, spec: NodeSpec) -> d
         **inherited,
         **_without_proxies(inherited, {own.head_address, spec.address}),
         **_visible(spec.gpus, inherited),
+        **_temp_dir_hook(own.ray, spec),
         **authentication(spec.temp_dir),
         MARKER: f"{own.run_id}/{spec.rank}",
     }
+
+
+def _temp_dir_hook(ray_version: str, spec: NodeSpec) -> dict[str, str]:
+    if not rayhook.needed(ray_version):
+        return {}
+    return {"RAY_START_HOOK": rayhook.NAME, rayhook.VARIABLE: paths.ray_temp_dir(spec.temp_dir)}
 
 
 def _visible(gpus: Gpus, inherited: Mapping[str, str]) -> dict[str, str]:

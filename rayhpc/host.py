@@ -196,12 +196,14 @@ def _listed(value: str) -> tuple[str, ...]:
 def _devices(variable: str, ids: tuple[str, ...], environ: Mapping[str, str]) -> tuple[str, ...]:
     """What tells a GPU from those of the host's other ranks, where its id is a number within this rank's own list.
 
-    HIP counts within ROCR's list; Slurm shows a task with --gpus-per-task its own GPUs alone, from 0.
+    HIP counts within ROCR's list; Slurm shows a task with --gpus-per-task its own GPUs alone, from 0, unless
+    --gpu-bind=none shows it all.
     """
     physical = _listed(environ.get("ROCR_VISIBLE_DEVICES", ""))
     if variable == "HIP_VISIBLE_DEVICES" and physical:
         return tuple(physical[int(n)] if n.isdigit() and int(n) < len(physical) else n for n in ids)
-    if "SLURM_GPUS_PER_TASK" in environ:
+    granted = environ.get("SLURM_GPUS_PER_TASK", "").rpartition(":")[2]
+    if granted == str(len(ids)):
         return tuple(f"{environ.get('SLURM_LOCALID', '')}:{n}" for n in ids)
     return ids
 

@@ -170,7 +170,10 @@ class ClusterSpec:
 
 @dataclass(frozen=True)
 class Assignment:
-    """What one rank is told: constant in size, whatever the number of nodes. node is None for an idle rank."""
+    """What one rank is told: constant in size, whatever the number of nodes. node is None for an idle rank.
+
+    ray: its version.
+    """
 
     run_id: str
     run_dir: str
@@ -178,6 +181,7 @@ class Assignment:
     port: int
     dashboard_port: int
     nodes: int
+    ray: str
     node: NodeSpec | None
     token: str = field(repr=False)
 

@@ -21,17 +21,19 @@ class Listener:
     """The socket behind a Probe: a thread accepts and forgets, since the kernel queues 128 at most; until close()."""
 
     def __init__(self) -> None:
+        self._closed = False
         self._socket = _server()
         self.port = int(self._socket.getsockname()[1])
         threading.Thread(target=self._accept, name="listener", daemon=True).start()
 
     def _accept(self) -> None:
-        with contextlib.suppress(OSError):  # close() ends the wait
-            while True:
+        while not self._closed:
+            with contextlib.suppress(OSError):  # a connection that has gone again; or close(), which ends the wait
                 self._socket.accept()[0].close()
 
     def close(self) -> None:
         """Stop listening."""
+        self._closed = True
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()

@@ -46,10 +46,11 @@ def _point_latest(directory: Path) -> None:
     link = directory.parent / paths.LATEST
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".latest-") as scratch:
         fresh = Path(scratch, paths.LATEST)
-        # Some file systems have no links; a directory of that name is somebody's own.
+        # Some file systems have no links; anything else of that name is somebody's own.
         with contextlib.suppress(OSError):
             fresh.symlink_to(directory.name)
-            fresh.replace(link)
+            if link.is_symlink() or not link.exists():
+                fresh.replace(link)
 
 
 def write_json(file: Path, content: Any) -> None:

@@ -26,7 +26,7 @@ def resolve(command: Sequence[str]) -> list[str]:
     """
     first = command[0]
     if first == "-m":
-        return [sys.executable, *command]
+        return [sys.executable, "-u", *command]
     if first.endswith(".py"):
         return [sys.executable, "-u", _readable(first), *command[1:]]
     found = shutil.which(first)

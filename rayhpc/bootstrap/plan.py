@@ -140,6 +140,7 @@ def assignments(spec: ClusterSpec, allocations: Sequence[Allocation], token: str
             head_address=spec.head.address,
             port=spec.port,
             nodes=len(spec.nodes),
+            ray=spec.versions.ray,
             node=nodes.get(entry.rank),
             token=token,
         )

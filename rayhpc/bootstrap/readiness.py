@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from rayhpc.errors import ExitCode, Fault, shortened
+from rayhpc.errors import ExitCode, Fault, counted, shortened
 from rayhpc.log import Bar, Console
 from rayhpc.model import AliveNode, ClusterSpec, NodeSpec, Options, Outcome
 from rayhpc.paths import rank_log
@@ -47,6 +47,8 @@ def verdict(table: NodeTable, spec: ClusterSpec, options: Options, console: Cons
     if options.min_nodes and alive >= options.min_nodes:
         console.line(f"WARNING: going on with {alive} of {len(spec.nodes)} nodes; missing: {names}")
         return None
+    if spec.head in lacking:  # the others have not been told to start
+        lacking, names = [spec.head], spec.head.place
     evidence = [
         f"{node.host}: {line}"
         for node in lacking[:3]
@@ -56,12 +58,16 @@ def verdict(table: NodeTable, spec: ClusterSpec, options: Options, console: Cons
         evidence.append(f"node table: {table.last_error}")
     return Outcome.of(
         Fault(
-            f"{len(lacking)} of {len(spec.nodes)} nodes not alive after {seconds:.0f} s: {names}",
+            f"{_which(lacking, spec)} not alive after {seconds:.0f} s: {names}",
             ExitCode.NOT_READY,
             evidence=tuple(evidence),
             next_step=f"read {spec.run_dir}/rank-{lacking[0].rank}.log; raise --timeout, or go on without: --min-nodes",
         )
     )
+
+
+def _which(lacking: Sequence[NodeSpec], spec: ClusterSpec) -> str:
+    return "the head" if spec.head in lacking else f"{len(lacking)} of {counted(len(spec.nodes), 'node')}"
 
 
 def _check_totals(alive: Sequence[AliveNode], spec: ClusterSpec) -> Outcome | None:

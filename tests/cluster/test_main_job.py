@@ -215,7 +215,7 @@ def test_min_nodes(jobs: Jobs) -> None:
 def test_not_ready_in_time(jobs_of: Jobs) -> None:
     job = jobs_of.start("--timeout=0.3", "/bin/true", ranks=2)
     assert job.wait(60) == 72, job.output()
-    assert "2 of 2 nodes not alive after 0 s" in job.output()
+    assert "the head not alive after 0 s: rank 0 on " in job.output()
 
 
 def test_a_port_that_was_taken_meanwhile(jobs: Jobs, tmp_path: Path) -> None:

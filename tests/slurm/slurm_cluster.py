@@ -292,9 +292,13 @@ class Job:
         """Wait until the job is in one of `states`."""
         poll(lambda: self._show_if(states), timeout, lambda: self._describe(" or ".join(states)))
 
-    def wait_output(self, text: str, timeout: float = 30) -> None:
-        """Wait until `text` is in the job's output."""
-        poll(lambda: True if text in self.output else None, timeout, lambda: self._describe(f"{text!r} in its output"))
+    def wait_output(self, text: str, timeout: float = 30, times: int = 1) -> None:
+        """Wait until `text` is in the job's output, `times` times."""
+        poll(
+            lambda: True if self.output.count(text) >= times else None,
+            timeout,
+            lambda: self._describe(f"{text!r} in its output, {times} times"),
+        )
 
     def cancel(self, *options: str) -> None:
         """Run scancel with `options`, e.g. `--signal=USR1 --batch`."""

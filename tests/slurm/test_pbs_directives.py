@@ -45,7 +45,7 @@ def test_directives(slurm_cluster: SlurmCluster, tmp_path: Path, script: str) ->
 
 
 def test_flags_win(slurm_cluster: SlurmCluster, tmp_path: Path) -> None:
-    """Of name and time; the hosts of a #PBS line win here over those of a flag, which is this qsub's own way."""
+    """Name and time only: with `-l select=2` or `-l nodes=2` this qsub still made a job of four hosts."""
     job = submit(slurm_cluster, tmp_path, "-h", "-l", "walltime=00:10:00", "-N", "other", SCRIPTS / "pbs.pbs")
     shown = job.show()
     job.cancel()

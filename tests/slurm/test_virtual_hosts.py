@@ -91,8 +91,8 @@ def test_a_job_fails_with_its_own_exit_code(slurm_cluster: SlurmCluster, tmp_pat
 
 
 def test_a_job_can_be_cancelled(slurm_cluster: SlurmCluster, tmp_path: Path) -> None:
-    job = slurm_cluster.sbatch("-N4", "--wrap", "echo up; srun sleep 77", cwd=tmp_path)
-    job.wait_output("up")
+    job = slurm_cluster.sbatch("-N4", "--wrap", "srun bash -c 'echo up; sleep 77'", cwd=tmp_path)
+    job.wait_output("up", times=4)
     job.cancel()
     assert job.wait().state == "CANCELLED"
     slurm_cluster.assert_nothing_left()
@@ -155,7 +155,7 @@ def test_srun_without_mpi_gives_four_worlds_of_one_rank(
 
 def test_a_dead_host_fails_its_job_and_comes_back(slurm_cluster: SlurmCluster, tmp_path: Path) -> None:
     job = slurm_cluster.sbatch("-N4", "--wrap", "srun bash -c 'echo up; sleep 77'", cwd=tmp_path)
-    poll(lambda: True if job.output.count("up") == 4 else None, 20, lambda: job.output)
+    job.wait_output("up", times=4)
     slurm_cluster.kill("node3")
     with pytest.raises(HarnessError, match="node3 is not running"):
         slurm_cluster.sh("node3", "true")

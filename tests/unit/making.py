@@ -95,6 +95,7 @@ def assignment(spec: ClusterSpec | None = None, rank: int = 0, token: str = "s3c
         port=spec.port,
         dashboard_port=spec.dashboard_port,
         nodes=len(spec.nodes),
+        ray=spec.versions.ray,
         node=spec.node(rank),
         token=token,
     )

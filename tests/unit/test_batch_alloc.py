@@ -296,7 +296,8 @@ def test_no_allocation_at_all(login: Login) -> None:
 
 def test_records_that_cannot_be_read_are_left_out(login: Login) -> None:
     login.submit()
-    for number, content in enumerate(["", "[]", "{}", "null", '{"name": 1}', "\udcff"]):
+    strange = (login.directory / "allocation.json").read_text().replace('"slurm"', '"of a later release"')
+    for number, content in enumerate(["", "[]", "{}", "null", '{"name": 1}', "\udcff", strange]):
         directory = allocations.folder("rayhpc-runs") / f"3000-{number}"
         directory.mkdir()
         (directory / "allocation.json").write_bytes(os.fsencode(content))
@@ -559,6 +560,16 @@ def test_cancel(login: Login) -> None:
     assert done.exit_code == 0
     assert login.calls("scancel") == [["17", "18"]]
     assert "asked slurm to end 17, 18\n" in done.stderr
+
+
+def test_an_interrupt_ends_the_waiting_and_not_the_job(login: Login, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    login.submit()
+    monkeypatch.setattr(wait, "wait", interrupted)
+    done = login.rayhpc("wait", "17")
+    assert (done.exit_code, done.output) == (130, "")
 
 
 def test_what_has_ended_is_not_cancelled(login: Login) -> None:

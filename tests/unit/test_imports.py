@@ -20,6 +20,7 @@ FLOORS = {
     "words, the data": "model",
     "pure, schedulers' facts": "schedulers.facts",
     "pure, schedulers": "schedulers.*",
+    "pure, on its own": "rayhook",
     "pure": "schedulers share rayargs environment",
     "hands": "keeper comm net host records rayapi signals log commands",
     "hands on hands": "proc allocations",

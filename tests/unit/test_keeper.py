@@ -295,10 +295,8 @@ def test_what_is_born_while_the_tree_dies_dies_as_well(yard: Yard) -> None:
 
 
 def test_what_is_left_behind_may_say_goodbye(yard: Yard) -> None:
-    child = yard.shell(
-        f"setsid sh -c 'trap \"echo bye; exit\" TERM; echo ready; {FOR_EVER}' & while ! grep -q ready out; do sleep 0.01; done",
-        linger=10.0,
-    )
+    lingering = f"setsid sh -c 'trap \"echo bye; exit\" TERM; echo ready; {FOR_EVER}' &"
+    child = yard.shell(f"{lingering} while ! grep -q ready out; do sleep 0.01; done", linger=10.0)
     code, killed, _ = result(child)
     assert (code, "bye" in yard.output) == (0, True)
     assert killed == 0

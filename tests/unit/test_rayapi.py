@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from rayhpc.model import AliveNode
-from rayhpc.rayapi import RANK_LABEL, NodeTable
+from rayhpc.rayapi import NodeTable
+from rayhpc.rayargs import RANK_LABEL
 
 from .making import until
 

@@ -110,10 +110,13 @@ def test_latest_is_right_for_many_runs_at_once(tmp_path: Path) -> None:
     assert (tmp_path / "latest").readlink().name in runs
 
 
-def test_a_users_own_latest_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "latest").mkdir()
+# FAILS for the file, a small bug in rayhpc/records.py: it is replaced by the link.
+@pytest.mark.parametrize("kind", ["directory", "file"])
+def test_a_users_own_latest_is_left_alone(tmp_path: Path, kind: str) -> None:
+    own = tmp_path / "latest"
+    own.mkdir() if kind == "directory" else own.write_text("mine")
     records.create(str(tmp_path), "run-1")
-    assert not (tmp_path / "latest").is_symlink()
+    assert not own.is_symlink()
 
 
 def test_a_dangling_latest_is_mended(tmp_path: Path) -> None:
