@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import tempfile
@@ -14,6 +15,8 @@ from rayhpc.errors import configuration
 from rayhpc.model import Allocation, Gpus, Interface, Options, Versions
 from rayhpc.schedulers.facts import Scheduler
 
+# What ray.dashboard.optional_deps imports, of the packages that only ray[default] brings.
+_DASHBOARD_PACKAGES = ("aiohttp_cors", "grpc", "opencensus", "prometheus_client")
 _SHORT = paths.temp_base_limit(dashboard=False)
 
 
@@ -40,6 +43,17 @@ def survey(
         launcher=launcher,
         warnings=(*notices, *host.raised_limits()),
     )
+
+
+def check_dashboard() -> None:
+    """Raises RayhpcError where packages of the dashboard are missing: the head would start and then die of it."""
+    missing = [name for name in _DASHBOARD_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise configuration(
+            "--dashboard needs packages that are not installed",
+            f"missing: {', '.join(missing)}",
+            next_step="pip install 'rayhpc[dashboard]', or do without --dashboard",
+        )
 
 
 def versions() -> Versions:

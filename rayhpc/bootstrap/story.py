@@ -33,6 +33,8 @@ def bootstrap(
     def survey() -> Allocation:
         if comm.rank == HEAD_RANK and not options.hold:
             argv.extend(driver.resolve(command))
+        if comm.rank == HEAD_RANK and options.dashboard:
+            allocation.check_dashboard()
         return allocation.survey(comm.rank, options, scheduler, launch.by if launch else "", environ)
 
     try:

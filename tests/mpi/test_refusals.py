@@ -24,9 +24,21 @@ RANKS = [1, 2, 4]
         ([], 2, "no driver was named"),
         (["--interface", "nope0", "ok.py"], 78, "no interface of this host matches --interface nope0"),
         (["--run-dir", "/proc/nope", "ok.py"], 78, "the run directory"),
+        (["--dashboard", "ok.py"], 78, "pip install 'rayhpc[dashboard]'"),
         (["--temp-dir", "/tmp/" + "x" * 60, "ok.py"], 78, "bytes long"),
     ],
-    ids=["missing", "not-executable", "directory", "misspelt", "json", "none", "interface", "run-dir", "temp-dir"],
+    ids=[
+        "missing",
+        "not-executable",
+        "directory",
+        "misspelt",
+        "json",
+        "none",
+        "interface",
+        "run-dir",
+        "dashboard",
+        "temp-dir",
+    ],
 )
 def test_refused_once(jobs_of: Jobs, ranks: int, words: list[str], code: int, sentence: str) -> None:
     directory = jobs_of.directory / "job"

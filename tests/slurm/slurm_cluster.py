@@ -164,7 +164,7 @@ class SlurmCluster:
     def _fail(self, what: str, arguments: Sequence[str], stdout: str, stderr: str) -> NoReturn:
         raise HarnessError(
             f"{what}: {SCRIPT.name} {' '.join(arguments)}\n"
-            f"--- stdout, last 2000 characters\n{stdout[-2000:]}\n--- stderr\n{stderr[-2000:]}\n"
+            f"--- stdout\n{_excerpt(stdout)}\n--- stderr\n{_excerpt(stderr)}\n"
             f"--- Slurm's logs are in {self.state / 'log'} while the cluster is up"
         )
 
@@ -318,11 +318,15 @@ class Job:
         return show if show["JobState"] in states else None
 
     def _describe(self, wanted: str) -> str:
-        return f"job {self.number} wanted {wanted}, is {self.state}; its output ends\n{self.output[-2000:]}"
+        return f"job {self.number} wanted {wanted}, is {self.state}; its output is\n{_excerpt(self.output)}"
 
 
 def _execute(host: str, argv: Sequence[str | Path], user: str | None) -> list[str]:
     return ["exec", *(["-u", user] if user else []), host, *map(str, argv)]
+
+
+def _excerpt(text: str, length: int = 2000) -> str:
+    return text if len(text) <= 2 * length else f"{text[:length]}\n[…]\n{text[-length:]}"
 
 
 def _content(file: IO[str]) -> str:

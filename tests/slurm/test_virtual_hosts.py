@@ -22,6 +22,8 @@ if MPI.COMM_WORLD.rank == 0:
     print(MPI.COMM_WORLD.size, *sorted(hosts))
 """
 FOUR_RANKS = "4 node1 node2 node3 node4\n"
+# open-mpi/ompi#12495: under srun, 2 % of starts on a busy machine; a message that arrives before the end of MPI_Init.
+KNOWN_CRASH = "mca_pml_ob1_recv_frag_callback_match"
 # Open MPI refuses to start as root without both.
 AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 
@@ -132,7 +134,11 @@ def test_mpich_under_mpiexec_in_a_job(slurm_cluster: SlurmCluster, mpich_python:
 
 
 def test_open_mpi_under_srun(slurm_cluster: SlurmCluster, openmpi_python: Path, ranks: Path) -> None:
-    assert slurm_cluster.sh("ctl", "srun", "-N4", "--mpi=pmix", openmpi_python, ranks).stdout == FOUR_RANKS
+    for _ in range(3):
+        ended = slurm_cluster.sh("ctl", "srun", "-N4", "--mpi=pmix", openmpi_python, ranks, check=False)
+        if KNOWN_CRASH not in ended.stderr:
+            break
+    assert (ended.returncode, ended.stdout) == (0, FOUR_RANKS), ended.stderr
 
 
 def test_open_mpi_under_mpiexec_in_a_job(slurm_cluster: SlurmCluster, openmpi_python: Path, ranks: Path) -> None:
