@@ -23,17 +23,20 @@ nodes = [(node["NodeManagerHostname"], node["NodeManagerAddress"], node["Resourc
 print("NODES", json.dumps(sorted(nodes)), flush=True)
 sys.exit(7)
 """
+# The handler only notes: Ray's own shutdown in the middle of another one, which a second signal would begin, crashes.
 WAIT = """
 import ray, signal, sys, time
-ray.init(log_to_driver=False)
+got = []
 def note(signum, frame):
+    got.append(signum)
     print("driver got", signum, flush=True)
-    sys.exit(9)
+ray.init(log_to_driver=False)
 signal.signal(signal.SIGTERM, note)
 signal.signal(signal.SIGUSR1, note)
 print("driver up", flush=True)
-while True:
+while not got:
     time.sleep(0.05)
+sys.exit(9)
 """
 
 
