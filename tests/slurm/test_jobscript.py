@@ -193,21 +193,17 @@ def test_walltime_checkpoint_requeue_resume(slurm_cluster: SlurmCluster, tmp_pat
     ]
     env = active(mpich_python, RAYHPC_GRACE="70")
     job = slurm_cluster.sbatch("-N2", "-t", "2", SCRIPT, EXAMPLE, *arguments, cwd=tmp_path, env=env)
-    lives = 1
-    while True:
+    for _ in range(12):
         job.wait_state("PENDING", "COMPLETED", "FAILED", timeout=150)
         if job.state != "PENDING":
             break
-        lives += 1
-        assert lives <= 12, job.output
         # Slurm holds a requeued job for two minutes unless told; that long its daemons may still be at the last life.
         until_quiet(slurm_cluster)
-        slurm_cluster.sh("ctl", "scontrol", "update", f"jobid={job.number}", "StartTime=now")
+        slurm_cluster.sh("ctl", "scontrol", "update", f"jobid={job.number}", "StartTime=now", check=False)
         job.wait_state("RUNNING", "COMPLETED", "FAILED", timeout=60)
     ended = job.wait(30)
     assert ended.state == "COMPLETED", ended.output
-    assert lives > 1, ended.output
-    assert ended.output.count("requeueing job") == lives - 1
+    assert ended.output.count("the driver asks to be run again") == ended.output.count("requeueing job") >= 1
     assert json.loads((output / "result.json").read_text())["iterations"] == 10
     rows = (output / "metrics.csv").read_text().splitlines()[1:]
     assert [int(row.split(",")[0]) for row in rows] == list(range(1, 11))
