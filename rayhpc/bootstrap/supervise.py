@@ -143,7 +143,7 @@ def _late() -> Fault:
 class Supervisor:
     """Rank 0's eyes: takes in events, tells the user, forwards signals to the driver, and asks decide().
 
-    tables: the head's node table once it is asked; started: ranks whose nodes have been seen alive.
+    table: the head's node table once it is asked; seen: ranks whose nodes have been alive in it.
     """
 
     def __init__(
