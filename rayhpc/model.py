@@ -324,12 +324,16 @@ class Alive:
 
 @dataclass(frozen=True)
 class Milestone:
-    """A rank reached a stage: for the timeline in events.jsonl. at is Unix seconds on its own clock."""
+    """A rank reached a stage: for the timeline in events.jsonl. at is Unix seconds on its own clock.
+
+    warning: what the user is told of it.
+    """
 
     rank: int
     host: str
     stage: str
     at: float
+    warning: str = ""
 
 
 @dataclass(frozen=True)

@@ -47,8 +47,8 @@ class NodeTable:
         return time.monotonic() - self._heard
 
     def move(self, address: tuple[str, int]) -> None:
-        """Ask another head from now on."""
-        self._address = address
+        """Ask another head from now on, perhaps at the same address; what the old one said is forgotten."""
+        self._address, self.nodes = address, None
         self._heard = time.monotonic()
 
     def close(self) -> None:
@@ -60,31 +60,42 @@ class NodeTable:
         self._thread.join(_ASK_SECONDS + 1.0)
 
     def _run(self) -> None:
-        client: Any = None
-        asked = self._address
+        client, make, asked = None, None, self._address
         while not self._closed.is_set():
             try:
-                if asked != self._address:
-                    asked, client = self._address, None
-                client = client or self._connect()
-                if client is not None:
+                make = make or _client_class()
+                if asked != self._address or not _listens(asked):
+                    client, asked = None, self._address  # a head that is started again has another cluster id
+                else:
+                    client = client or make(address=_joined(asked))
                     table = client.get_all_node_info(timeout=_ASK_SECONDS)
-                    self.nodes = tuple(_row(info) for info in table.values() if info.state == 0)  # ALIVE
-                    self._heard = time.monotonic()
+                    self._take(asked, tuple(_row(info) for info in table.values() if info.state == 0))  # ALIVE
             except Exception as error:  # Ray's errors share no base class between its releases
                 self.last_error = f"{type(error).__name__}: {error}"
             self._closed.wait(self.every)
 
-    def _connect(self) -> Any:
-        """A client, once the port is open: made earlier, it would wait for its own time-outs."""
-        import ray._raylet
+    def _take(self, asked: tuple[str, int], nodes: tuple[AliveNode, ...]) -> None:
+        if asked == self._address:
+            self.nodes, self._heard = nodes, time.monotonic()
 
-        with closing(socket.socket(socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET)) as trial:
-            trial.settimeout(_ASK_SECONDS)
-            if trial.connect_ex(self._address):
-                return None
-        host, port = self._address
-        return ray._raylet.GcsClient(address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+
+def _listens(address: tuple[str, int]) -> bool:
+    """True if the port is open: asked with a socket, since Ray's client would wait for its own time-outs."""
+    with closing(socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)) as trial:
+        trial.settimeout(_ASK_SECONDS)
+        return trial.connect_ex(address) == 0
+
+
+def _client_class() -> Any:
+    """Ray's client; its import takes a while, in which the head starts."""
+    import ray._raylet
+
+    return ray._raylet.GcsClient
+
+
+def _joined(address: tuple[str, int]) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _row(info: Any) -> AliveNode:

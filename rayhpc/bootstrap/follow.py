@@ -7,7 +7,7 @@ from typing import Any
 
 from rayhpc import host
 from rayhpc.bootstrap import teardown
-from rayhpc.bootstrap.node import Node
+from rayhpc.bootstrap.node import START_TRIES, Node
 from rayhpc.bootstrap.supervise import Beats
 from rayhpc.comm import Comm, internal
 from rayhpc.errors import ExitCode
@@ -29,7 +29,6 @@ from rayhpc.watch import Watch, until_gone
 
 _HASTE = 0.01
 _CALM = 0.1
-_START_TRIES = 3
 _LEAVE_SECONDS = 60.0
 _GONE_SECONDS = 5.0
 
@@ -92,14 +91,15 @@ class Follower:
         self._watch.add(self._node.start(0, self._address), self._node_ended)
 
     def _node_ended(self, child: Child) -> NodeEnded | Milestone:
-        """The event of the node's end; a port that somebody took meanwhile is answered with another start."""
+        """The event of the node's end; bad luck is answered with another start."""
         assert self._node is not None
-        if self._tries >= _START_TRIES or not self._node.port_was_taken():
+        reason = self._node.worth_another_try()
+        if self._tries >= START_TRIES or not reason:
             return self._node.ended(child)
         until_gone([child], _GONE_SECONDS)
         self._node.clear_session()
         self._start()
-        return Milestone(self._comm.rank, host.name(), "port taken", time.time())
+        return self._node.started_again(reason)
 
     def _dismissed(self) -> bool:
         """Wait for rank 0's last word; False if it does not come."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rayhpc import net, paths, records
 from rayhpc.bootstrap import driver, readiness, teardown
-from rayhpc.bootstrap.node import Node
+from rayhpc.bootstrap.node import PORT_TAKEN, START_TRIES, Node
 from rayhpc.bootstrap.supervise import Supervisor
 from rayhpc.comm import Comm, internal
 from rayhpc.errors import RayhpcError, counted
@@ -34,7 +34,6 @@ from rayhpc.records import EventLog
 from rayhpc.signals import Signals
 from rayhpc.watch import Watch, until_gone
 
-_PORT_TRIES = 3
 # How often mail is looked for and the node table asked: while the cluster comes up, and while the driver runs.
 _HASTE = 0.01
 _CALM = 0.1
@@ -57,7 +56,7 @@ class Leader:
         self._supervisor = Supervisor(comm, self._watch, spec, options, console, self._log)
         self._timeout = options.timeout or readiness.default_timeout(len(spec.nodes))
         self._end = time.monotonic() + self._timeout
-        self._port_tries = 1
+        self._tries = 1
 
     def run(self, warnings: Sequence[str]) -> int:
         """Lead the run to its end; the exit code of the job."""
@@ -106,20 +105,24 @@ class Leader:
         self._watch.add(self._node.start(port, ""), self._head_ended)
 
     def _head_ended(self, child: Child) -> NodeEnded | Milestone:
-        """The event of the head's end; a port that somebody took meanwhile is answered with another one."""
-        table = self._supervisor.table
-        was_alive = HEAD_RANK in self._supervisor.seen
-        if was_alive or self._options.port or self._port_tries >= _PORT_TRIES or not self._node.port_was_taken():
+        """The event of the head's end; bad luck is answered with another start, if possible on another port."""
+        reason = self._node.worth_another_try()
+        fixed = reason == PORT_TAKEN and self._options.port
+        if HEAD_RANK in self._supervisor.seen or self._tries >= START_TRIES or not reason or fixed:
             return self._node.ended(child)
-        self._port_tries += 1
+        self._tries += 1
         until_gone([child], 5.0)
         self._node.clear_session()
-        self._spec = replace(self._spec, port=net.free_port(self._spec.head.host))
-        records.write_json(self._directory / paths.SPEC, self._spec)
-        if table is not None:
-            table.move((self._spec.head.address, self._spec.port))
+        self._move_head(net.free_port(self._spec.head.host, self._options.port))
         self._launch_head(self._spec.port)
-        return Milestone(HEAD_RANK, self._spec.head.host, "port taken", time.time())
+        return self._node.started_again(reason)
+
+    def _move_head(self, port: int) -> None:
+        """The head's new port, in the record and for those who ask its node table."""
+        self._spec = replace(self._spec, port=port)
+        records.write_json(self._directory / paths.SPEC, self._spec)
+        if self._supervisor.table is not None:
+            self._supervisor.table.move((self._spec.head.address, port))
 
     def _await(self, wanted: Sequence[int], what: str) -> Outcome | None:
         table = self._supervisor.table

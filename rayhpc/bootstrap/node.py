@@ -8,17 +8,27 @@ import os
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 
 from rayhpc import environment, paths, records
 from rayhpc.errors import configuration
-from rayhpc.model import Assignment, NodeEnded, NodeSpec, Options
+from rayhpc.model import Assignment, Milestone, NodeEnded, NodeSpec, Options
 from rayhpc.proc import Child, Order
 from rayhpc.rayargs import RANK_LABEL
 
+START_TRIES = 3
+# Ends of a start that say nothing about the next one, and Ray's words for them: somebody else bound the port
+# meanwhile; the host was too slow for the 30 s that the raylet and the command line give each other.
+PORT_TAKEN = "port taken"
+RETRIES = {
+    PORT_TAKEN: "Address already in use",
+    "too slow for Ray's agents": "Timed out waiting for file",
+    "too slow for Ray's command line": "timed out during startup",
+}
+
 # Ray's command without `ray` on PATH, and without the working directory on sys.path, which -c and -m would add.
 _RAY = "import sys; sys.path[:1] == [''] and sys.path.pop(0); import ray.scripts.scripts as ray; ray.main()"
-
 
 # Meant for the driver, but a scheduler that follows the process tree sends them to all that it finds there.
 _IGNORED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -96,11 +106,17 @@ class Node:
         if self._made:
             shutil.rmtree(self.spec.temp_dir, ignore_errors=True)
 
-    def port_was_taken(self) -> bool:
-        """True if the node ended because somebody else had bound one of its ports meanwhile."""
+    def worth_another_try(self) -> str:
+        """Why a node that ended might start if it is started again: one of RETRIES; empty where it would not."""
         logs = Path(paths.ray_temp_dir(self.spec.temp_dir), "session_latest", "logs")
         files = [self.log, *logs.glob("gcs_server.*"), *logs.glob("raylet.*")]
-        return any("Address already in use" in line for file in files for line in records.last_lines(file, 40))
+        lines = [line for file in files for line in records.last_lines(file, 40)]
+        return next((why for why, text in RETRIES.items() if any(text in line for line in lines)), "")
+
+    def started_again(self, reason: str) -> Milestone:
+        """What rank 0 and the user are told of another try."""
+        warning = f"{reason}: its Ray node is started again"
+        return Milestone(self.spec.rank, self.spec.host, reason, time.time(), warning)
 
     def evidence(self, count: int = 10) -> tuple[str, ...]:
         """The last lines of the node's log and of what its daemons wrote to standard error."""

@@ -199,6 +199,8 @@ class Supervisor:
                 pass
             case Milestone():
                 self._log.write(mail.stage, mail.rank, mail.host, mail.at)
+                if mail.warning:
+                    self._console.line(f"WARNING: rank {mail.rank} on {mail.host}: {mail.warning}")
             case _:
                 self.note(mail, rank)
 

@@ -237,6 +237,23 @@ def test_a_port_that_was_taken_meanwhile(jobs: Jobs, tmp_path: Path) -> None:
     assert "port taken" in [event["stage"] for event in job.events()]
 
 
+def test_a_host_too_slow_for_ray(jobs: Jobs, tmp_path: Path) -> None:
+    """Ray gives an agent 30 s to say its port; one that hangs once, as on a slow file system, costs no job."""
+    hung = tmp_path / "hung"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import pathlib, signal, sys\n"
+        f"hung = pathlib.Path({str(hung)!r})\n"
+        "if 'dashboard/agent.py' in ' '.join(sys.orig_argv) and not hung.exists():\n"
+        "    hung.touch()\n"
+        "    signal.pause()\n"
+    )
+    job = jobs_of.start("--", "python", "-c", COUNT, ranks=1, env={"PYTHONPATH": str(tmp_path)})
+    assert job.wait(120) == 7, job.output()
+    assert hung.exists()
+    assert "WARNING: rank 0 on " in job.output()
+    assert "too slow for Ray's agents: its Ray node is started again" in job.output()
+
+
 def test_the_end_of_the_job(jobs: Jobs) -> None:
     """Grace before the walltime: USR1 once; a driver that ignores it is ended in time."""
     job = jobs.start("--walltime=20", "--grace=12", "--", "python", "-c", WAIT, ranks=1)

@@ -65,21 +65,23 @@ def test_a_failure_half_way_is_discarded_as_well(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "taken"),
+    ("text", "reason"),
     [
-        ("bind: Address already in use\n", True),
-        ("OSError: [Errno 98] Address already in use\nexit\n" + "more\n" * 30, True),
-        ("all is well\n", False),
-        ("", False),
+        ("bind: Address already in use\n", "port taken"),
+        ("OSError: [Errno 98] Address already in use\nexit\n" + "more\n" * 30, "port taken"),
+        ("Timed out waiting for file /tmp/x/metrics_agent_port_1\n", "too slow for Ray's agents"),
+        ("Exception: The current node timed out during startup. This\n", "too slow for Ray's command line"),
+        ("all is well\n", ""),
+        ("", ""),
     ],
 )
-def test_a_port_that_somebody_took_is_noticed(tmp_path: Path, text: str, taken: bool) -> None:
+def test_bad_luck_is_told_from_a_node_that_cannot_start(tmp_path: Path, text: str, reason: str) -> None:
     made = made_in(tmp_path)
     made.prepare()
     logs = tmp_path / "rh-01234567-0" / "r" / "session_latest" / "logs"
     logs.mkdir(parents=True)
     (logs / "gcs_server.out").write_text(text)
-    assert made.port_was_taken() == taken
+    assert made.worth_another_try() == reason
 
 
 def test_the_evidence_is_of_the_node_and_its_daemons(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from rayhpc import rayapi
 from rayhpc.model import AliveNode
 from rayhpc.rayapi import NodeTable
 from rayhpc.rayargs import RANK_LABEL
@@ -45,7 +47,8 @@ def table(monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
 
     def start(*answers: Any, environment: dict[str, str] | None = None) -> NodeTable:
         script = Script(*answers)
-        monkeypatch.setattr(NodeTable, "_connect", lambda _: script if answers else None)
+        monkeypatch.setattr(rayapi, "_client_class", lambda: lambda **_: script)
+        monkeypatch.setattr(rayapi, "_listens", lambda _: bool(answers))
         made.append(NodeTable(("127.0.0.1", 1), environment or {}, every=0.001))
         return made[-1]
 
@@ -97,8 +100,9 @@ def test_the_token_holds_for_the_process(table: Open, monkeypatch: pytest.Monkey
 
 # The head is started again since somebody had taken its port: that somebody may be a GCS, and would answer for ever.
 def test_another_head_is_asked_by_another_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    heads = {("127.0.0.1", 1): Script([]), ("127.0.0.1", 2): Script([row("0")])}
-    monkeypatch.setattr(NodeTable, "_connect", lambda self: heads[self._address])
+    heads = {"127.0.0.1:1": Script([]), "127.0.0.1:2": Script([row("0")])}
+    monkeypatch.setattr(rayapi, "_client_class", lambda: lambda address: heads[address])
+    monkeypatch.setattr(rayapi, "_listens", lambda _: True)
     found = NodeTable(("127.0.0.1", 1), {}, every=0.001)
     try:
         assert until(lambda: found.nodes == ())
@@ -107,3 +111,30 @@ def test_another_head_is_asked_by_another_client(monkeypatch: pytest.MonkeyPatch
     finally:
         found.close()
         found.join()
+
+
+# Ray's client would wait for 40 s at a closed port; and a head that is started again has another cluster id.
+def test_a_head_that_has_gone_is_not_asked_and_its_successor_gets_a_client_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[Script] = []
+    listening = threading.Event()
+    listening.set()
+
+    def connect(address: str) -> Script:
+        made.append(Script([row("0")] if made else []))
+        return made[-1]
+
+    monkeypatch.setattr(rayapi, "_client_class", lambda: connect)
+    monkeypatch.setattr(rayapi, "_listens", lambda _: listening.is_set())
+    found = NodeTable(("127.0.0.1", 1), {}, every=0.001)
+    try:
+        assert until(lambda: found.nodes == ())
+        listening.clear()
+        assert until(lambda: found.silence > 0.05)
+        listening.set()
+        assert until(lambda: found.nodes != (), 1.0)
+    finally:
+        found.close()
+        found.join()
+    assert len(made) == 2
