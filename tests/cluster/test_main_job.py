@@ -247,7 +247,7 @@ def test_a_host_too_slow_for_ray(jobs: Jobs, tmp_path: Path) -> None:
         "    hung.touch()\n"
         "    signal.pause()\n"
     )
-    job = jobs_of.start("--", "python", "-c", COUNT, ranks=1, env={"PYTHONPATH": str(tmp_path)})
+    job = jobs.start("--", "python", "-c", COUNT, ranks=1, env={"PYTHONPATH": str(tmp_path)})
     assert job.wait(120) == 7, job.output()
     assert hung.exists()
     assert "WARNING: rank 0 on " in job.output()
