@@ -43,7 +43,7 @@ _RAY_DROPPED = frozenset(
 )
 # What makes a process of the driver believe that srun has started it as one of several.
 _RANK_DROPPED = frozenset({"SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "SLURM_GTIDS"})
-# Up to here a node is declared dead after 3 s without an answer; larger clusters keep Ray's patience.
+# Up to here a node is declared dead after three checks that fail; larger clusters keep Ray's patience.
 TIGHT_HEALTH_NODES = 64
 
 MARKER = "RAYHPC_NODE"
@@ -122,7 +122,13 @@ def _settings(nodes: int) -> dict[str, str]:
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     }
     if nodes <= TIGHT_HEALTH_NODES:
-        return {**fast, "RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
+        # A raylet that has gone is dead after 3 s, one that hangs, or whose host does, after 3 x (1 s + 3 s).
+        return {
+            **fast,
+            "RAY_health_check_period_ms": "1000",
+            "RAY_health_check_timeout_ms": "3000",
+            "RAY_health_check_failure_threshold": "3",
+        }
     # Public practice at 256 nodes.
     return {
         **fast,

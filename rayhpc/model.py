@@ -40,6 +40,9 @@ class Options:
     on_node_loss: str = option(
         "continue", "What a lost worker node means.", choices=("continue", "abort"), metavar="POLICY"
     )
+    restart_nodes: int = option(
+        0, "How often each worker's Ray node is started again after a loss.", minimum=0, metavar="K"
+    )
     dashboard: bool = option(False, "Start Ray's dashboard and job API.", off="No dashboard (the default).")
     ray_arg: tuple[str, ...] = option(
         (), "Passed to every `ray start` as it is. Repeatable.", multiple=True, metavar="ARG"
@@ -188,12 +191,13 @@ class Assignment:
 
 @dataclass(frozen=True)
 class AliveNode:
-    """A living row of Ray's node table; rank is None for a node that is not of this run."""
+    """A living row of Ray's node table; rank is None for a node that is not of this run; id is new at each start."""
 
     rank: int | None
     address: str
     cpus: float
     gpus: float
+    id: str = ""
 
 
 @dataclass(frozen=True)
@@ -228,12 +232,16 @@ class SignalArrived:
 
 @dataclass(frozen=True)
 class NodeEnded:
-    """The `ray start` of a rank ended; code is -n for signal n; tail is what it last wrote."""
+    """The `ray start` of a rank ended; code is -n for signal n; tail is what it last wrote.
+
+    restart: 0 for the node's first start, n for what RestartNode(n) began.
+    """
 
     rank: int
     host: str
     code: int
     tail: tuple[str, ...] = ()
+    restart: int = 0
 
 
 @dataclass(frozen=True)
@@ -310,6 +318,13 @@ class StartNode:
 
 
 @dataclass(frozen=True)
+class RestartNode:
+    """Rank 0 to a worker whose node was lost: start it again, for the ordinal-th time."""
+
+    ordinal: int
+
+
+@dataclass(frozen=True)
 class Stop:
     """Rank 0 to all: end your node; send your logs if wanted."""
 
@@ -351,4 +366,4 @@ class Leave:
     """Rank 0 to all, last: end in order."""
 
 
-Mail = Event | StartNode | Stop | Alive | Milestone | Stopped | Leave
+Mail = Event | StartNode | RestartNode | Stop | Alive | Milestone | Stopped | Leave

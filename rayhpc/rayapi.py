@@ -106,4 +106,5 @@ def _row(info: Any) -> AliveNode:
         address=info.node_manager_address,
         cpus=float(total.get("CPU", 0.0)),
         gpus=float(total.get("GPU", 0.0)),
+        id=info.node_id.hex(),
     )

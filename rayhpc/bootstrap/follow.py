@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from rayhpc import host
@@ -19,6 +20,7 @@ from rayhpc.model import (
     Milestone,
     NodeEnded,
     RankFailed,
+    RestartNode,
     SignalArrived,
     StartNode,
     Stop,
@@ -42,6 +44,7 @@ class Follower:
         self._beats = Beats(comm.size, {HEAD_RANK})
         self._address = ""
         self._tries = 0
+        self._restart = 0
 
     def run(self) -> None:
         """Follow until rank 0 says leave; without a word from it, give back what is here and end all."""
@@ -79,6 +82,8 @@ class Follower:
                 self._address = address
                 self._watch.every = _CALM
                 self._start()
+            case RestartNode(ordinal=ordinal):
+                self._start_again(ordinal)
             case SignalArrived() | NodeEnded() | Milestone():
                 self._comm.send(HEAD_RANK, mail)
             case _:
@@ -90,12 +95,23 @@ class Follower:
         self._comm.send(HEAD_RANK, Milestone(self._comm.rank, host.name(), "start", time.time()))
         self._watch.add(self._node.start(0, self._address), self._node_ended)
 
+    def _start_again(self, ordinal: int) -> None:
+        """Another node in the place of one that ended, hangs, or was given up by the head."""
+        assert self._node is not None
+        if self._node.child is not None:
+            self._watch.forget(self._node.child)
+            self._node.child.end()
+            until_gone([self._node.child], _GONE_SECONDS)
+        self._node.clear_session()
+        self._restart, self._tries = ordinal, 0
+        self._start()
+
     def _node_ended(self, child: Child) -> NodeEnded | Milestone:
         """The event of the node's end; bad luck is answered with another start."""
         assert self._node is not None
         reason = self._node.worth_another_try()
         if self._tries >= START_TRIES or not reason:
-            return self._node.ended(child)
+            return replace(self._node.ended(child), restart=self._restart)
         until_gone([child], _GONE_SECONDS)
         self._node.clear_session()
         self._start()

@@ -108,7 +108,7 @@ class Leader:
         """The event of the head's end; bad luck is answered with another start, if possible on another port."""
         reason = self._node.worth_another_try()
         fixed = reason == PORT_TAKEN and self._options.port
-        if HEAD_RANK in self._supervisor.seen or self._tries >= START_TRIES or not reason or fixed:
+        if HEAD_RANK in self._supervisor.roster.seen or self._tries >= START_TRIES or not reason or fixed:
             return self._node.ended(child)
         self._tries += 1
         until_gone([child], 5.0)

@@ -27,12 +27,14 @@ from rayhpc.model import (
     Outcome,
     RankFailed,
     RankSilent,
+    RestartNode,
     SignalArrived,
     TimeUp,
 )
 from rayhpc.proc import Child
 from rayhpc.rayapi import NodeTable
 from rayhpc.records import EventLog
+from rayhpc.roster import Roster
 from rayhpc.signals import ENDING
 from rayhpc.watch import Watch
 
@@ -143,7 +145,7 @@ def _late() -> Fault:
 class Supervisor:
     """Rank 0's eyes: takes in events, tells the user, forwards signals to the driver, and asks decide().
 
-    table: the head's node table once it is asked; seen: ranks whose nodes have been alive in it.
+    table: the head's node table once it is asked; roster: what it has said of each rank.
     """
 
     def __init__(
@@ -158,8 +160,7 @@ class Supervisor:
             abort_on_loss=options.on_node_loss == "abort",
             spare=max(0, len(spec.nodes) - options.min_nodes) if options.min_nodes else 0,
         )
-        self.seen: set[int] = set()
-        self._lost: set[int] = set()
+        self.roster = Roster(options.restart_nodes)
         self._comm, self._watch, self._spec = comm, watch, spec
         self._options, self._console, self._log = options, console, log
         self._forwarded: dict[int, int] = {}
@@ -177,7 +178,7 @@ class Supervisor:
 
     def accept(self) -> None:
         """The cluster is up: what is missing now is forgiven, what is lost from here on is the policy's to judge."""
-        self.policy = replace(self.policy, up=True, forgiven=frozenset(self._lost))
+        self.policy = replace(self.policy, up=True, forgiven=frozenset(self.roster.lost))
 
     def drive(self, driver: Child) -> None:
         """The driver runs: it gets the signals and has the last word."""
@@ -205,7 +206,9 @@ class Supervisor:
                 self.note(mail, rank)
 
     def note(self, event: Event, rank: int = HEAD_RANK) -> None:
-        """Add an event to the history, tell the user, react."""
+        """Add an event to the history, tell the user, react; a loss that is mended on the spot is none."""
+        if isinstance(event, NodeEnded | NodeDead) and self._mends(event):
+            return
         self.history.append(event)
         self._log.write(type(event).__name__, rank, self.host(rank), event=event)
         match event:
@@ -218,14 +221,29 @@ class Supervisor:
             case _:
                 pass
 
+    def _mends(self, event: NodeEnded | NodeDead) -> bool:
+        """True if a worker's lost node is started again, or was already: its end may be heard of twice."""
+        rank = event.rank
+        if rank == HEAD_RANK or not self.policy.up or self._end_driver_at is not None:
+            return False
+        if isinstance(event, NodeEnded) and event.restart < self.roster.restarts(rank):
+            return True
+        ordinal = self.roster.restart(rank)
+        if ordinal:
+            self._log.write("restart", rank, event.host, event=event)
+            how = f"its node is started again ({ordinal} of {self.roster.limit})"
+            self._console.line(f"LOST rank {rank} on {event.host}: {loss(event)}; {how}")
+            self._comm.send(rank, RestartNode(ordinal))
+        return ordinal > 0
+
     def _on_loss(self, event: NodeEnded | NodeDead | RankSilent) -> None:
         """Say once that a node is gone, and with what the run goes on."""
-        if event.rank in self._lost:
+        if event.rank in self.roster.lost:
             return
-        self._lost.add(event.rank)
+        self.roster.lost.add(event.rank)
         ending = self._end_driver_at is not None
         if event.rank != HEAD_RANK and self.policy.up and not self.policy.abort_on_loss and not ending:
-            left = sum(node.rank not in self._lost for node in self._spec.nodes)
+            left = sum(node.rank not in self.roster.lost for node in self._spec.nodes)
             self._console.line(
                 f"LOST rank {event.rank} on {event.host}: {loss(event)}; the run goes on with {counted(left, 'node')}"
             )
@@ -263,10 +281,13 @@ class Supervisor:
     def _look_at_table(self) -> None:
         if self.table is None or self.table.nodes is None:
             return
-        alive = {node.rank for node in self.table.nodes if node.rank is not None}
-        for rank in sorted(self.seen - alive - self._lost):
+        gone, back = self.roster.update(self.table.nodes)
+        for rank in gone:
             self.note(NodeDead(rank, self.host(rank)))
-        self.seen |= alive
+        for rank in back:
+            self._log.write("back", rank, self.host(rank))
+            alive = f"{len(self._spec.nodes) - len(self.roster.lost)}/{len(self._spec.nodes)} nodes"
+            self._console.line(f"rank {rank} on {self.host(rank)} is back: {alive}")
         limit = head_silence(len(self._spec.nodes))
         if self.table.silence > limit and not any(isinstance(event, HeadSilent) for event in self.history):
             self.note(HeadSilent(self.table.silence))

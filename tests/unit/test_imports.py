@@ -21,7 +21,7 @@ FLOORS = {
     "pure, schedulers' facts": "schedulers.facts",
     "pure, schedulers": "schedulers.*",
     "pure, on its own": "rayhook",
-    "pure": "schedulers share rayargs environment",
+    "pure": "roster schedulers share rayargs environment",
     "hands": "keeper comm net host records rayapi signals log commands",
     "hands on hands": "proc allocations",
     "hands, all together": "watch",

@@ -26,6 +26,7 @@ from rayhpc.model import (
     NodeEnded,
     Options,
     RankSilent,
+    RestartNode,
     SignalArrived,
     TimeUp,
 )
@@ -85,8 +86,8 @@ class FakeTable:
     nodes: tuple[AliveNode, ...] | None = None
     silence: float = 0.0
 
-    def alive(self, *ranks: int) -> None:
-        self.nodes = tuple(AliveNode(rank, "", 2.0, 0.0) for rank in ranks)
+    def alive(self, *ranks: int, start: str = "first") -> None:
+        self.nodes = tuple(AliveNode(rank, "", 2.0, 0.0, f"{start}-{rank}") for rank in ranks)
 
 
 class Stage:
@@ -312,3 +313,53 @@ def test_a_stranger_is_never_expected(clock: Clock) -> None:
     beats.heard(7)
     clock.now += 100
     assert beats.missed() == [(1, 100.0)]
+
+
+@pytest.fixture
+def mending(tmp_path: Path, clock: Clock) -> Iterator[Stage]:
+    """Under --restart-nodes=1, with three nodes alive."""
+    made = Stage(tmp_path, clock, Options(restart_nodes=1, on_node_loss="abort"), cluster(3))
+    made.drive()
+    made.table.alive(0, 1, 2)
+    made.come()
+    yield made
+    made.log.close()
+
+
+def test_a_lost_node_is_started_again_and_comes_back(mending: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mending.come((1, NodeEnded(1, "host1", -9))) is None
+    assert mending.comm.sent == [(1, RestartNode(1))]
+    mending.table.alive(0, 2)
+    assert mending.come() is None
+    assert "is back" not in capsys.readouterr().err
+    mending.table.nodes = (*mending.table.nodes, AliveNode(1, "", 2.0, 0.0, "second"))
+    assert mending.come() is None
+    assert "rank 1 on host1 is back: 3/3 nodes" in capsys.readouterr().err
+    assert mending.supervisor.history == []
+
+
+def test_a_node_that_the_head_gave_up_is_started_again_and_its_end_is_no_second_loss(mending: Stage) -> None:
+    mending.table.alive(0, 2)
+    assert mending.come() is None
+    assert mending.come((1, NodeEnded(1, "host1", -9))) is None
+    assert mending.comm.sent == [(1, RestartNode(1))]
+
+
+def test_the_old_row_of_a_node_that_is_started_again_is_not_its_return(mending: Stage) -> None:
+    mending.come((1, NodeEnded(1, "host1", -9)))
+    mending.come()
+    assert mending.supervisor.roster.lost == {1}
+
+
+def test_a_node_that_was_started_again_often_enough_is_lost(mending: Stage) -> None:
+    mending.come((1, NodeEnded(1, "host1", -9)))
+    assert mending.come((1, NodeEnded(1, "host1", 1, restart=1))).code == ExitCode.NODE_LOST
+
+
+def test_the_head_is_never_started_again(mending: Stage) -> None:
+    assert mending.come(NodeEnded(0, "host0", -9)).code == ExitCode.HEAD_LOST
+
+
+def test_nothing_is_started_again_while_the_driver_is_being_ended(mending: Stage) -> None:
+    mending.come(SignalArrived(0, TERM, 1), (1, NodeEnded(1, "host1", 1)))
+    assert mending.comm.sent == []
