@@ -42,6 +42,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "timeout": ("90.5", 90.5),
     "min_nodes": ("2", 2),
     "on_node_loss": ("abort", "abort"),
+    "restart_nodes": ("1", 1),
     "ray_arg": ("--verbose", ("--verbose",)),
     "walltime": ("01:00:00", "01:00:00"),
     "deadline": ("1800000000", 1.8e9),
