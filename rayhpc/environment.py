@@ -58,9 +58,20 @@ def scrubbed(environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def authentication(private: str) -> dict[str, str]:
-    """What lets a process of ours into the cluster: the path of the token, never the token."""
-    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": paths.token_file(private)}
+def authentication(private: str, tls: bool = False) -> dict[str, str]:
+    """What lets a process of ours into the cluster: the paths of token, certificate and key, never their content."""
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": paths.token_file(private)}
+    return {**token, **_certificate(private)} if tls else token
+
+
+def _certificate(private: str) -> dict[str, str]:
+    """Ray asks its clients for a certificate as well: both sides show the same one, which is its own authority."""
+    return {
+        "RAY_USE_TLS": "1",
+        "RAY_TLS_SERVER_CERT": paths.certificate_file(private),
+        "RAY_TLS_SERVER_KEY": paths.key_file(private),
+        "RAY_TLS_CA_CERT": paths.certificate_file(private),
+    }
 
 
 def marker(run_id: str, rank: int) -> str:
@@ -77,7 +88,7 @@ def of_daemons(environ: Mapping[str, str], own: Assignment, spec: NodeSpec) -> d
         **_without_proxies(inherited, {own.head_address, spec.address}),
         **_visible(spec.gpus, inherited),
         **_temp_dir_hook(own.ray, spec),
-        **authentication(spec.temp_dir),
+        **authentication(spec.temp_dir, own.certificate is not None),
         MARKER: f"{own.run_id}/{spec.rank}",
     }
 
@@ -100,7 +111,7 @@ def of_driver(environ: Mapping[str, str], own: Assignment, spec: ClusterSpec) ->
         "RAY_USAGE_STATS_ENABLED": "0",
         **inherited,
         **_without_proxies(inherited, {spec.head.address}),
-        **authentication(spec.head.temp_dir),
+        **authentication(spec.head.temp_dir, own.certificate is not None),
         **({"RAYHPC_DEADLINE": f"{spec.deadline:.0f}"} if spec.deadline else {}),
         "RAY_ADDRESS": spec.address,
         "RAYHPC_RUN_ID": spec.run_id,
@@ -114,19 +125,22 @@ def _settings(nodes: int) -> dict[str, str]:
 
     The raylet sleeps a fixed 1 s in a race for its own socket; 500 tries of 20 ms are the same 10 s in all and save
     that second. Draining at the end is for clusters that go on without the node; ours ends as a whole.
+    Ray's agents write their titles over their environment, the run's mark in it included, unless SPT_NOENV is set.
     """
     fast = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_raylet_client_connect_timeout_milliseconds": "20",
         "RAY_raylet_client_num_connect_attempts": "500",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        "SPT_NOENV": "1",
     }
     if nodes <= TIGHT_HEALTH_NODES:
-        # A raylet that has gone is dead after 3 s, one that hangs, or whose host does, after 3 x (1 s + 3 s).
+        # A raylet that has gone is dead after 3 s, one that hangs, or whose host does, after 1 s + 3 x (1 s + 2.5 s).
         return {
             **fast,
+            "RAY_health_check_initial_delay_ms": "1000",
             "RAY_health_check_period_ms": "1000",
-            "RAY_health_check_timeout_ms": "3000",
+            "RAY_health_check_timeout_ms": "2500",
             "RAY_health_check_failure_threshold": "3",
         }
     # Public practice at 256 nodes.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from rayhpc.errors import RayhpcError, configuration
 from rayhpc.model import Gpus, Interface
 
 NETWORK_FILE_SYSTEMS = frozenset(
@@ -30,10 +31,21 @@ NETWORK_FILE_SYSTEMS = frozenset(
         "pvfs2",
         "orangefs",
         "9p",
-        "fuse.sshfs",
+        "dvs",
+        "gfs2",
+        "ocfs2",
+        "fuse.beegfs",
+        "fuse.ceph",
+        "fuse.ceph-fuse",
         "fuse.glusterfs",
+        "fuse.juicefs",
+        "fuse.sshfs",
     ]
 )
+# With fewer Ray dies of it: the head's daemons alone open 75 files, a node on two CPUs runs 150 threads.
+_LEAST_LIMIT = 256
+# With fewer many CPUs or nodes may be too much: 3 files and 25 threads for each worker process.
+_AMPLE_LIMIT = 4096
 # Bridges and tunnels of container and virtual machine software: up, with an address that no other host can reach.
 _VIRTUAL = ("docker*", "br-*", "virbr*", "veth*", "cni*", "flannel*", "podman*", "tun*", "tap*", "lxc*")
 # High-speed networks first: Slingshot, InfiniBand, Omni-Path, then Ethernet under its three names.
@@ -162,13 +174,23 @@ def free_space(directory: str) -> int:
 
 def file_system(path: str) -> str:
     """The type of the file system that holds a path, as the kernel names it; empty if unknown."""
+    return _mount(path)[0]
+
+
+def forbids_programs(path: str) -> bool:
+    """True where nothing below a path may be executed: it is mounted noexec."""
+    return "noexec" in _mount(path)[1].split(",")
+
+
+def _mount(path: str) -> tuple[str, str]:
+    """Type and options of the mount that holds a path."""
     real = os.path.realpath(path)
     mounts = [
-        (len(mount.mountpoint), place, mount.fstype)
+        (len(mount.mountpoint), place, mount.fstype, mount.opts)
         for place, mount in enumerate(psutil.disk_partitions(all=True))  # of two on one point the later is seen
         if real == mount.mountpoint or real.startswith(mount.mountpoint.rstrip("/") + "/")
     ]
-    return max(mounts, default=(0, 0, ""))[2]
+    return max(mounts, default=(0, 0, "", ""))[2:]
 
 
 def gpus(environ: Mapping[str, str]) -> Gpus:
@@ -201,7 +223,8 @@ def _devices(variable: str, ids: tuple[str, ...], environ: Mapping[str, str]) ->
     """
     physical = _listed(environ.get("ROCR_VISIBLE_DEVICES", ""))
     if variable == "HIP_VISIBLE_DEVICES" and physical:
-        return tuple(physical[int(n)] if n.isdigit() and int(n) < len(physical) else n for n in ids)
+        numbered = {str(n): device for n, device in enumerate(physical)}
+        return tuple(numbered.get(n, n) for n in ids)
     granted = environ.get("SLURM_GPUS_PER_TASK", "").rpartition(":")[2]
     if granted == str(len(ids)):
         return tuple(f"{environ.get('SLURM_LOCALID', '')}:{n}" for n in ids)
@@ -220,18 +243,32 @@ def mended_gpus(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def raised_limits() -> tuple[str, ...]:
-    """Raise the soft limits of files and processes to the hard ones; a warning for each that stays small."""
+    """Raise the soft limits of files and processes to the hard ones; a warning for each that stays small.
+
+    Raises RayhpcError for one with which Ray cannot work.
+    """
     warnings = []
-    for kind, what, flag, least in (
-        (resource.RLIMIT_NOFILE, "open files", "n", 4096),
-        (resource.RLIMIT_NPROC, "processes", "u", 4096),
-    ):
+    for kind, what, flag in ((resource.RLIMIT_NOFILE, "open files", "n"), (resource.RLIMIT_NPROC, "processes", "u")):
         soft, hard = resource.getrlimit(kind)
         if soft != hard:
             resource.setrlimit(kind, (hard, hard))
-        if hard != resource.RLIM_INFINITY and hard < least:
-            warnings.append(f"only {hard} {what} are allowed (ulimit -H{flag}); Ray may need {least} and more")
+        if hard == resource.RLIM_INFINITY or (kind == resource.RLIMIT_NPROC and os.geteuid() == 0):
+            continue  # root's processes are not limited
+        if hard < _LEAST_LIMIT:
+            raise _too_few(hard, what, flag)
+        if hard < _AMPLE_LIMIT:
+            warnings.append(f"only {hard} {what} are allowed (ulimit -H{flag}); Ray may need {_AMPLE_LIMIT} and more")
     return tuple(warnings)
+
+
+def _too_few(hard: int, what: str, flag: str) -> RayhpcError:
+    return configuration(
+        f"only {hard} {what} are allowed, and Ray needs {_LEAST_LIMIT} at least",
+        f"hard limit (ulimit -H{flag}): {hard}; threads count as processes, of all programs of this user on the host"
+        if flag == "u"
+        else f"hard limit (ulimit -H{flag}): {hard}",
+        next_step=f"raise it where the job starts: ulimit -{flag} {_AMPLE_LIMIT}; if that is refused, ask the site",
+    )
 
 
 def started_at() -> float:

@@ -19,6 +19,7 @@ import contextlib
 import ctypes
 import json
 import os
+import resource
 import select
 import shutil
 import signal
@@ -37,6 +38,14 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal
 def become_subreaper() -> None:
     """Make orphaned descendants children of this process; raises OSError where the kernel refuses."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def write_no_core_files() -> None:
+    """Let this process and its descendants write no core files: the memory of each of them holds the run's token.
+
+    The soft limit alone: whoever needs a core file of his own code raises it again there.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 def _prctl(request: int, value: int) -> None:

@@ -44,9 +44,11 @@ class Options:
         0, "How often each worker's Ray node is started again after a loss.", minimum=0, metavar="K"
     )
     dashboard: bool = option(False, "Start Ray's dashboard and job API.", off="No dashboard (the default).")
+    tls: bool = option(False, "Encrypt Ray's traffic, with a certificate made for this run alone (needs openssl).")
     ray_arg: tuple[str, ...] = option(
         (), "Passed to every `ray start` as it is. Repeatable.", multiple=True, metavar="ARG"
     )
+    login_node: bool = option(False, "Start even on a host to which the scheduler gives no jobs.")
     hold: bool = option(False, "No driver: keep the cluster until a signal.")
     walltime: str = option("", "End of the job, counted from now: 3600, 01:00:00, 1-00:00:00.", metavar="TIME")
     deadline: float = option(0.0, "End of the job in Unix seconds.", minimum=0, metavar="UNIX")
@@ -172,10 +174,18 @@ class ClusterSpec:
 
 
 @dataclass(frozen=True)
+class Certificate:
+    """What --tls gives every process of a run, in PEM: one certificate, which is its own authority, and its key."""
+
+    chain: str
+    key: str = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Assignment:
     """What one rank is told: constant in size, whatever the number of nodes. node is None for an idle rank.
 
-    ray: its version.
+    ray: its version; certificate: None without --tls; it names every host, some 10 bytes each.
     """
 
     run_id: str
@@ -187,6 +197,7 @@ class Assignment:
     ray: str
     node: NodeSpec | None
     token: str = field(repr=False)
+    certificate: Certificate | None = None
 
 
 @dataclass(frozen=True)
@@ -254,9 +265,10 @@ class NodeDead:
 
 @dataclass(frozen=True)
 class HeadSilent:
-    """The GCS has not answered for so many seconds."""
+    """The GCS has not answered for so many seconds; closed: its port refuses connections."""
 
     seconds: float
+    closed: bool = False
 
 
 @dataclass(frozen=True)

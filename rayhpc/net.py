@@ -50,24 +50,29 @@ def _server() -> socket.socket:
 def free_port(host: str, wanted: int = 0, taken: frozenset[int] = frozenset()) -> int:
     """A TCP port that can be bound on all of this host's addresses; raises RayhpcError if the wanted one cannot."""
     candidates = [wanted] if wanted else random.SystemRandom().sample(_PORTS, 200)
+    problem = ""
     for port in candidates:
-        if port not in taken and _bindable(port):
+        problem = "is in use" if port in taken else _problem(port)
+        if not problem:
             return port
     raise configuration(
-        f"port {wanted} is in use on {host}" if wanted else f"no free port on {host}",
+        f"port {wanted} {problem} on {host}" if wanted else f"no free port on {host}",
         next_step="choose another --port, or none: rayhpc finds a free one",
     )
 
 
-def _bindable(port: int) -> bool:
+def _problem(port: int) -> str:
+    """Why a port cannot be bound; empty if it can."""
     with closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as trial:
         try:
             trial.bind(("", port))
         except OSError as error:
-            if error.errno in (errno.EADDRINUSE, errno.EACCES):
-                return False
+            if error.errno == errno.EADDRINUSE:
+                return "is in use"
+            if error.errno == errno.EACCES:  # below 1024
+                return "is for root alone"
             raise
-    return True
+    return ""
 
 
 def reach(rank: int, place: str, probe: Probe) -> Reach:

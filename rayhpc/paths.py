@@ -38,6 +38,16 @@ def token_file(private: str) -> str:
     return f"{private}/token"
 
 
+def certificate_file(private: str) -> str:
+    """The certificate of the run, with --tls."""
+    return f"{private}/tls.crt"
+
+
+def key_file(private: str) -> str:
+    """The certificate's key, mode 0600."""
+    return f"{private}/tls.key"
+
+
 def rank_log(run_dir: str, rank: int) -> Path:
     """What `ray start` of a rank prints."""
     return Path(run_dir, f"rank-{rank}.log")

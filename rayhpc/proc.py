@@ -99,8 +99,12 @@ class Child:
         self._tell(signal=signum)
 
     def end(self) -> None:
-        """Begin to end the command and all its descendants: the ladder, then SIGKILL; poll() until `gone`."""
+        """Begin to end the command and all its descendants: the ladder, then SIGKILL; poll() until `gone`.
+
+        A keeper that somebody has stopped is continued: nobody else would end what it keeps.
+        """
         self._tell(end=True)
+        keeper.send(self._keeper.pid, signal.SIGCONT)
 
     def _note(self, report: dict[str, int | str]) -> None:
         if "pid" in report:

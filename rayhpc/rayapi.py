@@ -6,6 +6,7 @@ without a raylet, where ray.nodes() needs ray.init(), half a second and an entry
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
@@ -27,12 +28,15 @@ class NodeTable:
     keep the supervisor from its signals. The token's mode and path are Ray settings that hold for the process, so a
     process has one table.
 
-    nodes: the living nodes at the last answer, None before the first; silence: seconds since that answer.
+    nodes: the living nodes at the last answer, None before the first; silence: seconds since that answer; closed: the
+    port that has answered refuses connections, since its GCS has ended.
     """
 
     def __init__(self, address: tuple[str, int], environment: Mapping[str, str], every: float) -> None:
+        os.environ.pop("RAY_AUTH_TOKEN", None)  # a user's own would win over the path of ours
         os.environ.update(environment)
         self.nodes: tuple[AliveNode, ...] | None = None
+        self.closed = False
         self.last_error = ""
         self.every = every
         self._address = address
@@ -64,7 +68,9 @@ class NodeTable:
         while not self._closed.is_set():
             try:
                 make = make or _client_class()
-                if asked != self._address or not _listens(asked):
+                listens = _listens(asked)
+                self.closed = asked == self._address and self.nodes is not None and listens is False
+                if asked != self._address or not listens:
                     client, asked = None, self._address  # a head that is started again has another cluster id
                 else:
                     client = client or make(address=_joined(asked))
@@ -79,11 +85,11 @@ class NodeTable:
             self.nodes, self._heard = nodes, time.monotonic()
 
 
-def _listens(address: tuple[str, int]) -> bool:
-    """True if the port is open: asked with a socket, since Ray's client would wait for its own time-outs."""
+def _listens(address: tuple[str, int]) -> bool | None:
+    """True if the port is open, False if it refuses, None without an answer: Ray's client would wait for 40 s."""
     with closing(socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)) as trial:
         trial.settimeout(_ASK_SECONDS)
-        return trial.connect_ex(address) == 0
+        return {0: True, errno.ECONNREFUSED: False}.get(trial.connect_ex(address))
 
 
 def _client_class() -> Any:

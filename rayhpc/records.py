@@ -24,21 +24,43 @@ _TRIAL_BYTES = 256 * 1024
 
 def create(parent: str, run_id: str) -> Path:
     """Make the directory of a run; raises RayhpcError where it cannot be made or cannot hold data."""
-    directory = Path(parent).expanduser().absolute() / run_id
     try:
-        directory.mkdir(parents=True, mode=0o700)
-        trial = directory / ".trial"
+        directory = Path(parent).expanduser().absolute() / run_id
+    except RuntimeError as error:
+        raise configuration(
+            f"the run directory {parent} has no home: {error}", next_step="name a path without ~ with --run-dir"
+        ) from error
+    try:
+        make_private(directory)
+        _try_out(directory)
+    except OSError as error:
+        raise configuration(
+            f"the run directory {directory} cannot be written: {error.strerror}",
+            next_step="name a writable one with --run-dir, or make room there",
+        ) from error
+    _point_latest(directory)
+    return directory
+
+
+def make_private(directory: Path, exist_ok: bool = False) -> None:
+    """Make a directory and what is missing above it for its owner alone, whatever the umask; raises OSError."""
+    for missing in reversed([path for path in directory.parents if not path.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)  # another run may be making it, too
+    directory.mkdir(mode=0o700, exist_ok=exist_ok)
+
+
+def _try_out(directory: Path) -> None:
+    """Write and remove a file; raises OSError, after removing the directory too, where it cannot hold data."""
+    trial = directory / ".trial"
+    try:
         with trial.open("wb") as file:
             file.write(b"\0" * _TRIAL_BYTES)
             os.fsync(file.fileno())
         trial.unlink()
-    except OSError as error:
-        raise configuration(
-            f"the run directory {directory} cannot be written: {error.strerror}",
-            next_step="name a writable one with --run-dir",
-        ) from error
-    _point_latest(directory)
-    return directory
+    except OSError:
+        trial.unlink(missing_ok=True)
+        directory.rmdir()
+        raise
 
 
 def _point_latest(directory: Path) -> None:

@@ -14,7 +14,7 @@ from rayhpc import comm, host
 from rayhpc.bootstrap.story import bootstrap
 from rayhpc.commandline import parse
 from rayhpc.errors import RayhpcError
-from rayhpc.keeper import become_subreaper
+from rayhpc.keeper import become_subreaper, write_no_core_files
 from rayhpc.log import Console
 from rayhpc.model import HEAD_RANK, Options
 
@@ -22,11 +22,13 @@ from rayhpc.model import HEAD_RANK, Options
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one rank; the exit code of the process, which is the job's on rank 0."""
     words = sys.argv[1:] if arguments is None else list(arguments)
+    _open_closed_streams()
     speaks = comm.speaks(os.environ)
     parsed, error = _parse(words, speaks)
     if parsed is None and error is None:
         return 0
     become_subreaper()
+    write_no_core_files()
     os.environ.update(host.mended_gpus(os.environ))
     try:
         ranks = comm.connect(os.environ)
@@ -41,6 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(error.fault.code) if ranks.rank == HEAD_RANK else 0
     options, driver = parsed
     return bootstrap(options, driver, ranks, console, os.environ)
+
+
+def _open_closed_streams() -> None:
+    """Put /dev/null where standard input, output or error is closed: else the next pipe of ours would be there."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is this one
+    # Python has None for what was closed when it started.
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _parse(words: Sequence[str], speaks: bool) -> tuple[tuple[Options, list[str]] | None, RayhpcError | None]:

@@ -7,7 +7,7 @@ import re
 
 def seconds(text: str) -> float:
     """Seconds of 3600, 90.5, MM:SS, HH:MM:SS or D-HH:MM:SS; raises ValueError for anything else."""
-    match = re.fullmatch(r"(?:(\d+)-)?((?:\d+:){0,2}\d+(?:\.\d+)?)", text.strip())
+    match = re.fullmatch(r"(?:(\d{1,9})-)?((?:\d{1,9}:){0,2}\d{1,12}(?:\.\d+)?)", text.strip())
     if not match:
         raise ValueError(f"{text!r} is no duration: 3600, MM:SS, HH:MM:SS or D-HH:MM:SS")
     days, clock = match.groups()

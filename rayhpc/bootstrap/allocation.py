@@ -6,17 +6,25 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import stat
 import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 
 import rayhpc
-from rayhpc import host, paths
+from rayhpc import host, paths, units
 from rayhpc.errors import configuration
 from rayhpc.model import Allocation, Gpus, Interface, Options, Versions
 from rayhpc.schedulers.facts import Scheduler
 
 # What ray.dashboard.optional_deps imports, of the packages that only ray[default] brings.
 _DASHBOARD_PACKAGES = ("aiohttp_cors", "grpc", "opencensus", "prometheus_client")
+# Whom a container without root's rights shows as the owner of what belongs to root outside.
+_UNMAPPED = 65534
+# Ray's session of an idle node takes 0.3 MB; its logs grow, and beyond 95 % of the file system nothing is spilled.
+_LEAST_SPACE = 50 * 2**20
+# The largest object store that Ray puts on a disk where /dev/shm is too small.
+_SLOW_STORE = 10**10
 _SHORT = paths.temp_base_limit(dashboard=False)
 
 
@@ -25,6 +33,8 @@ def survey(
 ) -> Allocation:
     """This rank's allocation; raises RayhpcError where nothing that the run needs can be found on this host."""
     temp_base, notices = _temp_base(options.temp_dir, environ, paths.temp_base_limit(options.dashboard))
+    shm = host.free_space("/dev/shm")
+    _check_store(options, shm, environ)
     memory = host.memory()
     granted = scheduler.memory(environ) if scheduler else None
     return Allocation(
@@ -36,7 +46,7 @@ def survey(
         cpu_limit=host.cpu_limit(),
         scheduler_cpus=_scheduler_cpus(scheduler, launcher, environ),
         memory=min(memory, granted or memory),
-        shm=host.free_space("/dev/shm"),
+        shm=shm,
         gpus=_gpus(environ),
         temp_base=temp_base,
         versions=versions(),
@@ -59,6 +69,17 @@ def check_dashboard() -> None:
 def versions() -> Versions:
     """Versions without importing ray: an import costs half a second, on a parallel file system minutes."""
     return Versions(importlib.metadata.version("ray"), platform.python_version(), rayhpc.__version__)
+
+
+def _check_store(options: Options, shm: int, environ: Mapping[str, str]) -> None:
+    """Raises RayhpcError for an object store that Ray would refuse: too large for /dev/shm, and for a disk."""
+    wanted = units.size(options.object_store_memory) if options.object_store_memory else 0
+    elsewhere = "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE" in environ or any("plasma-dir" in arg for arg in options.ray_arg)
+    if wanted > max(shm, _SLOW_STORE) and not elsewhere:
+        raise configuration(
+            f"--object-store-memory {options.object_store_memory}, but /dev/shm has {shm / 2**30:.1f} GiB free",
+            next_step="ask for less; or put it on a disk: --ray-arg=--plasma-directory=DIR",
+        )
 
 
 def _gpus(environ: Mapping[str, str]) -> Gpus:
@@ -97,17 +118,19 @@ def _temp_base(wanted: str, environ: Mapping[str, str], limit: int = _SHORT) -> 
         if problem:
             raise configuration(
                 f"--temp-dir {wanted} {problem}",
-                next_step=f"name a node-local, writable directory of at most {limit} bytes",
+                next_step=f"name a node-local, writable directory of at most {limit} bytes of ASCII",
             )
-        slow = _network_problem(wanted)
-        return wanted, (f"--temp-dir {wanted} {slow}",) if slow else ()
+        drawbacks = (_network_problem(wanted), _program_problem(wanted))
+        return wanted, tuple(f"--temp-dir {wanted} {drawback}" for drawback in drawbacks if drawback)
     rejected: list[str] = []
     for candidate in dict.fromkeys([environ.get("TMPDIR", ""), "/tmp", "/var/tmp", "/dev/shm"]):
         if not candidate:
             continue
         problem = _temp_problem(candidate, limit) or _network_problem(candidate)
         if not problem:
-            return candidate, tuple(f"{entry}; using {candidate}" for entry in rejected)
+            forbidden = _program_problem(candidate)
+            notices = [f"temporary directory {candidate} {forbidden}"] if forbidden else []
+            return candidate, (*(f"{entry}; using {candidate}" for entry in rejected), *notices)
         rejected.append(f"temporary directory {candidate} {problem}")
     raise configuration("no directory for Ray's session files", *rejected, next_step="name one with --temp-dir")
 
@@ -119,12 +142,30 @@ def _temp_problem(directory: str, limit: int = _SHORT) -> str:
         return "is not an absolute path"
     if length > limit:
         return f"is {length} bytes long, at most {limit} fit (AF_UNIX paths end at 107)"
+    if not directory.isascii():
+        return "has letters beyond ASCII, which Ray's workers refuse"
+    if ruler := _other_ruler(directory):
+        return ruler
     try:
         with tempfile.NamedTemporaryFile(dir=directory, prefix=".rh-") as probe:
             probe.write(b"0" * 4096)
             probe.flush()
     except OSError as error:
         return f"cannot be used: {error.strerror}"
+    free = host.free_space(directory)
+    return "" if free >= _LEAST_SPACE else f"has {free >> 20} MiB free, Ray needs {_LEAST_SPACE >> 20} at least"
+
+
+def _other_ruler(directory: str) -> str:
+    """Why somebody else could put a directory of his own in the place of ours, token included; empty if nobody can."""
+    try:
+        found = Path(directory).stat()
+    except OSError:
+        return ""  # told by the attempt to write
+    if found.st_uid not in (0, os.getuid(), _UNMAPPED):
+        return "belongs to another account, who could put another directory in the place of ours"
+    if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+        return "is writable for all without the sticky bit: anybody could put another directory in the place of ours"
     return ""
 
 
@@ -132,3 +173,8 @@ def _network_problem(directory: str) -> str:
     kind = host.file_system(directory)
     slow = kind in host.NETWORK_FILE_SYSTEMS
     return f"is on {kind}: sockets and memory-mapped files there are slow or fail" if slow else ""
+
+
+def _program_problem(directory: str) -> str:
+    forbidden = host.forbids_programs(directory)
+    return "is mounted noexec: what a runtime_env installs or compiles cannot run" if forbidden else ""

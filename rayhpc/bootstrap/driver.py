@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import importlib.util
 import os
 import shutil
 import signal
 import sys
+import traceback
+import warnings
 from collections.abc import Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from rayhpc import environment
@@ -16,6 +21,7 @@ from rayhpc.proc import Child, Order
 
 # What an ending driver may leave behind gets SIGTERM and this long.
 _LINGER_SECONDS = 0.5
+_SHOWN = 200
 _LADDER = ((int(signal.SIGINT), 1.0), (int(signal.SIGTERM), 1.0))
 
 
@@ -26,40 +32,79 @@ def resolve(command: Sequence[str]) -> list[str]:
     """
     first = command[0]
     if first == "-m":
+        _check_module(command[1])
         return [sys.executable, "-u", *command]
     if first.endswith(".py"):
-        return [sys.executable, "-u", _readable(first), *command[1:]]
+        _check_script(first)
+        return [sys.executable, "-u", first, *command[1:]]
     found = shutil.which(first)
     if found:
         return [found, *command[1:]]
+    if Path(first).is_dir():
+        raise _directory(first)
     if Path(first).exists():
-        what = "is a directory" if Path(first).is_dir() else "is not executable"
-        raise RayhpcError(
-            Fault(
-                f"the driver {first} {what}", ExitCode.NOT_EXECUTABLE, next_step=f"chmod +x {first}, or name a .py file"
-            )
-        )
-    raise _not_found(first)
+        raise _unusable(f"the driver {first} is not executable", next_step=f"chmod +x {first}, or name a .py file")
+    raise _not_found(f"the driver {first}")
 
 
-def _readable(script: str) -> str:
+def _check_module(name: str) -> None:
+    """Raises RayhpcError with 127 where no such module or package can be imported; nothing is imported to find out."""
+    top, here = name.partition(".")[0], [str(Path.cwd())]
+    if not top or not (top in sys.modules or importlib.util.find_spec(top) or PathFinder.find_spec(top, here)):
+        raise _not_found(f"the driver's module {name}")
+
+
+def _check_script(script: str) -> None:
     path = Path(script)
+    if path.is_dir():
+        raise _directory(script)
     if not path.exists():
-        raise _not_found(script)
-    if not path.is_file() or not os.access(path, os.R_OK):
-        raise RayhpcError(
-            Fault(f"the driver {script} cannot be read", ExitCode.NOT_EXECUTABLE, next_step=f"ls -ld {script}")
-        )
-    return script
+        raise _not_found(f"the driver {script}")
+    if not path.is_file():
+        raise _unusable(f"the driver {script} is no file", next_step=f"ls -l {script}")
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise _unusable(f"the driver {script} cannot be read: {error.strerror}", next_step=f"ls -l {script}") from error
+    _check_syntax(script, source)
 
 
-def _not_found(name: str) -> RayhpcError:
+def _check_syntax(script: str, source: bytes) -> None:
+    """Raises RayhpcError with 126 for what this Python's compiler refuses.
+
+    Python also runs archives and compiled files, whatever their names are: their bytes are no text.
+    """
+    if b"\0" in source:
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python says them when it runs the driver
+            compile(source, script, "exec", dont_inherit=True)
+    except SyntaxError as error:
+        raise _unusable(
+            f"the driver {script} has a syntax error",
+            *(line[:_SHOWN] for line in "".join(traceback.format_exception_only(error)).rstrip().splitlines()),
+            next_step=f"correct line {error.lineno}" if error.lineno else "correct the file's encoding",
+        ) from error
+    except (MemoryError, RecursionError):
+        return  # nested too deeply for the compiler, perhaps only here, below our own frames: Python will say it
+
+
+def _directory(name: str) -> RayhpcError:
+    return _unusable(f"the driver {name} is a directory", next_step="name the .py file or the program in it")
+
+
+def _unusable(what: str, *evidence: str, next_step: str) -> RayhpcError:
+    return RayhpcError(Fault(what, ExitCode.NOT_EXECUTABLE, evidence=evidence, next_step=next_step))
+
+
+def _not_found(what: str) -> RayhpcError:
     return RayhpcError(
         Fault(
-            f"the driver {name} was not found",
+            f"{what} was not found",
             ExitCode.NOT_FOUND,
             evidence=(f"working directory: {Path.cwd()}",),
-            next_step="check the path; a batch job may start in another directory than you do",
+            next_step="check the name and the path; a batch job may start in another directory than you do",
         )
     )
 
@@ -83,8 +128,8 @@ def start(argv: Sequence[str], own: Assignment, spec: ClusterSpec) -> Child:
 
 def refusal(argv: Sequence[str], failed: tuple[int, str]) -> Fault:
     """The fault of a driver that the kernel would not execute: errno and text."""
-    return Fault(
-        f"the driver {argv[0]} cannot be executed: {failed[1]}",
-        ExitCode.NOT_EXECUTABLE,
-        next_step="check its first line (#!…) and its architecture",
-    )
+    number, text = failed
+    step = "check its first line (#!…) and its architecture"
+    if number == errno.E2BIG:
+        step = "Linux takes 128 KiB in one argument, a quarter of ulimit -s in all: write them to a file and name that"
+    return Fault(f"the driver {argv[0]} cannot be executed: {text}", ExitCode.NOT_EXECUTABLE, next_step=step)

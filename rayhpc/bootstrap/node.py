@@ -60,16 +60,25 @@ class Node:
         try:
             private.mkdir(mode=0o700)  # fails on anything that is there, also on a link that somebody has planted
             self._made = True
-            token = os.open(paths.token_file(str(private)), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(token, "w") as file:
-                file.write(self._own.token)
-            self.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for path, secret in self._secrets().items():
+                with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                    file.write(secret)
+            records.make_private(self.log.parent, exist_ok=True)
             self.log.touch(mode=0o600)
         except OSError as error:
             raise configuration(
                 f"{error.filename} cannot be made: {error.strerror}",
                 next_step="check --temp-dir and --run-dir on this host",
             ) from error
+
+    def _secrets(self) -> dict[str, str]:
+        """The files that let a process into the cluster: path and content."""
+        own, private = self._own, self.spec.temp_dir
+        token = {paths.token_file(private): own.token}
+        if own.certificate is None:
+            return token
+        pair = {paths.certificate_file(private): own.certificate.chain, paths.key_file(private): own.certificate.key}
+        return {**token, **pair}
 
     def start(self, port: int, address: str) -> Child:
         """Begin `ray start`; address is the head's, empty on the head itself."""
@@ -94,7 +103,7 @@ class Node:
     @property
     def authentication(self) -> dict[str, str]:
         """What lets a process of this rank into the cluster."""
-        return environment.authentication(self.spec.temp_dir)
+        return environment.authentication(self.spec.temp_dir, self._own.certificate is not None)
 
     def ended(self, child: Child) -> NodeEnded:
         """The event of the node's end, with what it last wrote."""

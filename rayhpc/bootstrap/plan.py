@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from rayhpc import commands, net, records, share, units
+from rayhpc import commands, net, records, schedulers, share, tls, units
 from rayhpc.comm import Comm, agree
-from rayhpc.errors import configuration, shortened
-from rayhpc.model import Allocation, Assignment, ClusterSpec, Options, Probe, Reach
+from rayhpc.errors import configuration, counted, shortened
+from rayhpc.model import Allocation, Assignment, Certificate, ClusterSpec, Options, Probe, Reach
 from rayhpc.schedulers.facts import Scheduler
 
 
@@ -42,7 +42,12 @@ class Planner:
         self._allocations = allocations
         head = allocations[0]
         self.warnings = share.warnings(allocations, self._options)
-        run_id = new_run_id(time.time())
+        now = time.time()
+        run_id = new_run_id(now)
+        nodes = share.divide(allocations, self._options, run_id)
+        check_min_nodes(self._options.min_nodes, len(nodes))
+        if not self._options.login_node:
+            check_login_node(head.host, self._environ)
         self.spec = ClusterSpec(
             run_id=run_id,
             run_dir="",
@@ -53,8 +58,8 @@ class Planner:
             versions=head.versions,
             scheduler=self._scheduler.name if self._scheduler else "",
             job_id=self._environ.get(self._scheduler.job_id, "") if self._scheduler else "",
-            deadline=self._deadline(time.time()),
-            nodes=share.divide(allocations, self._options, run_id),
+            deadline=self._deadline(head.host, now),
+            nodes=nodes,
         )
         self._listener = net.Listener()
         return [Probe(tuple(entry.address for entry in head.interfaces), self._listener.port)] * len(allocations)
@@ -66,6 +71,7 @@ class Planner:
         address = choose_address(head.host, [entry.address for entry in head.interfaces], reaches)
         spec = self.spec
         own = {entry.rank: entry.own[address] for entry in reaches}
+        certificate = tls.certificate({address, *own.values()}) if self._options.tls else None
         nodes = (replace(node, address=own[node.rank] if node.rank else address) for node in spec.nodes)
         taken = frozenset({spec.port})
         self.spec = replace(
@@ -74,22 +80,62 @@ class Planner:
             dashboard_port=net.free_port(head.host, taken=taken) if self._options.dashboard else 0,
             run_dir=str(records.create(self._options.run_dir, spec.run_id)),
         )
-        return assignments(self.spec, self._allocations, secrets.token_hex(32))
+        return assignments(self.spec, self._allocations, secrets.token_hex(32), certificate)
 
-    def _deadline(self, now: float) -> float:
-        """End of the job in Unix seconds: the user's word, else the scheduler's; 0 if nobody knows."""
-        if self._options.deadline or self._options.walltime:
-            return self._options.deadline or now + units.seconds(self._options.walltime)
-        if self._scheduler is None:
-            return 0.0
+    def _deadline(self, host: str, now: float) -> float:
+        """End of the job in Unix seconds, 0 if nobody knows; raises RayhpcError where it is over."""
+        end, source = self._end_of_job(now)
+        check_time_left(end, now, f"{source}; clock of {host}")
+        if end and end - now <= self._options.grace and not self._options.hold:
+            grace = f"--grace {self._options.grace:g} s"
+            self.warnings += [f"the job ends in {end - now:.0f} s, within {grace}: the driver is signalled at once"]
+        return end
+
+    def _end_of_job(self, now: float) -> tuple[float, str]:
+        """The end, 0 if nobody knows, and whose word it is: the user's, else the scheduler's."""
+        if self._options.walltime:
+            return now + units.seconds(self._options.walltime), "--walltime"
+        if self._options.deadline or self._scheduler is None:
+            return self._options.deadline, "--deadline"
         end, warning = commands.deadline(self._scheduler, self._environ, now)
         self.warnings += [warning] if warning else []
-        return end or 0.0
+        return end or 0.0, self._scheduler.name
 
     def close(self) -> None:
         """Stop listening."""
         if self._listener is not None:
             self._listener.close()
+
+
+def check_min_nodes(wanted: int, nodes: int) -> None:
+    """Raises RayhpcError for more --min-nodes than there can be."""
+    if wanted > nodes:
+        raise configuration(
+            f"--min-nodes {wanted}, but the cluster has {counted(nodes, 'node')}",
+            next_step="ask for as many as can be spared; one rank is one node, with --one-per-host one host is",
+        )
+
+
+def check_login_node(host: str, environ: Mapping[str, str]) -> None:
+    """Raises RayhpcError, naming the scheduler, on a host that only submits jobs: it is shared, and not for work."""
+    for scheduler in schedulers.ALL:
+        if scheduler.on_job_host not in environ and (answer := commands.is_no_job_host(scheduler, host)):
+            raise configuration(
+                f"{host} is a login node: {scheduler.name} runs no jobs on it",
+                answer,
+                next_step="rayhpc alloc submit, or ask for hosts first: salloc, qsub -I; here all the same: --login-node",
+            )
+
+
+def check_time_left(end: float, now: float, sources: str) -> None:
+    """Raises RayhpcError where the end of the job, 0 if nobody knows, is over; sources: whose words the times are."""
+    if end and end <= now:
+        times = [time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) for at in (end, now)]
+        raise configuration(
+            f"the end of the job was {now - end:.0f} s ago",
+            *(f"{time}  {source}" for time, source in zip(times, sources.split("; "), strict=True)),
+            next_step="correct --walltime or --deadline; if the host's clock is wrong, tell the site",
+        )
 
 
 def check_versions(allocations: Sequence[Allocation]) -> None:
@@ -129,7 +175,9 @@ def new_run_id(now: float) -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{secrets.token_hex(4)}"
 
 
-def assignments(spec: ClusterSpec, allocations: Sequence[Allocation], token: str) -> list[Assignment]:
+def assignments(
+    spec: ClusterSpec, allocations: Sequence[Allocation], token: str, certificate: Certificate | None = None
+) -> list[Assignment]:
     """What each rank is told, in rank order."""
     nodes = {node.rank: node for node in spec.nodes}
     return [
@@ -143,6 +191,7 @@ def assignments(spec: ClusterSpec, allocations: Sequence[Allocation], token: str
             ray=spec.versions.ray,
             node=nodes.get(entry.rank),
             token=token,
+            certificate=certificate,
         )
         for entry in allocations
     ]

@@ -73,8 +73,9 @@ def decide(history: Sequence[Event], policy: Policy) -> Outcome | None:
                 return Outcome.of(fault)
             case HeadSilent() | NodeEnded() | NodeDead() | RankSilent() if ending:
                 pass  # a scheduler that ends the job may signal Ray's processes too: the driver still has the last word
-            case HeadSilent(seconds=seconds):
-                return Outcome.of(_head_fault(policy, f"the head has not answered for {seconds:.0f} s", ()))
+            case HeadSilent(seconds=seconds, closed=closed):
+                silent = "its GCS has ended" if closed else f"the head has not answered for {seconds:.0f} s"
+                return Outcome.of(_head_fault(policy, silent, ()))
             case NodeEnded(rank=rank) | NodeDead(rank=rank) | RankSilent(rank=rank) if rank in policy.forgiven:
                 pass
             case NodeEnded(rank=rank) | NodeDead(rank=rank) | RankSilent(rank=rank):
@@ -288,9 +289,9 @@ class Supervisor:
             self._log.write("back", rank, self.host(rank))
             alive = f"{len(self._spec.nodes) - len(self.roster.lost)}/{len(self._spec.nodes)} nodes"
             self._console.line(f"rank {rank} on {self.host(rank)} is back: {alive}")
-        limit = head_silence(len(self._spec.nodes))
-        if self.table.silence > limit and not any(isinstance(event, HeadSilent) for event in self.history):
-            self.note(HeadSilent(self.table.silence))
+        silent = self.table.closed or self.table.silence > head_silence(len(self._spec.nodes))
+        if silent and not any(isinstance(event, HeadSilent) for event in self.history):
+            self.note(HeadSilent(self.table.silence, self.table.closed))
 
     def _look_at_clock(self) -> None:
         for rank, seconds in self._beats.missed():

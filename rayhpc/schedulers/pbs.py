@@ -45,7 +45,16 @@ def parse_deadline(text: str, now: float) -> float | None:
     return None
 
 
-PBS = Scheduler("pbs", "PBS_JOBID", _cpus, deadline_query=("qstat", "-f"), parse_deadline=parse_deadline)
+PBS = Scheduler(
+    "pbs",
+    "PBS_JOBID",
+    _cpus,
+    deadline_query=("qstat", "-f"),
+    parse_deadline=parse_deadline,
+    on_job_host="PBS_JOBID",
+    host_query=("pbsnodes",),
+    no_job_host="Unknown node",
+)
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,9 @@ SLURM = Scheduler(
     _deadline,
     deadline_query=("scontrol", "-o", "show", "job"),
     parse_deadline=parse_deadline,
+    on_job_host="SLURMD_NODENAME",
+    host_query=("scontrol", "show", "node"),
+    no_job_host=r"^Node \S+ not found",
 )
 
 _STATES = {

@@ -240,6 +240,29 @@ def test_the_shipped_script_and_hostile_words(alloc: Alloc, driver: Path) -> Non
     assert [run["code"] for run in shown["runs"]] == [7]
 
 
+def test_cancel_ends_a_job_whose_driver_wants_to_be_run_again(
+    alloc: Alloc, slurm_cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    """A driver that answers SIGTERM by a checkpoint and 75: Slurm requeues a cancelled job too, if it is asked to."""
+    (tmp_path / "saves.py").write_text(
+        "import signal, sys, time\n"
+        "def save(signum, frame):\n"
+        "    signal.signal(signum, signal.SIG_IGN)\n"
+        "    sys.exit(75)\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        "print('driver up', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    job = alloc("submit", "slurm", "-N", "1", "-t", "15", "--", "saves.py").stdout.strip()
+    poll(lambda: True if "driver up" in alloc("logs", job).stdout else None, 90, lambda: alloc("logs", job).stdout)
+    assert alloc("cancel", job).returncode == 0
+    assert alloc("wait", job).returncode == 75, alloc("logs", job).stdout
+    assert state(alloc, job)["state"] == "CANCELLED"
+    said = alloc("logs", job).stdout
+    assert "the driver asks to be run again" in said
+    assert f"not requeued: Slurm itself is ending job {job}" in said
+
+
 # ------------------------------------------------------------------------------------- PBS's commands, over Slurm
 
 

@@ -189,6 +189,9 @@ cable_states() { # HOST: eth0=UP ...
 # ------------------------------------------------------------------------------------------------------ the files
 
 write_state() {
+    mkdir -p "$STATE/etc"
+    cp -a /etc/. "$STATE/etc/"
+    rm -rf "$STATE"/etc/{slurm,hosts,resolv.conf,passwd,group} # some may be links
     mkdir -p "$STATE"/{etc/slurm,run,log,private,controller,spool,stage,gpu,"home/$SECOND_ACCOUNT"}
     chmod 755 "$STATE"
     chown "$SECOND_ACCOUNT_ID:$SECOND_ACCOUNT_ID" "$STATE/home/$SECOND_ACCOUNT"
@@ -300,10 +303,8 @@ own_directory() { # HOST DIRECTORY SIZE: empty and this host's own, but the shar
     mount --move "$stage" "$2"
 }
 
-own_system_files() {
-    local file
-    for file in hosts resolv.conf passwd group; do mount --bind "$STATE/etc/$file" "/etc/$file"; done
-    mount --bind "$STATE/etc/slurm" /etc/slurm
+own_system_files() { # all of /etc: a mount on one file there goes when somebody outside replaces the file, as useradd does
+    mount --bind "$STATE/etc" /etc
 }
 
 own_sysfs() { # HOST: /sys/class/net shows the network namespace in which sysfs was mounted

@@ -37,6 +37,16 @@ print("driver up", flush=True)
 while True:
     time.sleep(0.05)
 """
+# Answers SIGTERM by 75, as one that has written a checkpoint.
+SAVES = """
+import signal, sys, time
+def save(signum, frame):
+    signal.signal(signum, signal.SIG_IGN)
+    sys.exit(75)
+signal.signal(signal.SIGTERM, save)
+print("driver up", flush=True)
+time.sleep(600)
+"""
 # Ends with 75 until it has had as many lives as its argument says.
 LIVES = """
 import json, os, sys
@@ -69,10 +79,14 @@ class Site:
         """The submitter's: what a job must not see is in it."""
         return {"HOME": str(self.home), "PATH": f"{self.home / 'bin'}:/usr/bin:/bin", "COLOUR": "red"}
 
-    def run(self, *argv: str | Path) -> subprocess.CompletedProcess[str]:
+    def run(self, *argv: str | Path, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            argv, cwd=self.work, env=self.environment(), capture_output=True, text=True, timeout=60, check=False
+            argv, cwd=self.work, env=self.environment(), capture_output=True, text=True, timeout=seconds, check=False
         )
+
+    def alloc(self, *words: str, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """`rayhpc alloc …` on the login node."""
+        return self.run(self.mpi.python, "-m", "rayhpc", "alloc", *words, seconds=seconds)
 
     def driver(self, name: str, text: str) -> str:
         (self.work / name).write_text(text)
@@ -197,6 +211,39 @@ def test_lives(site: Site, how: str, lives: int) -> None:
         assert (job["name"], job["account"], job["queue"]) == ("cartpole", "physics", "workq")
     assert f"the next life of job {first} is job {jobs[1]['id']}" in site.output(first)
     assert not [path for path in site.work.iterdir() if "next" in path.name]
+
+
+def test_the_login_node_follows_all_lives(site: Site) -> None:
+    """The id that was printed names the job in each of its lives, and one file has what they all wrote."""
+    done = site.alloc("submit", "pbs", "-N", "1", "--", site.driver("lives.py", LIVES), "3")
+    assert done.returncode == 0, done.stderr
+    first = done.stdout.strip()
+    waited = site.alloc("wait", first, seconds=200)
+    assert waited.returncode == 0, waited.stderr
+    ids = [job["id"] for job in site.jobs()]
+    assert len(ids) == 3
+    # A life may end between two questions, and is passed over then.
+    assert waited.stderr.splitlines()[-1] == f"job {ids[2]} COMPLETED (F), exit code 0"
+    shown = json.loads(site.alloc("show", first, "--json").stdout)
+    assert (shown["earlier"], shown["job_id"]) == (ids[:2], ids[2])
+    assert [run["code"] for run in shown["runs"]] == [75, 75, 0]
+    said = site.alloc("logs", ids[1]).stdout
+    assert [said.count(f"the next life of job {ids[0]} is job {ids[1]}"), said.count("all given back")] == [1, 3]
+    assert f"job {ids[2]} has ended already" in site.alloc("cancel", first).stderr
+
+
+@pytest.mark.parametrize("script", [PBS, THETA], ids=["pbs", "theta"])
+def test_qdel_is_the_end_of_the_chain(site: Site, script: Path) -> None:
+    """Also for a driver that answers SIGTERM by a checkpoint and 75."""
+    done = site.alloc("submit", "pbs", "-N", "1", "--script", str(script), "--", site.driver("saves.py", SAVES))
+    job = done.stdout.strip()
+    assert until(lambda: "driver up" in site.alloc("logs", job).stdout, 120), site.output(job)
+    assert site.alloc("cancel", job).returncode == 0
+    assert site.alloc("wait", job).returncode == 75, site.output(job)
+    said = site.alloc("logs", job).stdout
+    assert "the driver asks to be run again" in said
+    assert f"itself is ending job {job}, as after qdel" in said
+    assert len(site.jobs()) == 1
 
 
 @pytest.mark.parametrize(

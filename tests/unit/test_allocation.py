@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -51,6 +51,21 @@ def test_a_long_tmpdir_falls_back_with_a_notice(on: Callable[[dict[str, str]], N
 
 def test_bytes_count_and_not_characters() -> None:
     assert "bytes long" in allocation._temp_problem("/" + "é" * (paths.temp_base_limit(dashboard=False) // 2 + 1))
+
+
+def test_a_directory_in_which_others_may_rename_is_refused(short: str) -> None:
+    assert allocation._temp_problem(short) == ""
+    Path(short).chmod(0o777)
+    assert "is writable for all without the sticky bit" in allocation._temp_problem(short)
+    Path(short).chmod(0o1777)
+    assert allocation._temp_problem(short) == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a directory away")
+@pytest.mark.parametrize(("owner", "refused"), [(1, True), (65534, False), (0, False)])
+def test_a_directory_of_another_account_is_refused(short: str, owner: int, refused: bool) -> None:
+    os.chown(short, owner, -1)
+    assert ("belongs to another account" in allocation._temp_problem(short)) == refused
 
 
 @pytest.mark.parametrize("name", ["tmp", "", "./x", *HOSTILE])
@@ -140,3 +155,43 @@ def test_outside_a_job_only_open_mpi_is_known_to_bind(
     on({})
     found = allocation.survey(0, Options(), None, launcher, {"TMPDIR": short})
     assert (found.scheduler_cpus is not None) == named
+
+
+def test_letters_beyond_ascii_are_refused() -> None:
+    assert "ASCII" in allocation._temp_problem("/tmp/ü")
+
+
+def test_a_directory_without_space_is_avoided(short: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = {short: 49 * 2**20}
+    monkeypatch.setattr(host, "free_space", lambda directory: free.get(directory, 2**30))
+    base, (notice,) = chosen(TMPDIR=short)
+    assert base == "/tmp"
+    assert notice.endswith("has 49 MiB free, Ray needs 50 at least; using /tmp")
+    with pytest.raises(RayhpcError, match="has 49 MiB free"):
+        chosen(short)
+
+
+def test_a_directory_without_programs_is_used_with_a_warning(short: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "forbids_programs", lambda directory: directory == short)
+    for base, (notice,) in (chosen(short), chosen(TMPDIR=short)):
+        assert base == short
+        assert "is mounted noexec" in notice
+
+
+@pytest.mark.parametrize(
+    ("options", "environ", "fits"),
+    [
+        ({}, {}, True),
+        ({"object_store_memory": "9G"}, {}, True),  # Ray puts it on a disk, with a warning of its own
+        ({"object_store_memory": "11G"}, {}, False),
+        ({"object_store_memory": "11G"}, {"RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE": "1"}, True),
+        ({"object_store_memory": "11G", "ray_arg": ("--plasma-directory=/scratch",)}, {}, True),
+    ],
+)
+def test_an_object_store_that_ray_would_refuse(options: dict[str, Any], environ: dict[str, str], fits: bool) -> None:
+    if fits:
+        allocation._check_store(Options(**options), 2**30, environ)
+    else:
+        with pytest.raises(RayhpcError, match="--object-store-memory 11G, but /dev/shm has "):
+            allocation._check_store(Options(**options), 2**30, environ)
+    allocation._check_store(Options(**options), 12 * 2**30, environ)

@@ -453,6 +453,25 @@ def test_wait_goes_on_with_the_next_life(two_lives: Login) -> None:
     assert "job        13.server (pbs)\n" in two_lives.rayhpc("show", "13").stdout
 
 
+def test_logs_go_on_with_the_next_life(two_lives: Login) -> None:
+    two_lives.fake("qstat", "[[ $(sed -n '$=' \"$0.calls\") -lt 5 ]] || echo F >13.server\n" + QSTAT)
+    done = two_lives.rayhpc("logs", "-f", "12")
+    assert (done.exit_code, done.stdout) == (0, (two_lives.directory / "job.out").read_text())
+    assert done.stderr.splitlines() == [
+        "job 13.server PENDING (submitted again): the next life of job 12.server",
+        "job 13.server COMPLETED (F), exit code 0",
+    ]
+
+
+def test_a_server_that_forgets_what_has_ended_does_not_end_the_chain(two_lives: Login) -> None:
+    """The code of the first life is known by the record of its run."""
+    record_run(two_lives, "29990101-000000-aaaaaaaa", "12.server", 75)
+    two_lives.fake("qstat", "echo 'Job Id: 13.server'; echo '    job_state = R'; echo 'Unknown Job Id' >&2; exit 153")
+    (row,) = (line.split("\t") for line in two_lives.rayhpc("list").stdout.splitlines()[1:])
+    assert row[:3] == ["13.server", "pbs", "PENDING"]
+    assert two_lives.rayhpc("show", "12").stdout.startswith("job        13.server (pbs)\nstate      RUNNING (R)\n")
+
+
 def test_the_life_that_runs_is_cancelled(two_lives: Login) -> None:
     two_lives.rayhpc("cancel", "12")
     assert two_lives.calls("qdel") == [["13.server"]]

@@ -51,7 +51,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "stop_timeout": ("1", 1.0),
     "logs": ("never", "never"),
 }
-FLAGS = {"one_per_host", "dashboard", "hold"}
+FLAGS = {"one_per_host", "dashboard", "hold", "login_node", "tls"}
 # What other options, and Python, and mpirun would do with these is no concern of the driver's.
 DRIVERS_OWN = ["--num-cpus", "7", "--help", "--version", "--hold", "--", "-m", "-h", "--no-such", "--logs=never", ""]
 
@@ -180,7 +180,10 @@ def test_a_misspelt_option_is_refused_with_a_suggestion(words: list[str], expect
         ([], "no driver was named"),
         (["--"], "no driver was named"),
         (["--num-cpus", "2"], "no driver was named"),
-        (["--hold", "train.py"], "--hold keeps a cluster without a driver"),
+        (["--hold", "train.py"], "--hold keeps a cluster without a driver: train.py"),
+        (["-m"], "-m names no module"),
+        (["-m", ""], "-m names no module"),
+        (["--num-cpus", "2", "-m", "", "x"], "-m names no module"),
         (["--hold", "--", "x"], "--hold keeps a cluster without a driver"),
     ],
 )

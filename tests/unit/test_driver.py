@@ -35,9 +35,64 @@ def test_a_script_needs_no_execute_permission_and_any_name(here: Path, hostile: 
     assert driver.resolve([f"x{hostile}.py", hostile])[2:] == [f"x{hostile}.py", hostile]
 
 
-def test_a_module_is_run_by_this_interpreter() -> None:
-    command = driver.resolve(["-m", "package.module", "-x"])
-    assert (command[0], command[-3:]) == (sys.executable, ["-m", "package.module", "-x"])
+@pytest.mark.parametrize("module", ["package.module", "json.tool", "zipapp"])
+def test_a_module_is_run_by_this_interpreter(here: Path, module: str) -> None:
+    (here / "package").mkdir()
+    (here / "package" / "__init__.py").write_text("raise AssertionError('imported')")
+    command = driver.resolve(["-m", module, "-x"])
+    assert (command[0], command[-3:]) == (sys.executable, ["-m", module, "-x"])
+
+
+@pytest.mark.parametrize("module", ["no_such_package.train", "nowhere", "", ".train"])
+def test_a_module_that_nobody_has_is_127(module: str) -> None:
+    fault = refused("-m", module)
+    assert fault.code == ExitCode.NOT_FOUND
+    assert f"module {module} was not found" in fault.what
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        (b"x = 1\ndef f(:\n", 2),
+        (b"if True:\n\tx = 1\n        y = 2\n", 3),
+        (b"print 'python 2'\n", 1),
+        (b"x = '\xff'\n", 1),
+        ("x = 1\ny = ß!\n".encode(), 2),
+    ],
+)
+def test_a_syntax_error_is_126_with_its_line(here: Path, source: bytes, line: int) -> None:
+    (here / "train.py").write_bytes(source)
+    fault = refused("train.py")
+    assert fault.code == ExitCode.NOT_EXECUTABLE
+    assert fault.what == "the driver train.py has a syntax error"
+    assert fault.evidence[0].strip().startswith('File "train.py", line')
+    assert fault.next_step == f"correct line {line}"
+
+
+def test_a_syntax_error_in_a_long_line_fits_on_a_screen(here: Path) -> None:
+    (here / "train.py").write_text("x = [" + "1, " * 10000 + "\n")
+    assert max(map(len, refused("train.py").evidence)) <= 200
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        b"# -*- coding: latin-1 -*-\nx = '\xff'\n",
+        b"\xef\xbb\xbfx = 1\r\n",
+        b"x = '\\d'\n",  # only a warning, which is the driver's own to print
+        b"from __future__ import annotations\nimport nowhere\n",
+        b"(" * 5000 + b")" * 5000,
+        b"",
+        b"PK\x03\x04\0\0 an archive",
+    ],
+)
+def test_what_python_may_run_is_not_refused(here: Path, source: bytes, recwarn: pytest.WarningsRecorder) -> None:
+    (here / "train.py").write_bytes(source)
+    if source.startswith(b"((("):
+        assert refused("train.py").what.endswith("a syntax error")  # too many nested parentheses
+    else:
+        driver.resolve(["train.py"])
+    assert not recwarn.list
 
 
 def test_a_program_is_found_on_the_path(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,10 +117,12 @@ def test_what_cannot_be_executed_is_126(here: Path) -> None:
     (here / "program").write_text("#!/bin/sh\n")
     (here / "directory").mkdir()
     (here / "directory.py").mkdir()
+    os.mkfifo(here / "pipe.py")
     for name, words in (
         ("./program", "is not executable"),
         ("./directory", "is a directory"),
-        ("directory.py", "read"),
+        ("pipe.py", "is no file"),
+        ("directory.py", "is a directory"),
     ):
         fault = refused(name)
         assert fault.code == ExitCode.NOT_EXECUTABLE
@@ -82,3 +139,9 @@ def test_what_the_kernel_refuses_is_126_with_its_reason() -> None:
     fault = driver.refusal(["./solve"], (8, "Exec format error"))
     assert fault.code == ExitCode.NOT_EXECUTABLE
     assert "./solve cannot be executed: Exec format error" in fault.what
+
+
+def test_arguments_that_are_too_long_are_126_with_the_limits() -> None:
+    fault = driver.refusal(["./solve"], (7, "Argument list too long"))
+    assert (fault.code, fault.what) == (126, "the driver ./solve cannot be executed: Argument list too long")
+    assert "128 KiB" in fault.next_step

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rayhpc import environment
-from rayhpc.model import Gpus
+from rayhpc.model import Certificate, Gpus
 
 from .making import assignment, cluster, node
 
@@ -106,6 +108,28 @@ def test_the_token_is_a_path_and_never_a_value(made: dict[str, str]) -> None:
     assert made["RAY_AUTH_TOKEN_PATH"].startswith("/tmp/")
     assert made["RAY_AUTH_TOKEN_PATH"].endswith("/token")
     assert not [value for value in made.values() if "s3cret" in value]
+
+
+def test_a_certificate_is_given_as_paths_to_daemons_driver_and_the_node_tables_client() -> None:
+    own = replace(OWN, certificate=Certificate("chain", "s3cret-key"))
+    expected = {
+        "RAY_USE_TLS": "1",
+        "RAY_TLS_SERVER_CERT": "/tmp/rh-01234567-0/tls.crt",
+        "RAY_TLS_SERVER_KEY": "/tmp/rh-01234567-0/tls.key",
+        "RAY_TLS_CA_CERT": "/tmp/rh-01234567-0/tls.crt",
+    }
+    users_own = dict.fromkeys(expected, "the user's own")
+    for made in (
+        environment.of_daemons(users_own, own, SPEC.head),
+        environment.of_driver(users_own, own, SPEC),
+        environment.authentication("/tmp/rh-01234567-0", tls=True),
+    ):
+        assert made.items() >= {**expected, "RAY_AUTH_MODE": "token"}.items()
+        assert "s3cret-key" not in str(made)
+
+
+def test_without_tls_nothing_is_said_of_it() -> None:
+    assert not [name for name in {**daemons({}), **driver({})} if "TLS" in name]
 
 
 def test_the_token_is_in_no_representation() -> None:

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from rayhpc import host
+from rayhpc.errors import ExitCode, RayhpcError
 from rayhpc.model import Gpus, Interface
 
 
@@ -203,7 +204,12 @@ def test_the_affinity_is_this_process_s() -> None:
 
 
 def mounted(monkeypatch: pytest.MonkeyPatch, *mounts: tuple[str, str]) -> None:
-    table = [SimpleNamespace(mountpoint=point, fstype=kind) for point, kind in mounts]
+    table = [
+        SimpleNamespace(
+            mountpoint=point, fstype=kind.partition(",")[0], opts=f"rw{kind[len(kind.partition(',')[0]) :]}"
+        )
+        for point, kind in mounts
+    ]
     monkeypatch.setattr(psutil, "disk_partitions", lambda **_: table)
 
 
@@ -217,6 +223,11 @@ def mounted(monkeypatch: pytest.MonkeyPatch, *mounts: tuple[str, str]) -> None:
 def test_the_longest_mount_point_counts(monkeypatch: pytest.MonkeyPatch, path: str, kind: str) -> None:
     mounted(monkeypatch, ("/", "ext4"), ("/scratch", "lustre"), ("/scratch/local", "xfs"), ("/two words", "nfs4"))
     assert host.file_system(path) == kind
+
+
+def test_noexec_is_of_the_mount_that_holds_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    mounted(monkeypatch, ("/", "ext4"), ("/scratch", "xfs,nosuid,noexec"), ("/scratch/local", "xfs,nosuid"))
+    assert [host.forbids_programs(path) for path in ("/x", "/scratch/x", "/scratch/local/x")] == [False, True, False]
 
 
 def test_a_link_is_followed_to_its_file_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -317,6 +328,25 @@ def test_limits_are_raised_and_told_where_they_stay_small(monkeypatch: pytest.Mo
     (warning,) = host.raised_limits()
     assert limits == {resource.RLIMIT_NOFILE: (1024, 1024), resource.RLIMIT_NPROC: (8192, 8192)}
     assert warning.startswith("only 1024 open files are allowed (ulimit -Hn)")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [(resource.RLIMIT_NOFILE, "only 64 open files"), (resource.RLIMIT_NPROC, "only 64 processes")]
+)
+def test_a_limit_with_which_ray_cannot_work_is_refused(monkeypatch: pytest.MonkeyPatch, kind: int, words: str) -> None:
+    limits = {resource.RLIMIT_NOFILE: (9000, 9000), resource.RLIMIT_NPROC: (9000, 9000), kind: (64, 64)}
+    monkeypatch.setattr(resource, "getrlimit", limits.__getitem__)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(RayhpcError, match=f"{words} are allowed, and Ray needs 256 at least") as caught:
+        host.raised_limits()
+    assert caught.value.fault.code == ExitCode.CONFIGURATION
+
+
+def test_roots_processes_are_not_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = {resource.RLIMIT_NOFILE: (9000, 9000), resource.RLIMIT_NPROC: (64, 64)}
+    monkeypatch.setattr(resource, "getrlimit", limits.__getitem__)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert host.raised_limits() == ()
 
 
 def test_no_limit_needs_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ FLOORS = {
     "pure, schedulers": "schedulers.*",
     "pure, on its own": "rayhook",
     "pure": "roster schedulers share rayargs environment",
-    "hands": "keeper comm net host records rayapi signals log commands",
+    "hands": "keeper comm net host records rayapi signals log commands tls",
     "hands on hands": "proc allocations",
     "hands, all together": "watch",
     "stages": "bootstrap.*",

@@ -140,7 +140,7 @@ def test_while_it_runs_there_is_no_code_and_its_pid_is_known(yard: Yard) -> None
     os.mkfifo(yard.place / "fifo")
     child = yard.shell("echo $$; read x < fifo")
     assert yard.said("\n")
-    assert not child.poll()
+    assert until(lambda: child.poll() or child.pid)
     assert (child.code, child.gone, child.failed) == (None, False, None)
     assert child.pid == int(yard.output)
     (yard.place / "fifo").write_text("go\n")
@@ -388,6 +388,14 @@ def test_a_stopped_command_is_ended_as_well(yard: Yard) -> None:
     assert ended(child).code in (-TERM, -KILL)
 
 
+def test_a_stopped_keeper_ends_its_command_as_well(yard: Yard) -> None:
+    child = yard.shell(f"echo ready; {FOR_EVER}")
+    assert yard.said("ready")
+    keeper.send(child.keeper_pid, signal.SIGSTOP)
+    child.end()
+    assert ended(child).code == -KILL
+
+
 def test_end_and_signal_after_the_end_do_nothing(yard: Yard) -> None:
     child = ended(yard.shell("exit 3"))
     child.end()
@@ -570,3 +578,18 @@ def test_a_subreaper_inherits_orphans() -> None:
         assert ends == [6]
 
     assert run_alone(work) == 0
+
+
+# Core files.
+
+
+def test_no_core_files_and_the_hard_limit_stays() -> None:
+    """What a child may raise again for its own code."""
+    program = (
+        "import resource as r, subprocess; from rayhpc.keeper import write_no_core_files\n"
+        "hard = r.getrlimit(r.RLIMIT_CORE)[1]; r.setrlimit(r.RLIMIT_CORE, (hard, hard)); write_no_core_files()\n"
+        "assert r.getrlimit(r.RLIMIT_CORE) == (0, hard)\n"
+        "print(subprocess.run(['sh', '-c', 'ulimit -S -c'], capture_output=True, text=True).stdout.strip())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"

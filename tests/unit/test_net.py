@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Iterator
 
@@ -45,6 +46,12 @@ def test_a_wanted_port_in_use_is_refused_by_name() -> None:
         with pytest.raises(RayhpcError, match=f"port {port} is in use on host1") as caught:
             net.free_port("host1", port)
     assert caught.value.fault.code == ExitCode.CONFIGURATION
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may bind it")
+def test_a_port_for_root_alone_is_refused_by_name() -> None:
+    with pytest.raises(RayhpcError, match="port 80 is for root alone on host1"):
+        net.free_port("host1", 80)
 
 
 def test_a_port_in_use_on_one_address_is_not_free() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from rayhpc.bootstrap.node import Node
 from rayhpc.errors import ExitCode, RayhpcError
-from rayhpc.model import Options
+from rayhpc.model import Certificate, Options
 
 from .making import assignment, cluster, node
 
@@ -31,6 +31,15 @@ def test_the_token_is_the_owners_alone(tmp_path: Path) -> None:
     assert [mode(path) for path in (private, private / "token", tmp_path / "run", tmp_path / "run" / "rank-0.log")] == [
         0o700, 0o600, 0o700, 0o600,
     ]  # fmt: skip
+
+
+def test_certificate_and_key_are_the_owners_alone(tmp_path: Path) -> None:
+    spec = cluster([node(0, temp_dir=str(tmp_path / "private"))], run_dir=str(tmp_path / "run"))
+    made = Node(replace(assignment(spec), certificate=Certificate("chain", "key")), spec.head, Options())
+    made.prepare()
+    files = {path.name: (path.read_text(), mode(path)) for path in (tmp_path / "private").iterdir()}
+    assert files == {"token": ("s3cret", 0o600), "tls.crt": ("chain", 0o600), "tls.key": ("key", 0o600)}
+    assert made.authentication["RAY_TLS_SERVER_KEY"] == str(tmp_path / "private" / "tls.key")
 
 
 @pytest.mark.parametrize("planted", ["directory", "link", "file"])

@@ -170,6 +170,24 @@ def test_no_two_runs_share_a_token_or_a_directory(planners: list[plan.Planner], 
     assert first.port != first.dashboard_port != 0
 
 
+def test_tls_is_one_certificate_for_all_and_off_by_default(planners: list[plan.Planner], runs: str) -> None:
+    ranks = [allocation(rank, interfaces=LOOP) for rank in range(2)]
+    _, made = planned(planners, ranks, Options(run_dir=runs, tls=True))
+    first, second = (entry.certificate for entry in made)
+    assert first is not None
+    assert first == second
+    assert planned(planners, ranks, Options(run_dir=runs))[1][0].certificate is None
+
+
+def test_tls_that_cannot_be_had_leaves_no_run(
+    planners: list[plan.Planner], runs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(RayhpcError, match="openssl"):
+        planned(planners, [allocation(interfaces=LOOP)], Options(run_dir=runs, tls=True))
+    assert not Path(runs).exists()
+
+
 def test_the_head_is_probed_at_all_its_addresses(planners: list[plan.Planner], runs: str) -> None:
     planner = plan.Planner(Options(run_dir=runs), None, {})
     planners.append(planner)
@@ -183,3 +201,102 @@ def test_a_refused_plan_leaves_no_run(planners: list[plan.Planner], runs: str) -
     with pytest.raises(RayhpcError, match="versions differ"):
         planned(planners, ranks, Options(run_dir=runs))
     assert not Path(runs).exists()
+
+
+@pytest.mark.parametrize(("wanted", "nodes"), [(0, 1), (1, 1), (3, 4)])
+def test_min_nodes_that_can_be(wanted: int, nodes: int) -> None:
+    plan.check_min_nodes(wanted, nodes)
+
+
+def test_more_min_nodes_than_nodes_are_refused() -> None:
+    with pytest.raises(RayhpcError, match="--min-nodes 4, but the cluster has 3 nodes") as caught:
+        plan.check_min_nodes(4, 3)
+    assert caught.value.fault.code == ExitCode.CONFIGURATION
+
+
+def test_one_per_host_counts_hosts_for_min_nodes(planners: list[plan.Planner], runs: str) -> None:
+    ranks = [allocation(rank, interfaces=LOOP) for rank in range(3)]
+    with pytest.raises(RayhpcError, match="--min-nodes 2, but the cluster has 1 node"):
+        planned(planners, ranks, Options(run_dir=runs, one_per_host=True, min_nodes=2))
+
+
+@pytest.mark.parametrize("end", [0.0, 1000.1, 2000.0])
+def test_time_that_is_left(end: float) -> None:
+    plan.check_time_left(end, 1000.0, "slurm; clock of a")
+
+
+def test_an_end_of_the_job_in_the_past_shows_both_clocks() -> None:
+    """As on a host whose clock is ten minutes fast."""
+    with pytest.raises(RayhpcError, match="the end of the job was 600 s ago") as caught:
+        plan.check_time_left(1.8e9, 1.8e9 + 600, "slurm; clock of a")
+    first, second = caught.value.fault.evidence
+    assert first.endswith("  slurm")
+    assert second.endswith("  clock of a")
+    assert first[:10] == second[:10] == time.strftime("%Y-%m-%d", time.localtime(1.8e9))
+
+
+@pytest.mark.parametrize(
+    ("walltime", "hold", "warned"), [("30", False, True), ("30", True, False), ("90", False, False)]
+)
+def test_a_job_that_ends_within_its_grace_is_told(
+    planners: list[plan.Planner], runs: str, walltime: str, hold: bool, warned: bool
+) -> None:
+    options = Options(run_dir=runs, walltime=walltime, hold=hold)
+    planner, _ = planned(planners, [allocation(interfaces=LOOP)], options)
+    assert any("within --grace 60 s: the driver is signalled at once" in text for text in planner.warnings) == warned
+
+
+# Login nodes, by what the scheduler's commands print.
+UNKNOWN = {
+    "scontrol": "Node login1 not found",
+    "pbsnodes": "Node: login1,  Error: Unknown node ",
+}
+
+
+def says(directory: Path, command: str, text: str, code: int) -> None:
+    program = directory / command
+    program.write_text(f"#!/bin/sh\necho '{text}' >&2\nexit {code}\n")
+    program.chmod(0o755)
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A PATH on which nothing but the test's own commands is."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", UNKNOWN)
+def test_a_login_node_is_refused_with_the_schedulers_word(alone: Path, command: str) -> None:
+    says(alone, command, UNKNOWN[command], 1)
+    with pytest.raises(RayhpcError, match="login1 is a login node: ") as caught:
+        plan.check_login_node("login1", {})
+    assert UNKNOWN[command].strip() in caught.value.fault.evidence[0]
+    assert "--login-node" in caught.value.fault.next_step
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("NodeName=login1 Arch=x86_64 CoresPerSocket=1", 0),
+        ("scontrol: fatal: Could not establish a configuration source", 1),
+        ("slurm_load_node error: Unable to contact slurm controller (connect failure)", 1),
+    ],
+)
+def test_a_job_host_and_a_scheduler_that_does_not_answer_are_no_login_node(alone: Path, text: str, code: int) -> None:
+    says(alone, "scontrol", text, code)
+    plan.check_login_node("login1", {})
+
+
+def test_where_no_scheduler_is_there_is_no_login_node(alone: Path) -> None:
+    plan.check_login_node("login1", {})
+
+
+@pytest.mark.parametrize(("environ", "asked"), [({"SLURM_JOB_ID": "7"}, True), ({"SLURMD_NODENAME": "n1"}, False)])
+def test_the_shell_of_salloc_may_be_on_a_login_node(alone: Path, environ: dict[str, str], asked: bool) -> None:
+    says(alone, "scontrol", UNKNOWN["scontrol"], 1)
+    if asked:
+        with pytest.raises(RayhpcError, match="login1 is a login node"):
+            plan.check_login_node("login1", environ)
+    else:
+        plan.check_login_node("login1", environ)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -140,3 +141,25 @@ def test_a_head_that_has_gone_is_not_asked_and_its_successor_gets_a_client_of_it
         found.close()
         found.join()
     assert len(made) == 2
+
+
+@pytest.mark.parametrize(("listens", "closed"), [(True, False), (False, True), (None, False)])
+def test_only_a_port_that_has_answered_and_refuses_is_closed(
+    table: Open, monkeypatch: pytest.MonkeyPatch, listens: bool | None, closed: bool
+) -> None:
+    silent = table()
+    assert until(lambda: silent.silence > 0.02)
+    assert not silent.closed
+    found = table([row("0")])
+    assert until(lambda: found.nodes is not None)
+    monkeypatch.setattr(rayapi, "_listens", lambda _: listens)
+    asked = found.silence
+    assert until(lambda: found.closed is closed and found.silence != asked)
+
+
+def test_a_port_is_open_or_refuses() -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+    address = server.getsockname()
+    assert rayapi._listens(address) is True
+    server.close()
+    assert rayapi._listens(address) is False

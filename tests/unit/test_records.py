@@ -46,6 +46,16 @@ def test_a_run_has_its_own_private_empty_directory(tmp_path: Path) -> None:
     assert list(made.iterdir()) == []
 
 
+def test_what_is_made_above_it_is_private_too_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        records.create(str(tmp_path / "a" / "b"), "run-1")
+        records.create(str(tmp_path / "a" / "b"), "run-2")
+    finally:
+        os.umask(before)
+    assert [mode(tmp_path / name) for name in ("a", "a/b", "a/b/run-1", "a/b/run-2")] == [0o700] * 4
+
+
 def test_the_directory_is_absolute_and_home_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -78,7 +88,13 @@ def test_a_full_file_system_is_told_before_the_run(tmp_path: Path) -> None:
     with files_limited_to(4096), pytest.raises(RayhpcError, match="cannot be written: File too large") as caught:
         records.create(str(tmp_path), "run-1")
     assert caught.value.fault.code == ExitCode.CONFIGURATION
-    assert not (tmp_path / "latest").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_home_that_nobody_has_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RayhpcError, match="~no-such-user/runs has no home") as caught:
+        records.create("~no-such-user/runs", "run-1")
+    assert caught.value.fault.code == ExitCode.CONFIGURATION
 
 
 def test_latest_points_at_the_newest(tmp_path: Path) -> None:

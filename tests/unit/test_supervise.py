@@ -85,6 +85,7 @@ class FakeDriver:
 class FakeTable:
     nodes: tuple[AliveNode, ...] | None = None
     silence: float = 0.0
+    closed: bool = False
 
     def alive(self, *ranks: int, start: str = "first") -> None:
         self.nodes = tuple(AliveNode(rank, "", 2.0, 0.0, f"{start}-{rank}") for rank in ranks)
@@ -229,6 +230,14 @@ def test_a_silent_head_is_noted_once_and_only_after_it_has_spoken(stage: Stage) 
     assert stage.come().code == ExitCode.HEAD_LOST
     stage.come()
     assert [type(event) for event in stage.supervisor.history] == [HeadSilent]
+
+
+def test_a_head_whose_port_refuses_has_ended(stage: Stage) -> None:
+    stage.drive()
+    stage.table.alive(0, 1, 2)
+    stage.table.closed = True
+    outcome = stage.come()
+    assert (outcome.code, outcome.cause) == (ExitCode.HEAD_LOST, "the head is lost: its GCS has ended")
 
 
 def test_a_silent_rank_is_missed_once_and_unreachable(stage: Stage) -> None:
