@@ -123,7 +123,7 @@ def check_login_node(host: str, environ: Mapping[str, str]) -> None:
             raise configuration(
                 f"{host} is a login node: {scheduler.name} runs no jobs on it",
                 answer,
-                next_step="rayhpc alloc submit, or ask for hosts first: salloc, qsub -I; here all the same: --login-node",
+                next_step="rayhpc alloc submit; or ask for hosts first: salloc, qsub -I; or stay here: --login-node",
             )
 
 

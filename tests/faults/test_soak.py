@@ -3,91 +3,80 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.faults.cells import FAULTS, Cell, met
-from tests.launch import Job, Jobs, until
+from tests.slurm.conftest import mpich_python, shared_directories, skip  # noqa: F401 - two are fixtures
+from tests.slurm.slurm_cluster import SlurmCluster, virtual_cluster, why_unavailable
+from tests.slurm.test_jobscript import active
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.slurm
 
-# How many runs; an odd one is alone in its turn.
 CYCLES = "RAYHPC_SOAK_CYCLES"
+HOST = "node1"
 DRIVER = "import ray; ray.init(log_to_driver=False); print(ray.get(ray.remote(lambda: 6).remote()) * 7)"
-_PLACES = ("/dev/shm", "/tmp", "/var/tmp")
+_RUN_SECONDS = 120.0
+_GIVEN_BACK_SECONDS = 5.0
 
 
-def counts(own: Path) -> dict[str, frozenset[str]]:
-    """What the machine holds: our processes, the descriptors of this test, the entries of the shared directories.
-
-    own: where this test works, whose entries grow with each run's record and do not count.
-    """
-    found = {place: frozenset(os.listdir(place)) - {own.parts[2]} for place in _PLACES}
-    return {**found, "processes": _processes(own), "descriptors": frozenset(os.listdir("/proc/self/fd"))}
-
-
-def _processes(own: Path) -> frozenset[str]:
-    """Processes that work in this test's directory, or whose environment or command line names it."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            seen = os.readlink(entry / "cwd") + (entry / "environ").read_bytes().decode(errors="replace")
-        except OSError:  # ended meanwhile, or somebody else's
-            continue
-        if str(own) in seen:
-            found.add(entry.name)
-    return frozenset(found)
+@pytest.fixture
+def host(shared_directories: tuple[Path, ...]) -> Iterator[SlurmCluster]:  # noqa: F811
+    """A virtual host: no other test of this machine has processes on it, or files in its /tmp and /dev/shm."""
+    if reason := why_unavailable():
+        skip(reason)
+    settings = {"VH_NETWORKS": "eth0=10.233.0"}
+    with virtual_cluster(1, Path(f"/var/lib/virtual-hosts-soak-{os.getpid()}"), shared_directories, settings) as made:
+        yield made
 
 
-def soak(jobs: Jobs, cycles: int, check: Callable[[int], None]) -> None:
-    """Run so many jobs, two at a time, and check after each pair."""
-    for first in range(0, cycles, 2):
-        pair = [turn(jobs, number) for number in range(first, min(first + 2, cycles))]
-        for job in pair:
-            assert job.wait(180) == 0, job.output()
-            assert "\n42\n" in job.output()
-        check(min(first + 2, cycles))
-
-
-def turn(jobs: Jobs, number: int) -> Job:
+def start(host: SlurmCluster, directory: Path, python: Path) -> subprocess.Popen[str]:
     """One run of two ranks in a directory of its own."""
-    return jobs.start("--logs=never", "--", "python", "-c", DRIVER, ranks=2, name=f"turn-{number}")
+    directory.mkdir()
+    words = ["-np", "2", python, "-m", "rayhpc.start", "--num-cpus=1", "--", "python", "-c", DRIVER]
+    with (directory / "output").open("w") as output:
+        return host.start(
+            HOST, python.with_name("mpirun"), *words, cwd=directory, env=active(python), stdout=output,
+        )  # fmt: skip
 
 
-def grown(before: dict[str, frozenset[str]], own: Path) -> dict[str, list[str]]:
-    """What there is now that was not there before; of /tmp and /dev/shm only what a run of ours may have made."""
-    now = counts(own)
-    fresh = {what: sorted(now[what] - before[what]) for what in now}
-    marks = ("rh-", "ray", "plasma", "mpich", "vader_segment", "psm", "ompi", "prte", "tmp", "torch", "openmpi")
-    for place in _PLACES:
-        fresh[place] = [name for name in fresh[place] if name.startswith(marks)]
-    return {what: names for what, names in fresh.items() if names}
+def descriptors() -> int:
+    """The open files of this test."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+def soak(host: SlurmCluster, place: Path, python: Path, cycles: int) -> None:
+    """Run so many jobs, two at a time; after each pair nothing is on the host that was not there before."""
+    before = descriptors()
+    for first in range(0, cycles, 2):
+        directories = [place / f"run-{number}" for number in range(first, min(first + 2, cycles))]
+        pair = [start(host, directory, python) for directory in directories]
+        for directory, process in zip(directories, pair, strict=True):
+            code = process.wait(_RUN_SECONDS)
+            output = (directory / "output").read_text()
+            assert (code, output.count("\n42\n")) == (0, 1), output
+        host.assert_nothing_left(_GIVEN_BACK_SECONDS)
+        assert descriptors() == before, f"after {first + 2} runs"
+
+
+def record(cycles: int, seconds: float) -> None:
+    outcome = "after each pair no process, no entry of /tmp, /var/tmp and /dev/shm, no descriptor of the caller more"
+    met(Cell(FAULTS, f"{cycles} runs, two at a time ({seconds / cycles:.1f} s each); MPICH, one host", outcome))
 
 
 @pytest.mark.timeout(3600)
-def test_what_is_taken_is_given_back(jobs: Jobs) -> None:
-    """Processes, descriptors, /dev/shm and /tmp are after each pair what they were before the first."""
-    cycles = int(os.environ.get(CYCLES, "50"))
-    _soak_and_compare(jobs, cycles)
-    outcome = "processes, descriptors of the caller, /dev/shm, /tmp and /var/tmp as before"
-    met(Cell(FAULTS, f"{cycles} runs, two at a time; MPICH, one host", outcome))
+def test_what_is_taken_is_given_back(host: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:  # noqa: F811
+    """Fifty runs, or as many as RAYHPC_SOAK_CYCLES says."""
+    cycles, began = int(os.environ.get(CYCLES, "50")), time.monotonic()
+    soak(host, tmp_path, mpich_python, cycles)
+    record(cycles, time.monotonic() - began)
 
 
 @pytest.mark.quick
-def test_four_runs_give_back(jobs: Jobs) -> None:
-    """The same, in a minute."""
-    _soak_and_compare(jobs, 4)
-
-
-def _soak_and_compare(jobs: Jobs, cycles: int) -> None:
-    own = jobs.directory
-    before = counts(own)
-
-    def check(done: int) -> None:
-        assert until(lambda: not grown(before, own), 5), (done, grown(before, own))
-
-    soak(jobs, cycles, check)
+def test_four_runs(host: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:  # noqa: F811
+    """The same in a minute."""
+    soak(host, tmp_path, mpich_python, 4)
