@@ -9,7 +9,7 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help setup train test test-oldest test-faults lint types unit mpi cluster faults slurm clean
+.PHONY: help setup train test test-oldest test-faults lint types unit mpi cluster faults slurm bench clean
 .DELETE_ON_ERROR:
 
 help:  ## what there is
@@ -65,6 +65,11 @@ test-faults: setup  ## the whole fault matrix; writes docs/reliability.md
 
 slurm: setup  ## a real Slurm on four virtual hosts (root, Debian's packages; else skipped with the reason)
 	$(V)/pytest -q tests/slurm
+
+# All sizes, in an hour: make bench SIZES='--hosts 1,2,4,8 --ranks 1,2,4'
+bench: .venv/ready  ## beside Ray's own ways to start, with four nodes; build/bench (a quarter of an hour)
+	rm -rf build/bench
+	$(V)/python -m benchmarks $(SIZES)
 
 test-oldest:  ## the smaller set with the lowest Ray that setup.cfg allows
 	$(PYTHON) -m venv .venv-oldest

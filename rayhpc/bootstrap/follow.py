@@ -11,7 +11,8 @@ from rayhpc.bootstrap import teardown
 from rayhpc.bootstrap.node import START_TRIES, Node
 from rayhpc.bootstrap.supervise import Beats
 from rayhpc.comm import Comm, internal
-from rayhpc.errors import ExitCode
+from rayhpc.errors import ExitCode, Fault
+from rayhpc.log import Console
 from rayhpc.model import (
     HEAD_RANK,
     Alive,
@@ -56,9 +57,18 @@ class Follower:
         child = self._node.child if self._node else None
         answer = teardown.stop_rank(self._own, self._comm.rank, child, order or Stop(False, 0))
         self._comm.send(HEAD_RANK, answer)
-        if order is None or not self._dismissed():
+        if order is None:
+            self._end_all()
+        if not self._dismissed():
             self._comm.abort(int(ExitCode.NODE_LOST))
         self._comm.leave()
+
+    def _end_all(self) -> None:
+        """Say why and end every rank: nobody else can, once rank 0 is gone."""
+        what = f"the head is lost: rank 0 has not been heard of for {self._beats.patience:.0f} s"
+        fault = Fault(what, ExitCode.HEAD_LOST, self._place, next_step="look after rank 0's host and its process there")
+        Console(time.time()).plain(fault.text())
+        self._comm.abort(int(fault.code))
 
     @property
     def _place(self) -> str:
@@ -66,15 +76,16 @@ class Follower:
 
     def _follow(self) -> Stop | None:
         """Work until told to stop; None if rank 0 has not been heard of for too long."""
-        while not self._beats.missed():
+        while True:
             for rank, mail in self._watch.wait():
                 self._beats.heard(rank)
                 if isinstance(mail, Stop):
                     return mail
                 self._take(mail)
+            if self._beats.missed():  # asked after the mail, which may have waited while this process was stopped
+                return None
             if self._beats.due():
                 self._comm.send(HEAD_RANK, Alive())
-        return None
 
     def _take(self, mail: Any) -> None:
         match mail:

@@ -230,7 +230,7 @@ class Leader:
             answers[HEAD_RANK] = teardown.stop_rank(self._own, HEAD_RANK, self._node.child, order)
 
         others = set(range(1, self._comm.size)) - self._supervisor.unreachable()
-        return {**teardown.stop_others(self._comm, order, others, stop_own), **answers}
+        return {**teardown.stop_others(self._comm, order, others, self._supervisor.doubtful(), stop_own), **answers}
 
     def _archive(self, answers: dict[int, Stopped]) -> list[str]:
         """Pack Ray's logs; in words what went wrong: a full run directory changes no exit code."""

@@ -43,6 +43,7 @@ _LAST_SECONDS = 6.0
 # A rank is asked for a sign of life every so many seconds per 64 nodes, and missed after six of them.
 _BEAT_SECONDS = 2.0
 _MISSED_BEATS = 6
+_QUIET_BEATS = 3
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,10 @@ class Supervisor:
         """Ranks that no longer answer."""
         return frozenset(event.rank for event in self.history if isinstance(event, RankSilent))
 
+    def doubtful(self) -> frozenset[int]:
+        """Ranks that have been silent for a while, and may no longer answer."""
+        return self._beats.quiet()
+
     def host(self, rank: int) -> str:
         """The host of a rank's node; the rank's number where it has none."""
         node = self._spec.node(rank)
@@ -329,7 +334,9 @@ class Beats:
 
     def __init__(self, ranks: int, expected: set[int]) -> None:
         self.pause = _BEAT_SECONDS * max(1.0, ranks / TIGHT_HEALTH_NODES)
+        self.patience = self.pause * _MISSED_BEATS
         now = time.monotonic()
+        self._known = frozenset(expected)
         self._heard = dict.fromkeys(expected, now)
         self._sent = now
 
@@ -340,8 +347,8 @@ class Beats:
 
     def heard(self, rank: int) -> None:
         """A message from this rank has come."""
-        if rank in self._heard:
-            self._heard[rank] = time.monotonic()
+        if rank in self._known:
+            self._heard[rank] = time.monotonic()  # also one that was missed: it may have been stopped for a while
 
     def due(self) -> bool:
         """True once a pause: it is time to tell."""
@@ -350,10 +357,16 @@ class Beats:
         self._sent = time.monotonic()
         return True
 
+    def quiet(self) -> frozenset[int]:
+        """Those of whom nothing was heard in three pauses, or who were missed."""
+        now = time.monotonic()
+        recent = {rank for rank, at in self._heard.items() if now - at <= self.pause * _QUIET_BEATS}
+        return self._known - recent
+
     def missed(self) -> list[tuple[int, float]]:
         """(rank, seconds of silence) of those that are newly missed; each is named once."""
         now = time.monotonic()
-        found = [(rank, now - at) for rank, at in self._heard.items() if now - at > self.pause * _MISSED_BEATS]
+        found = [(rank, now - at) for rank, at in self._heard.items() if now - at > self.patience]
         for rank, _ in found:
             del self._heard[rank]
         return found

@@ -21,6 +21,8 @@ _LOGS_LEAST = 256 * 1024
 _GONE_SECONDS = 8.0
 # Ranks that still answer stop side by side; large archives need a moment.
 _STOPPED_SECONDS = 15.0
+# Those of whom nothing was heard for a while are told too, and not waited for.
+_DOUBTFUL_SECONDS = 2.0
 
 
 def end_child(child: Child | None) -> list[str]:
@@ -61,15 +63,19 @@ def stop_order(nodes: int, wanted: bool) -> Stop:
     return Stop(wanted, max(_LOGS_LEAST, LOGS_LIMIT // max(1, nodes)))
 
 
-def stop_others(comm: Comm, order: Stop, ranks: Iterable[int], meanwhile: Callable[[], None]) -> dict[int, Stopped]:
+def stop_others(
+    comm: Comm, order: Stop, ranks: Iterable[int], doubtful: frozenset[int], meanwhile: Callable[[], None]
+) -> dict[int, Stopped]:
     """Tell the ranks to stop, do one's own part meanwhile, and collect their answers; who is silent is missing."""
     waiting = set(ranks)
     for rank in waiting:
         comm.send(rank, order)
     meanwhile()
     answers: dict[int, Stopped] = {}
-    end = time.monotonic() + _STOPPED_SECONDS
-    while waiting and time.monotonic() < end:
+    began = time.monotonic()
+    while waiting and (waited := time.monotonic() - began) < _STOPPED_SECONDS:
+        if waited > _DOUBTFUL_SECONDS and waiting <= doubtful:
+            break
         received = comm.receive()
         if received is None:
             time.sleep(0.002)

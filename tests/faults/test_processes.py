@@ -350,7 +350,8 @@ def test_the_first_rank_is_stopped(jobs: Jobs) -> None:
     """Nobody leads any more: the others end the run."""
     run = bring_up(jobs)
     code, seconds = run.ends(run.hit(run.ranks[0], SIGSTOP), HANG + 30)
-    assert code == 74, run.job.output()
+    assert code == 73, run.job.output()
+    assert run.said(r"rank 0 has not been heard of for 12 s  \[rank 1 on \S+\]")
     met(Cell(FAULTS, "rank 0's Python, SIGSTOP; MPICH, one host", ended(code), seconds, HANG + GIVEN_BACK))
 
 

@@ -48,8 +48,8 @@ DRIVER = ("--", "python", "-c", WORK)
 UNAUTHENTICATED, UNIMPLEMENTED = "16", "12"
 # What Ray answers to everybody: docs/security.md says so.
 OPEN = {"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"}
-# A raylet of Ray 2.60 aborts when it gets this call without the metadata of a raylet, before it looks for the token.
-DEADLY = "/ray.rpc.syncer.RaySyncer/StartSync"
+# Streams between raylets, which are no calls with one answer.
+STREAMS = {"/ray.rpc.syncer.RaySyncer/StartSync"}
 PAGES = ["/", "/metrics", "/api/version", "/api/jobs/", "/nodes", "/get_or_create_runtime_env"]
 NODES_OF = "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"
 
@@ -312,16 +312,6 @@ def listening(run: Running) -> dict[tuple[str, int], str]:
     return {place: program(pid) for place, pid in heard(run).items()}
 
 
-def raylet_ports(run: Running, rank: int) -> list[tuple[str, int]]:
-    """Where the raylet of a rank listens."""
-    mark = f"RAYHPC_NODE={run.job.run.name}/{rank}".encode()
-    return [
-        place
-        for place, pid in heard(run).items()
-        if program(pid) == "raylet" and mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    ]
-
-
 def methods(mpi: Mpi) -> list[str]:
     """Every gRPC method whose name is in Ray's programs."""
     where = subprocess.run(
@@ -330,7 +320,7 @@ def methods(mpi: Mpi) -> list[str]:
     base = Path(where.stdout.strip())
     programs = [base / "core/src/ray/gcs/gcs_server", base / "core/src/ray/raylet/raylet", base / "_raylet.so"]
     name = re.compile(rb"/(?:ray\.rpc|grpc\.health)[\w.]+/\w+(?=\0)")
-    return sorted({found.decode() for path in programs for found in name.findall(path.read_bytes())} - {DEADLY})
+    return sorted({found.decode() for path in programs for found in name.findall(path.read_bytes())} - STREAMS)
 
 
 def named(ports: dict[tuple[str, int], str]) -> dict[str, str]:
@@ -372,11 +362,10 @@ def test_every_port_refuses_every_call(running: Running, account: Account, token
 
 
 def test_the_same_calls_succeed_with_the_token(running: Running, account: Account) -> None:
-    """Else the test above would show nothing."""
-    ports = listening(running)
-    order = {"ports": list(ports), "methods": [NODES_OF], "token": running.token}
-    found = account.tries(order)
-    assert [said[NODES_OF] for port, said in found["calls"].items() if port == running.gcs] == ["0"]
+    """Else the test above would show nothing. Told to the GCS alone: agents write what they cannot read to a log."""
+    address, port = running.gcs.rsplit(":", 1)
+    found = account.tries({"ports": [(address, int(port))], "methods": [NODES_OF], "token": running.token})
+    assert found["calls"][running.gcs][NODES_OF] == "0"
 
 
 CLIENTS = {
@@ -397,25 +386,6 @@ def test_rays_own_clients_are_refused(running: Running, account: Account, client
     assert done.returncode != 0, done.stdout
     assert re.search("(?i)authenticat|token", done.stderr), done.stderr[-2000:]
     met(Cell(STRANGERS, f"another account on the host: {client} with {key}", "refused: Ray asks for the token"))
-
-
-@pytest.mark.parametrize("tls", [False, True], ids=["without --tls", "with --tls"])
-def test_a_call_that_ends_a_raylet(account: Account, tls: bool) -> None:
-    """A defect of Ray, which docs/security.md names; --tls refuses whoever calls before the call is read."""
-    with open_directory() as directory, started(directory, *(["--tls"] if tls else [])) as run:
-        ports = raylet_ports(run, 1)
-        assert ports
-        account.tries({"ports": ports, "methods": [DEADLY]})
-        if tls:
-            done = int(re.findall(r"done (\d+) nodes 2\n", run.job.output())[-1])
-            run.job.until(rf"done {done + 40} nodes 2\n")
-        else:
-            run.job.until(r"LOST rank 1 on ", 15)
-        (run.job.directory / "stop").touch()
-        assert run.job.wait(30) == 7, run.job.output()
-    if tls:
-        what = "another account on the host: the one call that ends a Ray daemon, on a run with --tls"
-        met(Cell(STRANGERS, what, "the connection is refused, the run goes on with all nodes"))
 
 
 def everything(run: Running) -> list[str]:
@@ -564,12 +534,12 @@ def test_a_temporary_directory_that_others_rule_is_refused(account: Account, fau
         short.symlink_to(base)
         try:
             job = jobs.start_raw(jobs.mpi.python, "-m", "rayhpc.start", "--temp-dir", str(short), "/bin/true")
-            code = job.wait()
+            code, output = job.wait(), job.output()
         finally:
             short.unlink()
-    assert code == 78, job.output()
+    assert code == 78, output
     said = "belongs to another account" if fault == "somebody else's" else "is writable for all without the sticky bit"
-    assert said in job.output()
+    assert said in output
     met(Cell(STRANGERS, f"--temp-dir is {fault}", f"78 CONFIGURATION: '… {said}'"))
 
 
@@ -625,14 +595,18 @@ def test_from_another_host(hosts: SlurmCluster, tmp_path: Path) -> None:
 
 
 def handshake(address: tuple[str, int], private: Path, own: bool) -> bytes:
-    """The first bytes of a gRPC server over TLS, shown our certificate or none; raises OSError if it refuses."""
+    """The first bytes of a gRPC server over TLS, shown our certificate or none; nothing if it refuses."""
     context = ssl.create_default_context(cafile=str(private / "tls.crt"))
     context.set_alpn_protocols(["h2"])
     if own:
         context.load_cert_chain(private / "tls.crt", private / "tls.key")
-    with socket.create_connection(address, 5) as plain, context.wrap_socket(plain, server_hostname=address[0]) as wrap:
-        wrap.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
-        return wrap.recv(9)
+    with socket.create_connection(address, 5) as plain:
+        try:
+            with context.wrap_socket(plain, server_hostname=address[0]) as wrap:
+                wrap.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+                return wrap.recv(9)
+        except (ssl.SSLError, ConnectionError):  # under TLS 1.3 a client learns of it with its first word
+            return b""
 
 
 def test_tls(account: Account) -> None:
@@ -642,9 +616,7 @@ def test_tls(account: Account) -> None:
         assert set(ports.values()) == GRPC
         for place in ports:
             assert handshake(place, run.private[0], own=True)[3] == 4, "no SETTINGS frame"
-            with pytest.raises(OSError):
-                assert handshake(place, run.private[0], own=False)
-                raise ConnectionError("no alert, no answer")
+            assert handshake(place, run.private[0], own=False) == b""
         found = account.tries({"ports": list(ports), "methods": [NODES_OF], "token": run.token})
         assert not [said for said in found["calls"].values() if any(answer.isdigit() for answer in said.values())]
         code = CLIENTS["GcsClient"].format(run.gcs)

@@ -317,6 +317,16 @@ def test_who_speaks_is_not_missed(clock: Clock) -> None:
     assert beats.expected == (1,)
 
 
+def test_who_was_missed_and_speaks_again_is_expected_again(clock: Clock) -> None:
+    beats = Beats(3, {1, 2})
+    clock.now += 13.0
+    beats.heard(1)
+    assert [rank for rank, _ in beats.missed()] == [2]
+    assert beats.quiet() == {2}
+    beats.heard(2)
+    assert (set(beats.expected), beats.quiet()) == ({1, 2}, frozenset())
+
+
 def test_a_stranger_is_never_expected(clock: Clock) -> None:
     beats = Beats(3, {1})
     beats.heard(7)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -90,19 +91,30 @@ def test_all_nodes_together_keep_to_one_limit(nodes: int, limit: int) -> None:
 def test_others_stop_while_we_do() -> None:
     ranks = FakeComm()
     told: list[int] = []
-    answers = stop_others(cast(Any, ranks), Stop(False, 0), [1, 2], lambda: told.extend(rank for rank, _ in ranks.sent))
+    order = Stop(False, 0)
+    answers = stop_others(cast(Any, ranks), order, [1, 2], frozenset(), lambda: told.extend(to for to, _ in ranks.sent))
     assert told == [1, 2]
     assert answers == {1: Stopped(1, 0), 2: Stopped(2, 0)}
 
 
 def test_who_is_silent_is_missing_after_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(teardown, "_STOPPED_SECONDS", 0.05)
-    answers = stop_others(cast(Any, FakeComm(frozenset({2}))), Stop(False, 0), [1, 2, 3], lambda: None)
+    answers = stop_others(cast(Any, FakeComm(frozenset({2}))), Stop(False, 0), [1, 2, 3], frozenset(), lambda: None)
     assert set(answers) == {1, 3}
 
 
+def test_who_was_silent_before_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(teardown, "_DOUBTFUL_SECONDS", 0.05)
+    began = time.monotonic()
+    silent = FakeComm(frozenset({2}))
+    answers = stop_others(cast(Any, silent), Stop(False, 0), [1, 2, 3], frozenset({2, 3}), lambda: None)
+    assert set(answers) == {1, 3}
+    assert [rank for rank, _ in silent.sent] == [1, 2, 3]
+    assert time.monotonic() - began < teardown._STOPPED_SECONDS / 2
+
+
 def test_nobody_to_stop_is_not_waited_for() -> None:
-    assert stop_others(cast(Any, FakeComm()), Stop(False, 0), [], lambda: None) == {}
+    assert stop_others(cast(Any, FakeComm()), Stop(False, 0), [], frozenset(), lambda: None) == {}
 
 
 def test_the_last_word() -> None:
