@@ -180,7 +180,7 @@ def test_one_job_ends_while_another_works(account: Account, whose: str, ends: st
         if ends == "stopped":
             ending.process.terminate()
             code = ending.wait(30)
-            assert code == 143, ending.output()
+            assert code == 15, ending.output()  # so Ray's own handler of SIGTERM ends a driver
         else:
             ending.process.kill()
             ending.wait(30)
