@@ -106,7 +106,7 @@ class Mpi:
     def settle(self) -> None:
         """Unlink the shared memory in /dev/shm, whose names are needed only while the ranks of a host find each other.
 
-        MPICH and Open MPI unlink it at the end, so that of a killed rank it would stay for ever.
+        MPICH and Open MPI unlink it in MPI_Finalize, so that of a rank that is killed or aborts it would stay for ever.
         """
         for line in Path("/proc/self/maps").read_text().splitlines():
             name = line.partition("/dev/shm/")[2]
@@ -120,6 +120,7 @@ class Mpi:
 
     def abort(self, code: int) -> NoReturn:
         """MPI_Abort; what was written before is flushed, since nothing of this process survives it."""
+        self.settle()
         sys.stdout.flush()
         sys.stderr.flush()
         self._world.Abort(code)
@@ -177,6 +178,7 @@ def connect(environ: Mapping[str, str]) -> Comm:
             next_step="install an MPI library beside mpi4py: pip install 'rayhpc[mpich]', or load the site's module",
         ) from error
     if start.size is not None and comm.size != start.size:
+        comm.settle()
         raise _strangers(start, comm)
     return comm
 

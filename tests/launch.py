@@ -158,6 +158,11 @@ def until(what: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
+def mpi_segments() -> set[str]:
+    """Shared memory of MPICH and Open MPI that still has a name."""
+    return {name for name in os.listdir("/dev/shm") if name.startswith(("mpich_shm", "sm_segment"))}
+
+
 @contextmanager
 def nothing_left(directory: Path, seconds: float = 5.0) -> Iterator[None]:
     """Whatever happens inside, afterwards no process, directory or /dev/shm entry of the runs is left."""
