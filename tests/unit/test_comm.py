@@ -83,6 +83,10 @@ class FakeMpi:
     rank = 0
     size = 4
     library = "MPICH Version: 5.0"
+    settled = False
+
+    def settle(self) -> None:
+        type(self).settled = True
 
 
 @pytest.fixture
@@ -126,6 +130,7 @@ def test_strangers_are_told_how_to_meet(
         connect(environ)
     assert caught.value.fault.code == ExitCode.CONFIGURATION
     assert advice in caught.value.fault.next_step
+    assert world.settled
 
 
 @pytest.mark.parametrize("error", [ImportError("libmpi.so.12: not found"), RuntimeError("cannot load MPI library")])
