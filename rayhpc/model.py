@@ -36,7 +36,9 @@ class Options:
     timeout: float = option(
         0.0, "Seconds until every node must be alive. 0: grows with the nodes.", minimum=0, metavar="S"
     )
-    min_nodes: int = option(0, "At the time-out go on, loudly, with at least N nodes. 0: all.", minimum=0, metavar="N")
+    min_nodes: int = option(
+        0, "Go on, loudly, with N nodes if others fail, or at the time-out. 0: all.", minimum=0, metavar="N"
+    )
     on_node_loss: str = option(
         "continue", "What a lost worker node means.", choices=("continue", "abort"), metavar="POLICY"
     )

@@ -129,7 +129,8 @@ class Leader:
         assert table is not None
         nodes = [node for node in self._spec.nodes if node.rank in wanted]
         with self._console.bar(what, len(nodes)) as bar:
-            return readiness.wait_for_nodes(table, nodes, self._end, self._supervisor.poll, bar)
+            lost = self._supervisor.roster.lost
+            return readiness.wait_for_nodes(table, nodes, lost, self._end, self._supervisor.poll, bar)
 
     def _start_workers(self) -> Outcome | None:
         """All workers at once, as soon as the head can take them in."""

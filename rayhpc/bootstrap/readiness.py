@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 
 from rayhpc.errors import ExitCode, Fault, counted, shortened
 from rayhpc.log import Bar, Console
@@ -20,9 +20,14 @@ def default_timeout(nodes: int) -> float:
     return 120.0 + 0.5 * nodes
 
 
-def wait_for_nodes(table: NodeTable, wanted: Sequence[NodeSpec], end: float, poll: Poll, bar: Bar) -> Outcome | None:
-    """Return None when the wanted nodes are alive or `end` (monotonic) is over; the outcome that came before."""
-    while missing(table.nodes, wanted) and time.monotonic() < end:
+def wait_for_nodes(
+    table: NodeTable, wanted: Sequence[NodeSpec], lost: Set[int], end: float, poll: Poll, bar: Bar
+) -> Outcome | None:
+    """None when the wanted nodes are alive or `end` (monotonic) is over; the outcome that came before.
+
+    lost: ranks that need not be waited for; poll() adds to it.
+    """
+    while {node.rank for node in missing(table.nodes, wanted)} - lost and time.monotonic() < end:
         outcome = poll()
         if outcome is not None:
             return outcome

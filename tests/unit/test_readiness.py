@@ -111,14 +111,14 @@ def test_waiting_ends_when_all_are_alive() -> None:
         table.nodes = news.pop(0)
 
     end = time.monotonic() + 60
-    assert readiness.wait_for_nodes(cast(Any, table), SPEC.nodes, end, poll, cast(Any, bar)) is None
+    assert readiness.wait_for_nodes(cast(Any, table), SPEC.nodes, set(), end, poll, cast(Any, bar)) is None
     assert (news, bar.shown) == ([], [0, 0, 1, 2, 3])
 
 
 def test_waiting_ends_with_an_outcome() -> None:
     outcome = Outcome(71, "a node ended")
     found = readiness.wait_for_nodes(
-        cast(Any, FakeTable()), SPEC.nodes, time.monotonic() + 60, lambda: outcome, cast(Any, FakeBar())
+        cast(Any, FakeTable()), SPEC.nodes, set(), time.monotonic() + 60, lambda: outcome, cast(Any, FakeBar())
     )
     assert found is outcome
 
@@ -128,7 +128,20 @@ def test_waiting_ends_with_the_time() -> None:
         raise AssertionError("the time is over")
 
     end = time.monotonic() - 1
-    assert readiness.wait_for_nodes(cast(Any, FakeTable()), SPEC.nodes, end, never, cast(Any, FakeBar())) is None
+    bar = cast(Any, FakeBar())
+    assert readiness.wait_for_nodes(cast(Any, FakeTable()), SPEC.nodes, set(), end, never, bar) is None
+
+
+def test_who_is_lost_is_not_waited_for() -> None:
+    table, lost = FakeTable(alive(0, 1)), set[int]()
+
+    def poll() -> None:
+        lost.add(2)
+
+    end = time.monotonic() + 60
+    assert readiness.wait_for_nodes(cast(Any, table), SPEC.nodes, lost, end, poll, cast(Any, FakeBar())) is None
+    assert lost == {2}
+    assert time.monotonic() < end - 30
 
 
 def test_the_patience_grows_with_the_cluster() -> None:

@@ -1,0 +1,1 @@
+"""What a run costs, beside Ray's own ways to start a cluster; see docs/performance.md."""

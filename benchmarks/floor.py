@@ -1,0 +1,147 @@
+"""The serial floor: DIRECTORY RANKS. A head alone, then one worker that joins it, then the driver.
+
+Rank 0 runs the head and the driver, rank 1 the worker; they meet in files of the directory, without MPI, so that
+nothing of ours runs while Ray works. The settings are those that rayhpc gives; floor.json has the seconds of each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contenders import CPUS, OBJECT_STORE, free_port
+from benchmarks.places import HERE
+from rayhpc import environment, keeper, records, share
+from rayhpc.bootstrap import allocation
+from rayhpc.bootstrap.node import Node, start_arguments
+from rayhpc.model import Assignment, ClusterSpec, NodeSpec, Options
+from rayhpc.rayapi import NodeTable
+
+_SECONDS = 120.0
+_RAY = "import ray.scripts.scripts as ray; ray.main()"
+_OPTIONS = Options(num_cpus=CPUS, object_store_memory=str(OBJECT_STORE))
+
+
+def until(found: Callable[[], Any], what: str) -> Any:
+    """The first true value; TimeoutError after two minutes."""
+    end = time.monotonic() + _SECONDS
+    while not (value := found()):
+        if time.monotonic() > end:
+            raise TimeoutError(what)
+        time.sleep(0.01)
+    return value
+
+
+def node_of(rank: int, run_id: str) -> NodeSpec:
+    """This rank's node, as rayhpc would make it."""
+    survey = allocation.survey(rank, _OPTIONS, None, "", os.environ)
+    return share.divide([survey], _OPTIONS, run_id)[0]
+
+
+def start(node: Node, own: Assignment, address: str) -> subprocess.Popen[bytes]:
+    """The `ray start` of this rank."""
+    arguments = start_arguments(own, node.spec, _OPTIONS, own.port, address)
+    with node.log.open("wb") as log:
+        return subprocess.Popen([sys.executable, "-c", _RAY, *arguments], env=node.environment, stdout=log, stderr=log)
+
+
+def lead(directory: Path, ranks: int) -> None:
+    """The head, the worker's arrival, the driver: the seconds of each."""
+    run_id = f"floor-{secrets.token_hex(4)}"
+    spec, versions = node_of(0, run_id), allocation.versions()
+    own = Assignment(
+        run_id, str(directory), spec.address, free_port(), 0, ranks, versions.ray, spec, secrets.token_hex(32)
+    )
+    cluster = ClusterSpec(run_id, str(directory), own.port, 0, ranks, ranks, versions, "", "", 0.0, (spec,))
+    node = Node(own, spec, _OPTIONS)
+    node.prepare()
+    try:
+        records.write_json(directory / "floor.json", _seconds(directory, node, own, cluster))
+    finally:
+        end_all(node)
+
+
+def _seconds(directory: Path, node: Node, own: Assignment, cluster: ClusterSpec) -> dict[str, float]:
+    # Now, not beside the head's start; Ray reads its mode of authentication when it is imported.
+    os.environ.update(node.authentication)
+    import ray._raylet  # noqa: F401
+
+    seconds = {}
+    began = time.time()
+    start(node, own, "")
+    table = NodeTable((own.head_address, own.port), node.authentication, 0.02)
+    until(lambda: alive(table) >= 1, "the head")
+    seconds["head"] = time.time() - began
+    if own.nodes > 1:
+        meeting = {
+            "address": cluster.address,
+            "token": own.token,
+            "run_id": own.run_id,
+            "port": own.port,
+            "ray": own.ray,
+        }
+        records.write_json(directory / "meeting.json", meeting)
+        until(lambda: alive(table) >= 2, "the worker")
+        seconds["worker"] = time.time() - float((directory / "worker_started").read_text())
+    table.close()
+    table.join()
+    began = time.time()
+    command = [sys.executable, str(HERE / "driver.py"), str(directory), str(own.nodes), "0"]
+    subprocess.run(command, env=environment.of_driver(os.environ, own, cluster), check=True)
+    seconds["driver"] = float((directory / "first_task").read_text()) - began
+    return seconds
+
+
+def alive(table: NodeTable) -> int:
+    """Living nodes by the table's last answer."""
+    return len(table.nodes or ())
+
+
+def follow(directory: Path) -> None:
+    """The worker, once the head is alive; it ends with the run."""
+    until((directory / "meeting.json").exists, "the head's address")
+    meeting = json.loads((directory / "meeting.json").read_text())
+    spec = node_of(1, meeting["run_id"])
+    head, port = meeting["address"].rpartition(":")[0], meeting["port"]
+    own = Assignment(meeting["run_id"], str(directory), head, port, 0, 2, meeting["ray"], spec, meeting["token"])
+    node = Node(own, spec, _OPTIONS)
+    node.prepare()
+    try:
+        (directory / ".worker").write_text(repr(time.time()))
+        (directory / ".worker").rename(directory / "worker_started")
+        start(node, own, meeting["address"])
+        until((directory / "floor.json").exists, "the end")
+    finally:
+        end_all(node)
+
+
+def end_all(node: Node) -> None:
+    """Kill everything below this process, then remove the node's directory."""
+    while left := keeper.descendants(os.getpid()):
+        for pid in left:
+            keeper.send(pid, signal.SIGKILL)
+        time.sleep(0.02)
+        list(keeper.reap())
+    node.discard()
+
+
+def main() -> None:
+    """One of at most two ranks."""
+    directory, ranks = Path(sys.argv[1]), int(sys.argv[2])
+    keeper.become_subreaper()
+    if int(os.environ.get("SLURM_PROCID", os.environ.get("PMI_RANK", "0"))) == 0:
+        lead(directory, ranks)
+    else:
+        follow(directory)
+
+
+if __name__ == "__main__":
+    main()

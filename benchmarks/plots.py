@@ -1,0 +1,70 @@
+"""The pictures: contenders side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.report import Row, place_name
+
+_PANELS = (("first_task", "time to first task, s"), ("job", "whole job, s"), ("release", "time to release, s"))
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One contender at one number of nodes: the median, and what lies below and above it."""
+
+    group: int
+    contender: str
+    height: float
+    below: float
+    above: float
+
+
+def bars(table: Sequence[Row], place: str, metric: str) -> list[Bar]:
+    """The bars of one panel; a contender without a figure has none."""
+    sizes = sorted({row.nodes for row in table if row.place == place})
+    return [
+        Bar(
+            sizes.index(row.nodes),
+            row.contender,
+            spread.median,
+            spread.median - spread.low,
+            spread.high - spread.median,
+        )
+        for row in table
+        if row.place == place and (spread := row.seconds[metric]) is not None
+    ]
+
+
+def draw(table: Sequence[Row], place: str, file: Path) -> None:
+    """A panel for each metric, a group of bars for each number of nodes; whiskers from the least to the greatest."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    sizes = sorted({row.nodes for row in table if row.place == place})
+    shown = [(metric, title) for metric, title in _PANELS if bars(table, place, metric)]
+    names = list(dict.fromkeys(row.contender for row in table if row.place == place))
+    figure, panels = pyplot.subplots(1, len(shown), figsize=(4.5 * len(shown), 4), layout="constrained", squeeze=False)
+    width = 0.8 / len(names)
+    for panel, (metric, title) in zip(panels[0], shown, strict=True):
+        for place_in_group, name in enumerate(names):
+            own = [bar for bar in bars(table, place, metric) if bar.contender == name]
+            drawn = panel.bar(
+                [bar.group + (place_in_group - (len(names) - 1) / 2) * width for bar in own],
+                [bar.height for bar in own], width, label=name, capsize=2,
+                yerr=[[bar.below for bar in own], [bar.above for bar in own]],
+            )  # fmt: skip
+            panel.bar_label(drawn, [f"{bar.height:.1f}" for bar in own], fontsize=7, padding=2)
+        panel.set_title(title)
+        panel.set_xticks(range(len(sizes)), [place_name(place, size) for size in sizes])
+        panel.set_yscale("log")
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter("{x:g}")
+        panel.tick_params(axis="y", which="both", labelsize=7)
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names), fontsize=8)
+    figure.savefig(file, dpi=120)
+    pyplot.close(figure)

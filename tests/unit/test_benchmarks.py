@@ -1,0 +1,177 @@
+"""The pure parts of benchmarks/: what /proc says, medians and ratios, what is drawn."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import __main__ as program
+from benchmarks import plots, processes, report, timeline
+from benchmarks.report import Spread
+
+TICK = os.sysconf("SC_CLK_TCK")
+# A name with what stat itself uses as separators; user, system, and the children's user and system time last.
+STAT = f"41 (a) b(c) S 7 41 41 0 -1 4194560 100 0 0 0 {3 * TICK} {2 * TICK} {10 * TICK} {20 * TICK} 20 0 1 0 555"
+
+
+def sample(contender: str, turn: int, first_task: float, **more: Any) -> dict[str, Any]:
+    return {
+        "place": "hosts", "nodes": 4, "contender": contender, "turn": turn, "first_task": first_task,
+        "job": None, "release": None, "left": 0, **more,
+    }  # fmt: skip
+
+
+def test_cpu_seconds_of_a_stat() -> None:
+    assert processes.parse_cpu(STAT) == 5
+    assert processes.parse_cpu(STAT, children=True) == 35
+
+
+def test_the_parent_in_a_stat() -> None:
+    assert processes.parse_parent(STAT) == 7
+    assert processes.parse_parent(STAT.replace(" S 7", " Z 7")) == 0
+    assert processes.parse_parent("") == 0
+
+
+def test_memory_of_a_rollup() -> None:
+    rollup = "55-7f [rollup]\nRss:    2048 kB\nPss:   1024 kB\nPss_Dirty:  1 kB\n"
+    assert processes.parse_memory(rollup) == (2 * 2**20, 2**20)
+
+
+def test_a_family_holds_what_is_below_its_roots() -> None:
+    parents = {2: 1, 3: 2, 4: 3, 5: 1, 6: 5}
+    assert processes.family({2}, parents) == {2, 3, 4}
+    assert processes.family(set(), parents) == set()
+
+
+def test_this_process_has_used_something() -> None:
+    used = processes.usage(Path("/proc"), [os.getpid(), 2**22 + 1])
+    assert used.count == 1
+    assert used.cpu > 0
+    assert used.rss >= used.pss > 2**20
+
+
+def test_a_process_is_found_by_its_mark(tmp_path: Path) -> None:
+    for pid, environ, stat in [
+        (1, b"", "1 (init) S 0"),
+        (5, b"A=1\0RAYHPC_BENCH=x\0", "5 (p) S 1"),
+        (6, b"", "6 (q) S 5"),
+    ]:
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "environ").write_bytes(environ)
+        (tmp_path / str(pid) / "stat").write_text(stat)
+    assert processes.marked("x", tmp_path) == [5, 6]
+    assert processes.marked("", tmp_path) == []
+
+
+def test_our_own_processes_are_the_ranks_and_the_keepers(tmp_path: Path) -> None:
+    lines = {
+        1: b"python\0-m\0rayhpc.start\0--\0python\0t.py\0", 2: b"python\0/x/rayhpc/keeper.py\0run/0\0",
+        3: b"python\0t.py\0", 4: b"raylet\0--dir=/tmp/rayhpc.start\0",
+        5: b"srun\0python\0-m\0rayhpc.start\0", 6: b"",
+    }  # fmt: skip
+    for pid, line in lines.items():
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "cmdline").write_bytes(line)
+    assert processes.ours(tmp_path, [*range(1, 7), 9]) == [1, 2]
+
+
+def test_a_spread_is_a_median_between_two_ends() -> None:
+    assert Spread.of([]) is None
+    assert Spread.of([3.0]) == Spread(3.0, 3.0, 3.0, 1)
+    assert Spread.of([5.0, 1.0, 2.0]) == Spread(2.0, 1.0, 5.0, 3)
+    assert Spread(5.25, 5.0, 6.0, 3).text() == "5.2 (5.0-6.0)"
+
+
+def test_ratios_are_taken_within_a_turn() -> None:
+    table = report.rows(
+        [
+            sample("rayhpc", 0, 5.0),
+            sample("template", 0, 20.0),
+            sample("rayhpc", 1, 8.0),
+            sample("template", 1, 16.0),
+            sample("rayhpc", 2, 1.0),
+            sample("template", 3, 99.0),
+        ]
+    )
+    assert [row.contender for row in table] == ["rayhpc", "template"]
+    assert table[1].ratios["first_task"] == Spread(0.375, 0.25, 0.5, 2)
+    assert table[1].ratios["job"] is None
+
+
+def test_what_never_ended_is_said() -> None:
+    table = report.rows([sample("rayhpc", 0, 5.0, job=6.0, release=0.4), sample("template", 0, 20.0, left=3)])
+    text = report.markdown(table, [], {"cores": 2})
+    assert "| 4 hosts | rayhpc | 1 | 5.0 (5.0-5.0) | 6.0 (6.0-6.0) | 0.4 (0.4-0.4) |  |" in text
+    assert "| 1 x not within 120 s | 1 x not within 120 s | first task 0.25 (0.25-0.25) |" in text
+
+
+def test_places_and_sizes_stay_apart() -> None:
+    table = report.rows(
+        [sample("rayhpc", 0, 5.0), sample("rayhpc", 0, 3.0, nodes=1), sample("rayhpc", 0, 4.0, place="one host")]
+    )
+    assert [(row.place, row.nodes) for row in table] == [("hosts", 1), ("hosts", 4), ("one host", 4)]
+    assert [report.place_name(row.place, row.nodes) for row in table] == ["1 host", "4 hosts", "one host, 4 nodes"]
+
+
+def test_lines_that_were_kept_are_read_again(tmp_path: Path) -> None:
+    assert report.load(tmp_path / "runs.jsonl") == []
+    for turn in range(2):
+        report.keep(tmp_path / "runs.jsonl", sample("rayhpc", turn, 5.0))
+    assert [entry["turn"] for entry in report.load(tmp_path / "runs.jsonl")] == [0, 1]
+
+
+def test_bars_have_whiskers_from_the_least_to_the_greatest(tmp_path: Path) -> None:
+    samples = [sample("rayhpc", turn, seconds) for turn, seconds in enumerate([5.0, 6.0, 9.0])]
+    table = report.rows([*samples, sample("template", 0, 20.0), sample("rayhpc", 0, 3.0, nodes=1)])
+    assert plots.bars(table, "hosts", "first_task") == [
+        plots.Bar(0, "rayhpc", 3.0, 0.0, 0.0), plots.Bar(1, "rayhpc", 6.0, 1.0, 3.0),
+        plots.Bar(1, "template", 20.0, 0.0, 0.0),
+    ]  # fmt: skip
+    assert plots.bars(table, "hosts", "release") == []
+    plots.draw(table, "hosts", tmp_path / "hosts.png")
+    assert (tmp_path / "hosts.png").read_bytes().startswith(b"\x89PNG")
+
+
+def event(at: float, stage: str, rank: int = 0) -> dict[str, Any]:
+    return {"at": at, "stage": stage, "rank": rank, "host": f"node{rank}"}
+
+
+EVENTS = [
+    event(10.0, "agreed"), event(10.1, "start"), event(13.0, "head"), event(13.1, "start", 1), event(16.0, "up"),
+    event(16.1, "driver"), event(20.0, "DriverEnded"), event(20.1, "decided"), event(20.4, "released"),
+]  # fmt: skip
+
+
+def test_the_spans_of_a_timeline() -> None:
+    found = [(s.rank, s.stage, round(s.begin, 1), round(s.end, 1)) for s in timeline.spans(EVENTS)]
+    assert found == [
+        (0, "introduce", 0.0, 0.1), (0, "head starts", 0.1, 3.0), (0, "nodes join", 3.0, 6.0), (0, "accept", 6.0, 6.1),
+        (0, "driver", 6.1, 10.1), (0, "give back", 10.1, 10.4), (1, "node joins", 3.1, 6.0),
+        (1, "node works", 6.0, 10.1),
+    ]  # fmt: skip
+
+
+def test_a_run_that_never_came_up_has_a_timeline() -> None:
+    found = timeline.spans([event(1.0, "agreed"), event(1.1, "start"), event(2.0, "start", 1), event(9.0, "decided")])
+    assert [(s.rank, s.stage) for s in found if s.rank] == [(1, "node joins"), (1, "node works")]
+    assert max(s.end for s in found) == 8.0
+
+
+def test_a_timeline_is_drawn(tmp_path: Path) -> None:
+    timeline.draw(EVENTS, tmp_path / "run.png")
+    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_line() -> None:
+    options = program.parse(["--ranks", "1,2", "--contenders", "by hand,rayhpc"])
+    assert (options.hosts, options.ranks, options.repeat) == (None, [1, 2], 5)
+    assert [contender.name for contender in options.contenders] == ["by hand", "rayhpc"]
+
+
+@pytest.mark.parametrize("words", [["--ranks", "0"], ["--hosts", "x"], ["--contenders", "nobody"]])
+def test_a_wrong_command_line_is_refused(words: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        program.parse(words)
