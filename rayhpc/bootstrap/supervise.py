@@ -294,9 +294,11 @@ class Supervisor:
             self._log.write("back", rank, self.host(rank))
             alive = f"{len(self._spec.nodes) - len(self.roster.lost)}/{len(self._spec.nodes)} nodes"
             self._console.line(f"rank {rank} on {self.host(rank)} is back: {alive}")
-        silent = self.table.closed or self.table.silence > head_silence(len(self._spec.nodes))
+        # A head that has not been alive yet may be started again: its own end tells.
+        closed = self.table.closed and HEAD_RANK in self.roster.seen
+        silent = closed or self.table.silence > head_silence(len(self._spec.nodes))
         if silent and not any(isinstance(event, HeadSilent) for event in self.history):
-            self.note(HeadSilent(self.table.silence, self.table.closed))
+            self.note(HeadSilent(self.table.silence, closed))
 
     def _look_at_clock(self) -> None:
         for rank, seconds in self._beats.missed():

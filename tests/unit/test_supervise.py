@@ -240,6 +240,13 @@ def test_a_head_whose_port_refuses_has_ended(stage: Stage) -> None:
     assert (outcome.code, outcome.cause) == (ExitCode.HEAD_LOST, "the head is lost: its GCS has ended")
 
 
+def test_a_head_that_was_never_alive_is_judged_by_its_own_end(stage: Stage) -> None:
+    stage.table.alive()
+    stage.table.closed = True
+    assert stage.come() is None
+    assert stage.supervisor.history == []
+
+
 def test_a_silent_rank_is_missed_once_and_unreachable(stage: Stage) -> None:
     stage.drive()
     stage.watch.talking = (2,)
