@@ -104,7 +104,7 @@ class Child:
         A keeper that somebody has stopped is continued: nobody else would end what it keeps.
         """
         self._tell(end=True)
-        keeper.send(self._keeper.pid, signal.SIGCONT)
+        self._keeper.send_signal(signal.SIGCONT)  # unless it was waited for: its pid may be somebody else's by now
 
     def _note(self, report: dict[str, int | str]) -> None:
         if "pid" in report:

@@ -230,7 +230,7 @@ class Leader:
         def stop_own() -> None:
             answers[HEAD_RANK] = teardown.stop_rank(self._own, HEAD_RANK, self._node.child, order)
 
-        others = set(range(1, self._comm.size)) - self._supervisor.unreachable()
+        others = range(1, self._comm.size)
         return {**teardown.stop_others(self._comm, order, others, self._supervisor.doubtful(), stop_own), **answers}
 
     def _archive(self, answers: dict[int, Stopped]) -> list[str]:

@@ -187,10 +187,6 @@ class Supervisor:
         self.driver = driver
         self.policy = replace(self.policy, driven=True)
 
-    def unreachable(self) -> frozenset[int]:
-        """Ranks that no longer answer."""
-        return frozenset(event.rank for event in self.history if isinstance(event, RankSilent))
-
     def doubtful(self) -> frozenset[int]:
         """Ranks that have been silent for a while, and may no longer answer."""
         return self._beats.quiet()

@@ -98,15 +98,18 @@ def test_prints_of_tasks_reach_the_driver_once(jobs: Jobs) -> None:
     directory = jobs.directory / "job"
     directory.mkdir()
     (directory / "prints.py").write_text(
-        "import ray, time\n"
+        "import pathlib, ray, time\n"
         "ray.init()\n"
         "@ray.remote(num_cpus=1, scheduling_strategy='SPREAD')\n"
         "def task(n):\n"
         "    print(f'<{n}>'); return n\n"
         "ray.get([task.remote(n) for n in range(4)])\n"
-        "time.sleep(2)  # Ray's log monitor forwards with a delay of its own, and tells nobody when it is done\n"
+        "while not pathlib.Path('stop').exists(): time.sleep(0.05)\n"
     )
     job = jobs.start("prints.py", ranks=2, env={"RAY_DEDUP_LOGS": "0"})
+    for number in range(4):
+        job.until(f"<{number}>")
+    (directory / "stop").touch()
     assert job.wait() == 0, job.output()
     assert [job.output().count(f"<{n}>") for n in range(4)] == [1, 1, 1, 1], job.output()
 

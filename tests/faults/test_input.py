@@ -7,20 +7,13 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.faults.cells import INPUT, Cell, met
-from tests.faults.odd import BOUND, SUM, left, refused, short_directory
+from tests.faults.odd import BOUND, SUM, left, refused
 from tests.launch import Jobs
-
-
-@pytest.fixture
-def short() -> Iterator[Path]:
-    with short_directory() as directory:
-        yield directory
 
 
 @pytest.fixture

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.faults.cells import WORLDS, Cell, met
-from tests.faults.odd import BOUND, SUM, left, refused, short_directory
+from tests.faults.odd import BOUND, SUM, left, refused
 from tests.launch import Job, Jobs
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces, mounts and limits of another user need root")
@@ -21,12 +20,6 @@ root = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces, mounts and limi
 _STRANGER = (
     "setpriv --reuid 54321 --regid 54321 --clear-groups --inh-caps +dac_read_search --ambient-caps +dac_read_search"
 )
-
-
-@pytest.fixture
-def short() -> Iterator[Path]:
-    with short_directory() as directory:
-        yield directory
 
 
 @pytest.fixture

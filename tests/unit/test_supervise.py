@@ -247,7 +247,7 @@ def test_a_head_that_was_never_alive_is_judged_by_its_own_end(stage: Stage) -> N
     assert stage.supervisor.history == []
 
 
-def test_a_silent_rank_is_missed_once_and_unreachable(stage: Stage) -> None:
+def test_a_silent_rank_is_missed_once_and_doubtful(stage: Stage) -> None:
     stage.drive()
     stage.watch.talking = (2,)
     for _ in range(30):
@@ -255,7 +255,7 @@ def test_a_silent_rank_is_missed_once_and_unreachable(stage: Stage) -> None:
         stage.come()
     silent = [event for event in stage.supervisor.history if isinstance(event, RankSilent)]
     assert [event.rank for event in silent] == [1]
-    assert stage.supervisor.unreachable() == {1}
+    assert stage.supervisor.doubtful() == {1}
 
 
 def test_every_other_rank_hears_of_rank_0(stage: Stage) -> None:
