@@ -103,15 +103,16 @@ def test_prints_of_tasks_reach_the_driver_once(jobs: Jobs) -> None:
         "@ray.remote(num_cpus=1, scheduling_strategy='SPREAD')\n"
         "def task(n):\n"
         "    print(f'<{n}>'); return n\n"
-        "ray.get([task.remote(n) for n in range(4)])\n"
-        "while not pathlib.Path('stop').exists(): time.sleep(0.05)\n"
+        "for lines in (range(4), range(4, 8)):\n"
+        "    ray.get([task.remote(n) for n in lines])\n"
+        "    while not pathlib.Path(f'seen{lines[-1]}').exists(): time.sleep(0.05)\n"
     )
     job = jobs.start("prints.py", ranks=2, env={"RAY_DEDUP_LOGS": "0"})
-    for number in range(4):
+    for number in range(8):  # a second copy of the first lines would be there before the last ones are
         job.until(f"<{number}>")
-    (directory / "stop").touch()
+        (directory / f"seen{number}").touch()
     assert job.wait() == 0, job.output()
-    assert [job.output().count(f"<{n}>") for n in range(4)] == [1, 1, 1, 1], job.output()
+    assert [job.output().count(f"<{n}>") for n in range(8)] == [1] * 8, job.output()
 
 
 def test_signals_reach_the_driver_once(jobs_of: Jobs) -> None:
