@@ -288,9 +288,9 @@ class Job:
         code, signal = map(int, show["ExitCode"].split(":"))
         return Ended(show["JobState"], code, signal, self.output)
 
-    def wait_state(self, *states: str, timeout: float = 30) -> None:
-        """Wait until the job is in one of `states`."""
-        poll(lambda: self._show_if(states), timeout, lambda: self._describe(" or ".join(states)))
+    def wait_state(self, *states: str, timeout: float = 30) -> str:
+        """Wait until the job is in one of `states`, and return it: a second look may find the next one."""
+        return poll(lambda: self._show_if(states), timeout, lambda: self._describe(" or ".join(states)))["JobState"]
 
     def wait_output(self, text: str, timeout: float = 30, times: int = 1) -> None:
         """Wait until `text` is in the job's output, `times` times."""
@@ -308,6 +308,10 @@ class Job:
         """Requeue the job and start it again at once: Slurm itself would hold it for about two minutes."""
         self.cluster.sh(CONTROLLER, "scontrol", "requeue", self.number)
         self.wait_state("PENDING")
+        self.start_now()
+
+    def start_now(self) -> None:
+        """Start a requeued job that Slurm still holds."""
         # slurmd refuses a job's credential of the second in which it ended the job, and the job would be FAILED.
         ended = int(time.time())
         poll(lambda: True if int(time.time()) > ended else None, 5, lambda: "the next second")

@@ -193,13 +193,11 @@ def test_walltime_checkpoint_requeue_resume(slurm_cluster: SlurmCluster, tmp_pat
     ]
     env = active(mpich_python, RAYHPC_GRACE="70")
     job = slurm_cluster.sbatch("-N2", "-t", "2", SCRIPT, EXAMPLE, *arguments, cwd=tmp_path, env=env)
-    for _ in range(12):
-        job.wait_state("PENDING", "COMPLETED", "FAILED", timeout=150)
-        if job.state != "PENDING":
-            break
+    job.wait_state("RUNNING", timeout=60)
+    while job.wait_state("PENDING", "COMPLETED", "FAILED", timeout=150) == "PENDING":
         # Slurm holds a requeued job for two minutes unless told; that long its daemons may still be at the last life.
         until_quiet(slurm_cluster)
-        slurm_cluster.sh("ctl", "scontrol", "update", f"jobid={job.number}", "StartTime=now", check=False)
+        job.start_now()
         job.wait_state("RUNNING", "COMPLETED", "FAILED", timeout=60)
     ended = job.wait(30)
     assert ended.state == "COMPLETED", ended.output
