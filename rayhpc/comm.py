@@ -5,15 +5,23 @@ A rank never blocks in MPI: a rank that spins in a barrier takes a core from the
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration, merged, shortened
+
+# Ranks that a busy scheduler starts late are waited for; a rank that is lost while all leave is not.
+_INIT_SECONDS = 300.0
+_FINALIZE_SECONDS = 30.0
+_NETMOD = "MPIR_CVAR_CH4_NETMOD"
+SRUN = "srun"
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -78,19 +86,23 @@ class Solo:
 class Mpi:
     """MPI_COMM_WORLD, used without blocking and without collectives."""
 
-    def __init__(self) -> None:
+    def __init__(self, by: str) -> None:
+        """Meet the other ranks; by: the launcher's name."""
         import mpi4py
 
-        mpi4py.rc.thread_level = "funneled"
+        mpi4py.rc.initialize = False
         mpi4py.rc.finalize = False
         from mpi4py import MPI
 
+        version = MPI.Get_library_version()
+        with _ending_after(_INIT_SECONDS), _setting(network(version, by)):
+            MPI.Init_thread(MPI.THREAD_FUNNELED)
         self._mpi = MPI
         self._world = MPI.COMM_WORLD
         self._sending: list[Any] = []
         self.rank: int = self._world.Get_rank()
         self.size: int = self._world.Get_size()
-        self.library: str = MPI.Get_library_version().split("\n")[0].split(",")[0].strip()
+        self.library: str = version.split("\n")[0].split(",")[0].strip()
 
     def send(self, to: int, message: object) -> None:
         """Start a send and remember it until it is complete."""
@@ -115,8 +127,9 @@ class Mpi:
 
     def leave(self) -> None:
         """MPI_Finalize, which waits for all ranks."""
-        self._mpi.Request.Waitall(self._sending)
-        self._mpi.Finalize()
+        with _ending_after(_FINALIZE_SECONDS):
+            self._mpi.Request.Waitall(self._sending)
+            self._mpi.Finalize()
 
     def abort(self, code: int) -> NoReturn:
         """MPI_Abort; what was written before is flushed, since nothing of this process survives it."""
@@ -125,6 +138,40 @@ class Mpi:
         sys.stderr.flush()
         self._world.Abort(code)
         os._exit(code)
+
+
+@contextlib.contextmanager
+def _ending_after(seconds: float) -> Iterator[None]:
+    """End this process, with the place in the code where it waits, unless the block is left in time.
+
+    MPI's own waits keep Python's lock, so that no thread and no signal handler could do it.
+    """
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+@contextlib.contextmanager
+def _setting(variables: Mapping[str, str]) -> Iterator[None]:
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            del os.environ[name]
+
+
+def network(library: str, by: str) -> dict[str, str]:
+    """What MPI_Init shall find in the environment: MPICH meets over OFI where srun starts it.
+
+    Over UCX it publishes 4 KiB, an address and whatever lies behind it in memory, in lines of which Slurm's pmi2 cuts
+    the longest (MPICH 5.0.2, Slurm 22.05): every other start failed or hung, depending on what else was in memory.
+    """
+    device = next((line for line in library.splitlines() if line.startswith("MPICH Device:")), "")
+    able = "ucx" in device and "ofi" in device
+    return {_NETMOD: "ofi"} if by == SRUN and able and _NETMOD not in os.environ else {}
 
 
 @dataclass(frozen=True)
@@ -143,7 +190,7 @@ _LAUNCHERS = (
     ("Open MPI's mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", ""),
     ("MVAPICH's mpirun", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE", ""),
     ("mpiexec", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"),
-    ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", ""),
+    (SRUN, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", ""),
     ("mpiexec", "PMI_RANK", "PMI_SIZE", ""),
     ("PMIx", "PMIX_RANK", "", ""),
     ("aprun", "ALPS_APP_PE", "", ""),
@@ -170,7 +217,7 @@ def connect(environ: Mapping[str, str]) -> Comm:
     if start is None or (start.size == 1 and start.rank in (0, None)):
         return Solo()
     try:
-        comm = Mpi()
+        comm = Mpi(start.by)
     except (ImportError, RuntimeError) as error:
         raise configuration(
             f"{start.by} started this process, but MPI cannot be loaded",
@@ -186,7 +233,7 @@ def connect(environ: Mapping[str, str]) -> Comm:
 def _strangers(start: Launched, comm: Mpi) -> RayhpcError:
     """N processes of which each believes to be alone: the launcher and the MPI library do not fit."""
     flag = "pmix" if "Open MPI" in comm.library else "pmi2"
-    if start.by == "srun":
+    if start.by == SRUN:
         step = f"tell srun how this MPI starts: srun --mpi={flag} …  (srun --mpi=list shows what the site has)"
     else:
         step = f"use the mpiexec that belongs to {comm.library}, or reinstall mpi4py for the one that is on PATH"

@@ -1,15 +1,16 @@
 """Runs one command and answers for all of its descendants: when it ends, or its owner does, none is left.
 
 A program of its own, standard library only, so that it starts in some 20 ms and outlives whoever started it. It reads
-one JSON order from standard input, then instructions, one JSON object a line; end of file means that the owner is
-gone. It reports on standard output, also JSON lines.
+JSON objects from standard input, one a line: what to make, the order, instructions; end of file means that the owner
+is gone. It reports on standard output, also JSON lines.
 
+make:         {"make": path}, before the order: a directory of mode 0700, removed if no order comes.
 order:        argv, env, cwd (bytes, spelt as Latin-1), stdout and stderr (file descriptors), ladder and orphan_ladder
               ([[signal, seconds], …], climbed to end the command, SIGKILL comes last), linger (seconds between SIGTERM
               and SIGKILL for what the command leaves behind), ignored (signals that the command shall ignore),
               remove (directories to delete if the owner is gone).
 instruction:  {"signal": n}; {"end": true}, a second time: without waiting.
-report:       {"pid": n} or {"failed": errno, "text": …}; {"ended": code or -signal};
+report:       {"made": path} or {"pid": n} or {"failed": errno, "text": …}; {"ended": code or -signal};
               {"gone": processes killed, "left": processes that survived even that}.
 """
 
@@ -119,9 +120,9 @@ class Keeper:
         try:
             self._pid = self._start()
         except OSError as error:
-            self._report(failed=error.errno, text=error.strerror)
+            _report(failed=error.errno, text=error.strerror)
             return
-        self._report(pid=self._pid)
+        _report(pid=self._pid)
         while not (self._ended or self._ends_wanted or self._owner_gone):
             self._wait(None)
         self._climb_ladder()
@@ -129,7 +130,7 @@ class Keeper:
         killed, left = self._clear()
         for path in self._order["remove"] if self._owner_gone else ():
             shutil.rmtree(path.encode("latin-1"), ignore_errors=True)
-        self._report(gone=killed, left=left)
+        _report(gone=killed, left=left)
 
     def _start(self) -> int:
         order = self._order
@@ -186,7 +187,7 @@ class Keeper:
         for pid, code in reap():
             if pid == self._pid:
                 self._ended = True
-                self._report(ended=code)
+                _report(ended=code)
 
     @property
     def _hurried(self) -> bool:
@@ -221,11 +222,6 @@ class Keeper:
             for line in lines:
                 self._obey(line)
 
-    def _report(self, **message: object) -> None:
-        # An owner that is gone needs no report; that it is gone is seen at standard input.
-        with contextlib.suppress(BrokenPipeError):
-            os.write(1, json.dumps(message).encode() + b"\n")
-
 
 def _catch_signals() -> int:
     """Let no polite signal end the keeper; a file descriptor that becomes readable when a child ends.
@@ -242,17 +238,52 @@ def _catch_signals() -> int:
 
 
 def main() -> None:
-    """Keep the command of the order on standard input."""
+    """Make what shall be made and keep the command of the order; without an order, unmake it all."""
     wakeup = _catch_signals()
     become_subreaper()
-    text = b""
-    while b"\n" not in text:
+    made: list[bytes] = []
+    rest = b""
+    while True:
+        line, rest = _next_line(rest)
+        instruction = json.loads(line)
+        if "argv" in instruction:
+            Keeper(instruction, rest, wakeup).run()
+            return
+        if "make" not in instruction:  # the end, or the owner's
+            break
+        made += _make(instruction["make"])
+    for path in made:
+        shutil.rmtree(path, ignore_errors=True)
+    _report(gone=0, left=0)
+
+
+def _next_line(rest: bytes) -> tuple[bytes, bytes]:
+    """The next line of standard input and what was read beyond it; an empty object once the owner is gone."""
+    while b"\n" not in rest:
         chunk = os.read(0, 65536)
         if not chunk:
-            return
-        text += chunk
-    order, _, rest = text.partition(b"\n")
-    Keeper(json.loads(order), rest, wakeup).run()
+            return b"{}", b""
+        rest += chunk
+    line, _, rest = rest.partition(b"\n")
+    return line, rest
+
+
+def _make(spelt: str) -> list[bytes]:
+    """Make a directory, which must not be there, and report; the directories made: one or none."""
+    path = spelt.encode("latin-1")
+    try:
+        os.mkdir(path, 0o700)  # noqa: PTH102 - bytes
+    except OSError as error:
+        _report(failed=error.errno, text=error.strerror)
+        return []
+    _report(made=spelt)
+    return [path]
+
+
+def _report(**message: object) -> None:
+    # An owner that is gone needs no report; that it is gone is seen at standard input.
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, json.dumps(message).encode() + b"\n")
 
 
 if __name__ == "__main__":

@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rayhpc import keeper
 
+# The keeper is Python: its start takes 20 ms, and many seconds on a slow file system.
+_MAKE_SECONDS = 60.0
+
 Ladder = tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a keeper runs and how it ends it; see rayhpc.keeper. stdout, stderr: open file descriptors.
+    """What a keeper runs and how it ends it; see rayhpc.keeper."""
 
-    label: what `ps` shows beside the keeper's name.
-    """
-
-    label: str
     argv: Sequence[str]
     env: Mapping[str, str]
-    stdout: int
-    stderr: int
     ladder: Ladder = ()
     orphan_ladder: Ladder = ()
     linger: float = 0.0
@@ -39,34 +39,49 @@ class Order:
 
 
 class Child:
-    """A command under its keeper.
+    """A command under its keeper, which is there before the command and answers for what is made for it.
 
     code: None while the command runs, else its exit code or -signal; gone: True once no descendant is left;
     failed: errno and text where it could not be executed; killed: processes that had to be killed; left: those that
     survived even SIGKILL (in the kernel, on a dead file system).
     """
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, label: str, stdout: int, stderr: int) -> None:
+        """Start the keeper. label: what `ps` shows beside its name; stdout, stderr: the command's, open here."""
         self.code: int | None = None
         self.gone = False
         self.failed: tuple[int, str] | None = None
         self.killed = 0
         self.left = 0
         self.pid = 0
+        self._made = False
         self._buffer = b""
-        outputs = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3) for number in (order.stdout, order.stderr)]
+        self._outputs = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3) for number in (stdout, stderr)]
         try:
-            self._keeper = _start_keeper(order.label, outputs)
+            self._keeper = _start_keeper(label, self._outputs)
         finally:
-            for number in outputs:
+            for number in self._outputs:
                 os.close(number)
         os.set_blocking(self.fileno(), False)
+
+    def make(self, directory: str) -> None:
+        """Make a directory of mode 0700 that goes with this process until run(); raises OSError."""
+        self._tell(make=_spelt(directory))
+        end = time.monotonic() + _MAKE_SECONDS
+        while not (self.poll() or self._made) and (left := end - time.monotonic()) > 0:
+            select.select([self.fileno()], [], [], left)
+        if not self._made:
+            number, text = self.failed or (errno.ETIMEDOUT, f"its keeper has not made it within {_MAKE_SECONDS:g} s")
+            raise OSError(number, text, directory)
+
+    def run(self, order: Order) -> None:
+        """Begin the command; from here on the order says what becomes of directories."""
         self._tell(
             argv=[_spelt(word) for word in order.argv],
             env={_spelt(key): _spelt(value) for key, value in order.env.items()},
             cwd=_spelt(order.cwd or str(Path.cwd())),
-            stdout=outputs[0],
-            stderr=outputs[1],
+            stdout=self._outputs[0],
+            stderr=self._outputs[1],
             ladder=order.ladder,
             orphan_ladder=order.orphan_ladder,
             linger=order.linger,
@@ -101,12 +116,15 @@ class Child:
     def end(self) -> None:
         """Begin to end the command and all its descendants: the ladder, then SIGKILL; poll() until `gone`.
 
+        Without a command, what was made for it is removed.
+
         A keeper that somebody has stopped is continued: nobody else would end what it keeps.
         """
         self._tell(end=True)
         self._keeper.send_signal(signal.SIGCONT)  # unless it was waited for: its pid may be somebody else's by now
 
     def _note(self, report: dict[str, int | str]) -> None:
+        self._made = self._made or "made" in report
         if "pid" in report:
             self.pid = int(report["pid"])
         if "failed" in report:

@@ -112,18 +112,17 @@ def _not_found(what: str) -> RayhpcError:
 def start(argv: Sequence[str], own: Assignment, spec: ClusterSpec) -> Child:
     """Run the driver: its output is ours, its standard input closed, {address} in its arguments replaced."""
     address = spec.address
-    return Child(
+    child = Child(f"{spec.run_id}/driver", sys.stdout.fileno(), sys.stderr.fileno())
+    child.run(
         Order(
-            label=f"{spec.run_id}/driver",
             argv=[word.replace("{address}", address) for word in argv],
             env=environment.of_driver(os.environ, own, spec),
-            stdout=sys.stdout.fileno(),
-            stderr=sys.stderr.fileno(),
             ladder=_LADDER,
             orphan_ladder=_LADDER,
             linger=_LINGER_SECONDS,
         )
     )
+    return child
 
 
 def refusal(argv: Sequence[str], failed: tuple[int, str]) -> Fault:

@@ -16,6 +16,7 @@ from rayhpc.errors import configuration
 from rayhpc.model import Assignment, Milestone, NodeEnded, NodeSpec, Options
 from rayhpc.proc import Child, Order
 from rayhpc.rayargs import RANK_LABEL
+from rayhpc.watch import until_gone
 
 START_TRIES = 3
 # Ends of a start that say nothing about the next one, and Ray's words for them: somebody else bound the port
@@ -30,6 +31,7 @@ RETRIES = {
 # Ray's command without `ray` on PATH, and without the working directory on sys.path, which -c and -m would add.
 _RAY = "import sys; sys.path[:1] == [''] and sys.path.pop(0); import ray.scripts.scripts as ray; ray.main()"
 
+_DISCARD_SECONDS = 5.0
 # Meant for the driver, but a scheduler that follows the process tree sends them to all that it finds there.
 _IGNORED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -42,7 +44,7 @@ class Node:
         self.child: Child | None = None
         self._own = own
         self._options = options
-        self._made = False
+        self._started = False
 
     @property
     def log(self) -> Path:
@@ -55,21 +57,29 @@ class Node:
         return environment.of_daemons(os.environ, self._own, self.spec)
 
     def prepare(self) -> None:
-        """Make the private directory, the token's file and the log; raises RayhpcError if one cannot be made."""
-        private = Path(self.spec.temp_dir)
+        """Make the log, the private directory and the secrets in it; raises RayhpcError if one cannot be made.
+
+        The directory goes with this process, however that ends: the keeper makes it and answers for it.
+        """
         try:
-            private.mkdir(mode=0o700)  # fails on anything that is there, also on a link that somebody has planted
-            self._made = True
+            records.make_private(self.log.parent, exist_ok=True)
+            self.child = self._keeper()
+            self.child.make(self.spec.temp_dir)  # fails on anything that is there, also on a planted link
             for path, secret in self._secrets().items():
                 with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
                     file.write(secret)
-            records.make_private(self.log.parent, exist_ok=True)
-            self.log.touch(mode=0o600)
         except OSError as error:
             raise configuration(
                 f"{error.filename} cannot be made: {error.strerror}",
                 next_step="check --temp-dir and --run-dir on this host",
             ) from error
+
+    def _keeper(self) -> Child:
+        descriptor = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            return Child(f"{self._own.run_id}/{self.spec.rank}", descriptor, descriptor)
+        finally:
+            os.close(descriptor)
 
     def _secrets(self) -> dict[str, str]:
         """The files that let a process into the cluster: path and content."""
@@ -82,22 +92,18 @@ class Node:
 
     def start(self, port: int, address: str) -> Child:
         """Begin `ray start`; address is the head's, empty on the head itself."""
+        if self.child is None or self._started:
+            self.child = self._keeper()
+        self._started = True
         arguments = start_arguments(self._own, self.spec, self._options, port, address)
-        descriptor = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
-            self.child = Child(
-                Order(
-                    label=f"{self._own.run_id}/{self.spec.rank}",
-                    argv=[sys.executable, "-c", _RAY, *arguments],
-                    env=self.environment,
-                    stdout=descriptor,
-                    stderr=descriptor,
-                    ignored=_IGNORED,
-                    remove=[self.spec.temp_dir],
-                )
+        self.child.run(
+            Order(
+                argv=[sys.executable, "-c", _RAY, *arguments],
+                env=self.environment,
+                ignored=_IGNORED,
+                remove=[self.spec.temp_dir],
             )
-        finally:
-            os.close(descriptor)
+        )
         return self.child
 
     @property
@@ -112,8 +118,9 @@ class Node:
 
     def discard(self) -> None:
         """Remove the private directory of a node that was never started, if it is ours."""
-        if self._made:
-            shutil.rmtree(self.spec.temp_dir, ignore_errors=True)
+        if self.child is not None:
+            self.child.end()
+            until_gone([self.child], _DISCARD_SECONDS)
 
     def worth_another_try(self) -> str:
         """Why a node that ended might start if it is started again: one of RETRIES; empty where it would not."""

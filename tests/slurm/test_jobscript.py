@@ -121,6 +121,31 @@ def test_no_environment(slurm_cluster: SlurmCluster, tmp_path: Path) -> None:
     assert "next: " in ended.output
 
 
+# Memory as a long start leaves it: MPICH publishes what lies behind its address (see rayhpc.comm.network).
+UNTIDY = """
+import ctypes, os
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.malloc.argtypes = [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+if "SLURM_PROCID" in os.environ:
+    blocks = [(libc.malloc(size), size) for size in (64, 200, 300, 500, 1000, 4096, 6000) * 5000]
+    for address, size in blocks:
+        ctypes.memmove(address, os.urandom(size), size)
+    for address, _ in blocks[::2]:
+        libc.free(address)
+"""
+
+
+def test_ranks_meet_whatever_is_in_memory(slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:
+    """Under srun --mpi=pmi2: the driver that is not there is the first thing that all ranks agree on."""
+    write(tmp_path, "sitecustomize.py", UNTIDY)
+    env = active(mpich_python, PYTHONPATH=str(tmp_path))
+    ended = slurm_cluster.sbatch("-N2", SCRIPT, "absent.py", cwd=tmp_path, env=env).wait(60)
+    assert ended.exit_code == 127, ended.output
+    assert ended.output.count("the driver absent.py was not found") == 1
+
+
 @pytest.mark.parametrize("launcher", ["srun", "mpiexec"])
 def test_scancel_leaves_nothing(slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path, launcher: str) -> None:
     driver = write(tmp_path, "wait.py", WAIT)

@@ -85,6 +85,9 @@ class FakeMpi:
     library = "MPICH Version: 5.0"
     settled = False
 
+    def __init__(self, by: str) -> None:
+        self.by = by
+
     def settle(self) -> None:
         type(self).settled = True
 
@@ -135,7 +138,7 @@ def test_strangers_are_told_how_to_meet(
 
 @pytest.mark.parametrize("error", [ImportError("libmpi.so.12: not found"), RuntimeError("cannot load MPI library")])
 def test_without_an_mpi_library_the_launch_is_refused(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def missing() -> NoReturn:
+    def missing(_: str) -> NoReturn:
         raise error
 
     monkeypatch.setattr(comm, "Mpi", missing)
@@ -349,3 +352,28 @@ def test_a_long_traceback_is_cut_to_its_end() -> None:
     fault = comm.internal(caught.value)
     assert len(fault.evidence) == 10
     assert fault.evidence[-1].startswith("ValueError")
+
+
+MPICH = "MPICH Version:      5.0.2\nMPICH Device:       ch4:{}\nMPICH CC: cc -lucx -lofi\n"
+
+
+@pytest.mark.parametrize(
+    ("library", "by", "wanted"),
+    [
+        (MPICH.format("ucx ofi"), "srun", {"MPIR_CVAR_CH4_NETMOD": "ofi"}),
+        (MPICH.format("ucx ofi"), "mpiexec", {}),
+        (MPICH.format("ucx"), "srun", {}),  # a build that has no other
+        (MPICH.format("ofi"), "srun", {}),
+        ("Open MPI v5.0.11, package: ucx ofi", "srun", {}),
+    ],
+)
+def test_mpich_under_srun_meets_over_ofi(
+    library: str, by: str, wanted: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MPIR_CVAR_CH4_NETMOD", raising=False)
+    assert comm.network(library, by) == wanted
+
+
+def test_the_users_choice_of_a_network_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPIR_CVAR_CH4_NETMOD", "ucx")
+    assert comm.network(MPICH.format("ucx ofi"), "srun") == {}

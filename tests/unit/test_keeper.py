@@ -61,21 +61,19 @@ class Yard:
         name, _, value = self.marker.partition("=")
         return {"PATH": os.environ["PATH"], name: value}
 
-    def start(self, *argv: str, **changes: Any) -> Child:
+    def start(self, *argv: str, stdout: int = -1, **changes: Any) -> Child:
         descriptor = os.open(self.place / "out", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         values: dict[str, Any] = {
-            "label": "test/0",
             "argv": argv,
             "env": self.environment,
-            "stdout": descriptor,
-            "stderr": descriptor,
             "cwd": str(self.place),
         }
         try:
-            child = Child(Order(**{**values, **changes}))
+            child = Child("test/0", descriptor if stdout < 0 else stdout, descriptor)
         finally:
             os.close(descriptor)
         self.children.append(child)
+        child.run(Order(**{**values, **changes}))
         return child
 
     def shell(self, script: str, *arguments: str, **changes: Any) -> Child:
@@ -411,7 +409,8 @@ import json, os, sys
 from rayhpc.proc import Child, Order
 from rayhpc.watch import until_gone
 order = json.loads(sys.argv[1])
-child = Child(Order(label="test/0", stdout=1, stderr=2, env=dict(os.environ), **order))
+child = Child("test/0", 1, 2)
+child.run(Order(env=dict(os.environ), **order))
 until_gone([child], 60.0)
 print("code", child.code, flush=True)
 """
@@ -505,7 +504,8 @@ def test_a_dead_keeper_leaves_no_words_at_the_end(yard: Yard) -> None:
         "import os, signal\n"
         "from rayhpc.proc import Child, Order\n"
         "from rayhpc.watch import until_gone\n"
-        "child = Child(Order(label='t', argv=['sleep', '1000'], env=dict(os.environ), stdout=1, stderr=2))\n"
+        "child = Child('t', 1, 2)\n"
+        "child.run(Order(argv=['sleep', '1000'], env=dict(os.environ)))\n"
         "os.kill(child.keeper_pid, signal.SIGKILL)\n"
         "until_gone([child], 10.0)\n"
         "child.end()\n"
@@ -513,6 +513,72 @@ def test_a_dead_keeper_leaves_no_words_at_the_end(yard: Yard) -> None:
     environ = {**os.environ, **yard.environment}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environ)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# What is made before the command.
+
+
+MAKER = """
+import os, sys
+from rayhpc.proc import Child
+child = Child("test/0", 1, 2)
+child.make(sys.argv[1])
+print(child.keeper_pid, flush=True)
+os.read(0, 1)
+"""
+
+
+def test_what_is_made_goes_with_an_owner_that_is_killed(yard: Yard) -> None:
+    private = yard.place / "private"
+    command = [sys.executable, "-c", MAKER, str(private)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(os.environ)) as made:
+        assert made.stdout is not None
+        keeper_pid = int(made.stdout.readline())
+        assert private.stat().st_mode & 0o777 == 0o700
+        made.kill()
+    assert until(lambda: not private.exists())
+    assert gone(keeper_pid)
+
+
+def test_what_is_made_stays_while_the_command_runs_and_after_it(yard: Yard) -> None:
+    child = Child("test/0", 1, 2)
+    yard.children.append(child)
+    private = yard.place / "private"
+    child.make(str(private))
+    child.run(Order(argv=["true"], env=yard.environment))
+    assert ended(child).code == 0
+    assert private.is_dir()
+
+
+def test_without_a_command_the_end_unmakes(yard: Yard) -> None:
+    child = Child("test/0", 1, 2)
+    yard.children.append(child)
+    private = yard.place / "private"
+    child.make(str(private))
+    (private / "token").write_text("secret")
+    child.end()
+    ended(child)
+    assert not private.exists()
+
+
+def test_what_is_there_already_is_not_made_and_not_removed(yard: Yard) -> None:
+    child = Child("test/0", 1, 2)
+    yard.children.append(child)
+    with pytest.raises(FileExistsError) as caught:
+        child.make(str(yard.place))
+    assert caught.value.filename == str(yard.place)
+    child.end()
+    ended(child)
+    assert yard.place.is_dir()
+
+
+def test_a_keeper_that_was_killed_makes_nothing(yard: Yard) -> None:
+    child = Child("test/0", 1, 2)
+    yard.children.append(child)
+    os.kill(child.keeper_pid, KILL)
+    with pytest.raises(TimeoutError):
+        child.make(str(yard.place / "private"))
+    assert not (yard.place / "private").exists()
 
 
 # The sweep.
