@@ -126,7 +126,10 @@ class Allocation:
 
 @dataclass(frozen=True)
 class NodeSpec:
-    """One Ray node: a rank's share of its host. memory and object_store in bytes."""
+    """One Ray node: a rank's share of its host. memory and object_store in bytes.
+
+    store_dir: where the object store lies if not in /dev/shm.
+    """
 
     rank: int
     host: str
@@ -136,6 +139,7 @@ class NodeSpec:
     memory: int
     object_store: int
     temp_dir: str
+    store_dir: str = ""
 
     @property
     def place(self) -> str:

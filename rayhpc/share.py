@@ -31,8 +31,9 @@ def _divide_host(ranks: Sequence[Allocation], one_per_host: bool, options: Optio
     cpus = _divide_cpus(ranks, chosen)
     gpus = _divide_gpus(ranks, count)
     memory = int(min(entry.memory for entry in ranks) * _MARGIN) // count
-    shm = int(min(entry.shm for entry in ranks) * _MARGIN) // count
-    return [
+    free = min(entry.shm for entry in ranks)
+    shm = int(free * _MARGIN) // count
+    nodes = [
         _with_options(
             NodeSpec(
                 rank=entry.rank,
@@ -48,6 +49,9 @@ def _divide_host(ranks: Sequence[Allocation], one_per_host: bool, options: Optio
         )
         for place, entry in enumerate(chosen)
     ]
+    # Each raylet alone would find that its own store fits; what does not fit in /dev/shm ends whoever writes to it.
+    fits = sum(node.object_store for node in nodes) <= free
+    return nodes if fits else [replace(node, store_dir=node.temp_dir) for node in nodes]
 
 
 def host_cpus(ranks: Sequence[Allocation]) -> int:
@@ -104,14 +108,14 @@ def _chosen_gpus(node: NodeSpec, number: int) -> Gpus:
     return Gpus(node.gpus.variable, found[:number] or tuple(str(n) for n in range(number)))
 
 
-def warnings(allocations: Sequence[Allocation], options: Options) -> list[str]:
+def warnings(allocations: Sequence[Allocation], nodes: Sequence[NodeSpec], options: Options) -> list[str]:
     """What all should know before Ray starts: bound ranks, small /dev/shm, each rank's own notices, once each."""
     by_host: dict[str, list[Allocation]] = defaultdict(list)
     for entry in allocations:
         by_host[entry.host_id].append(entry)
     found: dict[str, list[str]] = defaultdict(list)
     for ranks in by_host.values():
-        for text in [*_binding(ranks, options), *_shm(ranks), *(w for entry in ranks for w in entry.warnings)]:
+        for text in [*_binding(ranks, options), *_shm(ranks, nodes), *(w for entry in ranks for w in entry.warnings)]:
             found[text].append(ranks[0].host)
     return [f"{text}  [{shortened(list(dict.fromkeys(hosts)))}]" for text, hosts in found.items()]
 
@@ -130,7 +134,7 @@ def _binding(ranks: Sequence[Allocation], options: Options) -> Iterable[str]:
     yield f"only {usable} of {figure} CPUs are usable: {launcher} has bound the ranks; add {flag}"
 
 
-def _shm(ranks: Sequence[Allocation]) -> Iterable[str]:
-    shm = min(entry.shm for entry in ranks)
-    if shm * _MARGIN < OBJECT_STORE_MINIMUM * len(ranks):
-        yield f"/dev/shm has {shm >> 20} MiB free: Ray's object store goes to disk and will be slow"
+def _shm(ranks: Sequence[Allocation], nodes: Sequence[NodeSpec]) -> Iterable[str]:
+    if any(node.store_dir and node.rank in {entry.rank for entry in ranks} for node in nodes):
+        free = min(entry.shm for entry in ranks) >> 20
+        yield f"/dev/shm has {free} MiB free: Ray's object store goes to disk and will be slow"

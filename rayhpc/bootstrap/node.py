@@ -159,6 +159,7 @@ def start_arguments(own: Assignment, spec: NodeSpec, options: Options, port: int
         f"--num-gpus={len(spec.gpus.ids)}",
         f"--memory={spec.memory}",
         f"--object-store-memory={spec.object_store}",
+        *([f"--plasma-directory={spec.store_dir}"] if spec.store_dir else []),
         *([f"--resources={json.dumps(json.loads(options.resources))}"] if options.resources else []),
         f"--labels={labels}",
         "--min-worker-port=0",

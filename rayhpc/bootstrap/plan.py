@@ -41,10 +41,10 @@ class Planner:
         check_versions(allocations)
         self._allocations = allocations
         head = allocations[0]
-        self.warnings = share.warnings(allocations, self._options)
         now = time.time()
         run_id = new_run_id(now)
         nodes = share.divide(allocations, self._options, run_id)
+        self.warnings = share.warnings(allocations, nodes, self._options)
         check_min_nodes(self._options.min_nodes, len(nodes))
         if not self._options.login_node:
             check_login_node(head.host, self._environ)

@@ -203,6 +203,13 @@ def test_a_small_dev_shm(jobs: Jobs, here: Path) -> None:
     met(Cell(WORLDS, "/dev/shm of 64 MB", "0; warns: '/dev/shm has 64 MiB free: Ray's object store goes to disk'"))
 
 
+@root
+def test_a_dev_shm_that_is_large_enough_for_one_of_two_ranks(jobs: Jobs, here: Path) -> None:
+    setting = 'mount -t tmpfs -o size=100m tmpfs /dev/shm; set -- "$(dirname "$1")/mpirun" -np 2 "$@"'
+    worked(world(jobs, setting, "sum.py"), "WARNING: /dev/shm has ", "Ray's object store goes to disk")
+    met(Cell(WORLDS, "/dev/shm of 100 MB, two ranks", "0; warns: 'Ray's object store goes to disk'"))
+
+
 @pytest.mark.quick
 def test_64_open_files(jobs: Jobs, here: Path) -> None:
     python = jobs.mpi.python

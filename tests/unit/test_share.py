@@ -269,7 +269,8 @@ def test_equal_masks_are_shared_out_evenly(total: int, count: int) -> None:
 
 
 def told(ranks: Sequence[Allocation], **options: Any) -> list[str]:
-    return share.warnings(ranks, Options(**options))
+    chosen = Options(**options)
+    return share.warnings(ranks, share.divide(ranks, chosen, "20261121-094408-01234567"), chosen)
 
 
 @pytest.mark.parametrize(
@@ -298,6 +299,19 @@ def test_ranks_bound_to_too_few_cpus(launcher: str, advice: str) -> None:
 )
 def test_no_warning_where_all_cpus_are_used(ranks: list[Allocation], options: dict[str, Any]) -> None:
     assert told(ranks, **options) == []
+
+
+def test_stores_that_fit_one_by_one_but_not_together_go_to_disk() -> None:
+    small, large = alike(2, shm=100 * 2**20), alike(2, shm=200 * 2**20)
+    assert [node.store_dir for node in divided(small)] == [node.temp_dir for node in divided(small)]
+    assert [node.store_dir for node in divided(large)] == ["", ""]
+    assert [node.store_dir for node in divided(small, one_per_host=True)] == [""]
+
+
+def test_stores_that_were_asked_for_go_to_disk_together() -> None:
+    ranks = alike(2, shm=10 * GIB, memory=100 * GIB)
+    assert all(node.store_dir for node in divided(ranks, object_store_memory="6G"))
+    assert not any(node.store_dir for node in divided(ranks, object_store_memory="5G"))
 
 
 def test_a_small_shm_is_told_in_mebibytes() -> None:
