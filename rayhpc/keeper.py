@@ -8,8 +8,9 @@ make:         {"make": path}, before the order: a directory of mode 0700, remove
 order:        argv, env, cwd (bytes, spelt as Latin-1), stdout and stderr (file descriptors), ladder and orphan_ladder
               ([[signal, seconds], …], climbed to end the command, SIGKILL comes last), linger (seconds between SIGTERM
               and SIGKILL for what the command leaves behind), ignored (signals that the command shall ignore),
-              remove (directories to delete if the owner is gone).
-instruction:  {"signal": n}; {"end": true}, a second time: without waiting.
+              remove (directories to delete if the owner is gone), fed (the command's standard input is a pipe).
+instruction:  {"signal": n}; {"feed": text}, once, for a command that is fed; {"end": true}, a second time: without
+              waiting.
 report:       {"made": path} or {"pid": n} or {"failed": errno, "text": …}; {"ended": code or -signal};
               {"gone": processes killed, "left": processes that survived even that}.
 """
@@ -123,6 +124,7 @@ class Keeper:
             _report(failed=error.errno, text=error.strerror)
             return
         _report(pid=self._pid)
+        self._take(b"")  # what came with the order
         while not (self._ended or self._ends_wanted or self._owner_gone):
             self._wait(None)
         self._climb_ladder()
@@ -139,7 +141,7 @@ class Keeper:
             [word.encode("latin-1") for word in order["argv"]],
             env={key.encode("latin-1"): value.encode("latin-1") for key, value in order["env"].items()},
             cwd=order["cwd"].encode("latin-1"),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if order["fed"] else subprocess.DEVNULL,
             stdout=order["stdout"],
             stderr=order["stderr"],
             start_new_session=True,
@@ -205,8 +207,18 @@ class Keeper:
         instruction = json.loads(line)
         if "signal" in instruction:
             send(self._pid, instruction["signal"])
+        if "feed" in instruction:
+            self._feed(instruction["feed"].encode("latin-1"))
         if "end" in instruction:
             self._ends_wanted += 1
+
+    def _feed(self, text: bytes) -> None:
+        assert self._child is not None
+        assert self._child.stdin is not None
+        # A command that has ended reads nothing: its end is reported. A pipe holds 64 KiB for one that is late.
+        with contextlib.suppress(BrokenPipeError):
+            self._child.stdin.write(text)
+            self._child.stdin.close()
 
     def _sleep(self, end: float | None) -> None:
         """Wait for a child's end, for instructions, which are obeyed, or for the time."""
@@ -218,9 +230,12 @@ class Keeper:
         if 0 in ready:
             chunk = os.read(0, 65536)
             self._owner_gone = not chunk
-            *lines, self._buffer = (self._buffer + chunk).split(b"\n")
-            for line in lines:
-                self._obey(line)
+            self._take(chunk)
+
+    def _take(self, chunk: bytes) -> None:
+        *lines, self._buffer = (self._buffer + chunk).split(b"\n")
+        for line in lines:
+            self._obey(line)
 
 
 def _catch_signals() -> int:

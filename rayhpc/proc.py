@@ -26,7 +26,7 @@ Ladder = tuple[tuple[int, float], ...]
 
 @dataclass(frozen=True)
 class Order:
-    """What a keeper runs and how it ends it; see rayhpc.keeper."""
+    """What a keeper runs and how it ends it; see rayhpc.keeper. fed: its standard input is what feed() gives it."""
 
     argv: Sequence[str]
     env: Mapping[str, str]
@@ -36,6 +36,7 @@ class Order:
     ignored: Sequence[int] = ()
     cwd: str | None = None
     remove: Sequence[str] = field(default=())
+    fed: bool = False
 
 
 class Child:
@@ -87,7 +88,12 @@ class Child:
             linger=order.linger,
             ignored=list(order.ignored),
             remove=[_spelt(directory) for directory in order.remove],
+            fed=order.fed,
         )
+
+    def feed(self, text: str) -> None:
+        """Give a command that is fed its standard input, up to 64 KiB, and close it."""
+        self._tell(feed=_spelt(text))
 
     def fileno(self) -> int:
         """Readable when poll() has something new: for a selector."""

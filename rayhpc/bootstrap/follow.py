@@ -50,6 +50,7 @@ class Follower:
     def run(self) -> None:
         """Follow until rank 0 says leave; without a word from it, give back what is here and end all."""
         try:
+            self._warm_up()
             order = self._follow()
         except Exception as error:  # a bug of ours must not strand the others
             self._comm.send(HEAD_RANK, RankFailed(self._comm.rank, internal(error).on(self._place, time.time())))
@@ -100,6 +101,11 @@ class Follower:
             case _:
                 pass
 
+    def _warm_up(self) -> None:
+        """Let the node's command import Ray while the head starts."""
+        if self._node is not None:
+            self._watch.add(self._node.warm_up(), self._node_ended)
+
     def _start(self) -> None:
         assert self._node is not None
         self._tries += 1
@@ -121,7 +127,7 @@ class Follower:
         """The event of the node's end; bad luck is answered with another start."""
         assert self._node is not None
         reason = self._node.worth_another_try()
-        if self._tries >= START_TRIES or not reason:
+        if self._tries >= START_TRIES or not reason or not self._address:
             return replace(self._node.ended(child), restart=self._restart)
         until_gone([child], _GONE_SECONDS)
         self._node.clear_session()

@@ -28,8 +28,16 @@ RETRIES = {
     "too slow for Ray's command line": "timed out during startup",
 }
 
-# Ray's command without `ray` on PATH, and without the working directory on sys.path, which -c and -m would add.
-_RAY = "import sys; sys.path[:1] == [''] and sys.path.pop(0); import ray.scripts.scripts as ray; ray.main()"
+# Ray's command without `ray` on PATH, and without the working directory on sys.path, which -c and -m would add. Its
+# import takes a second, so it begins before its arguments are known: they come as JSON on standard input.
+_RAY = """import json, os, sys
+sys.path[:1] == [''] and sys.path.pop(0)
+import ray.scripts.scripts as ray
+text = sys.stdin.read()
+os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+sys.argv[1:] = json.loads(text) if text else sys.exit(0)
+ray.main()
+"""
 
 _DISCARD_SECONDS = 5.0
 # Meant for the driver, but a scheduler that follows the process tree sends them to all that it finds there.
@@ -44,7 +52,7 @@ class Node:
         self.child: Child | None = None
         self._own = own
         self._options = options
-        self._started = False
+        self._used = self._warm = False
 
     @property
     def log(self) -> Path:
@@ -90,21 +98,28 @@ class Node:
         pair = {paths.certificate_file(private): own.certificate.chain, paths.key_file(private): own.certificate.key}
         return {**token, **pair}
 
-    def start(self, port: int, address: str) -> Child:
-        """Begin `ray start`; address is the head's, empty on the head itself."""
-        if self.child is None or self._started:
+    def warm_up(self) -> Child:
+        """Begin `ray start`, which imports Ray and then waits for start()."""
+        if self.child is None or self._used:
             self.child = self._keeper()
-        self._started = True
-        arguments = start_arguments(self._own, self.spec, self._options, port, address)
+        self._used = self._warm = True
         self.child.run(
             Order(
-                argv=[sys.executable, "-c", _RAY, *arguments],
+                argv=[sys.executable, "-c", _RAY],
                 env=self.environment,
                 ignored=_IGNORED,
                 remove=[self.spec.temp_dir],
+                fed=True,
             )
         )
         return self.child
+
+    def start(self, port: int, address: str) -> Child:
+        """Let `ray start` go on, or begin it; address is the head's, empty on the head itself."""
+        child = self.child if self.child is not None and self._warm else self.warm_up()
+        child.feed(json.dumps(start_arguments(self._own, self.spec, self._options, port, address)))
+        self._warm = False
+        return child
 
     @property
     def authentication(self) -> dict[str, str]:

@@ -581,6 +581,36 @@ def test_a_keeper_that_was_killed_makes_nothing(yard: Yard) -> None:
     assert not (yard.place / "private").exists()
 
 
+# Commands that are fed.
+
+
+def test_a_command_is_fed_and_then_finds_the_end(yard: Yard) -> None:
+    child = yard.shell("cat; echo over", fed=True)
+    child.feed("a word 'ü'\nanother")  # most often in one piece with the order
+    assert result(ended(child)) == (0, 0, 0)
+    assert yard.output == "a word 'ü'\nanotherover\n"
+
+
+def test_a_command_that_waits_for_its_food_is_ended(yard: Yard) -> None:
+    child = yard.shell("echo ready; cat", fed=True)
+    assert yard.said("ready")
+    child.end()
+    assert ended(child).code == -KILL
+
+
+def test_food_for_a_command_that_has_gone_is_lost(yard: Yard) -> None:
+    child = yard.shell("exec <&-; echo ready; sleep 0.2; exit 3", fed=True)
+    assert yard.said("ready")
+    child.feed("too late")
+    assert ended(child).code == 3
+
+
+def test_instructions_that_come_with_the_order_are_obeyed(yard: Yard) -> None:
+    child = yard.shell(FOR_EVER)
+    child.end()
+    assert ended(child).code == -KILL
+
+
 # The sweep.
 
 
