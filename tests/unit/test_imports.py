@@ -23,7 +23,7 @@ FLOORS = {
     "pure, on its own": "rayhook",
     "pure": "roster schedulers share rayargs environment",
     "hands": "keeper comm net host records rayapi signals log commands tls",
-    "hands on hands": "proc allocations",
+    "hands on hands": "proc allocations registry",
     "hands, all together": "watch",
     "stages": "bootstrap.*",
     "stories": "bootstrap.lead bootstrap.follow batch.jobscript batch.status batch.cancel",
