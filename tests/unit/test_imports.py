@@ -28,7 +28,7 @@ FLOORS = {
     "stages": "bootstrap.*",
     "stories": "bootstrap.lead bootstrap.follow batch.jobscript batch.status batch.cancel",
     "whole stories": "bootstrap.story batch.*",
-    "command line": "commandline",
+    "command line": "commandline cli_base",
     "entry points": "start cli_*",
     "the entry point that has the others": "cli",
     "python -m rayhpc": "__main__",
