@@ -24,7 +24,7 @@ FLOORS = {
     "pure": "roster decision schedulers share rayargs environment",
     "hands": "keeper comm net beats host records rayapi signals log commands tls",
     "hands on hands": "proc allocations registry",
-    "hands, all together": "watch",
+    "hands, all together": "watch registration",
     "stages": "bootstrap.*",
     "stories": "bootstrap.lead bootstrap.follow batch.jobscript batch.status batch.cancel",
     "whole stories": "bootstrap.story batch.*",
