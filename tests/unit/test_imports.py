@@ -21,7 +21,7 @@ FLOORS = {
     "pure, schedulers' facts": "schedulers.facts",
     "pure, schedulers": "schedulers.*",
     "pure, on its own": "rayhook",
-    "pure": "roster decision schedulers share rayargs environment",
+    "pure": "roster decision liveness schedulers share rayargs environment",
     "hands": "keeper comm net beats host records rayapi signals log commands tls",
     "hands on hands": "proc allocations registry",
     "hands, all together": "watch registration",
