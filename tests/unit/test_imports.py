@@ -16,7 +16,7 @@ import rayhpc
 # The lowest first. A module imports what stands on a line below its own, never its own line: modules that may import
 # each other's neighbours stand on lines of their own. A full name counts before a pattern.
 FLOORS = {
-    "words": "rayhpc errors paths units bootstrap batch",
+    "words": "rayhpc errors paths units bootstrap batch clusters",
     "words, the data": "model",
     "pure, schedulers' facts": "schedulers.facts",
     "pure, schedulers": "schedulers.*",
@@ -26,8 +26,8 @@ FLOORS = {
     "hands on hands": "proc allocations registry",
     "hands, all together": "watch registration",
     "stages": "bootstrap.*",
-    "stories": "bootstrap.lead bootstrap.follow batch.jobscript batch.status batch.cancel",
-    "whole stories": "bootstrap.story batch.*",
+    "stories": "bootstrap.lead bootstrap.follow batch.jobscript batch.status batch.cancel clusters.sight",
+    "whole stories": "bootstrap.story batch.* clusters.*",
     "command line": "commandline cli_base",
     "entry points": "start cli_*",
     "the entry point that has the others": "cli",
@@ -48,6 +48,8 @@ LAZY = ("mpi4py", "ray")
 FENCES = {
     "keeper": "",
     "batch.*": "rayhpc errors paths units model schedulers schedulers.* records allocations commands log batch.*",
+    "clusters.*": "rayhpc errors paths units model schedulers schedulers.* "
+    "registry liveness environment net commands clusters.*",
 }
 
 ROOT = Path(rayhpc.__file__).parent
