@@ -49,7 +49,7 @@ FENCES = {
     "keeper": "",
     "batch.*": "rayhpc errors paths units model schedulers schedulers.* records allocations commands log batch.*",
     "clusters.*": "rayhpc errors paths units model schedulers schedulers.* "
-    "registry liveness environment net commands clusters.*",
+    "registry liveness environment keeper net commands clusters.*",
 }
 
 ROOT = Path(rayhpc.__file__).parent
