@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from rayhpc.errors import Fault
@@ -46,6 +47,9 @@ class Options:
         0, "How often each worker's Ray node is started again after a loss.", minimum=0, metavar="K"
     )
     dashboard: bool = option(False, "Start Ray's dashboard and job API.", off="No dashboard (the default).")
+    register: bool = option(
+        True, "Enter the run in your registry of clusters, for `rayhpc cluster`.", off="Tell the login node nothing."
+    )
     tls: bool = option(False, "Encrypt Ray's traffic, with a certificate made for this run alone (needs openssl).")
     ray_arg: tuple[str, ...] = option(
         (), "Passed to every `ray start` as it is. Repeatable.", multiple=True, metavar="ARG"
@@ -233,6 +237,41 @@ class Reach:
     place: str
     own: dict[str, str]
     refusals: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ClusterEntry:
+    """What a run tells the login side, in the registry. Holds no secret.
+
+    id: the run's; host: the head's; address: HOST:PORT of the GCS; dashboard: its URL as reached from other hosts,
+    empty without one; run_dir: absolute; scheduler, job_id: empty outside of a job; command: the driver's words, none
+    under --hold; started_at, deadline: Unix seconds, 0 where there is no end; pid: of rank 0, on host.
+    """
+
+    id: str
+    user: str
+    host: str
+    address: str
+    dashboard: str
+    nodes: int
+    cpus: float
+    gpus: float
+    run_dir: str
+    scheduler: str
+    job_id: str
+    command: tuple[str, ...]
+    started_at: float
+    deadline: float
+    tls: bool
+    pid: int
+
+
+class Knock(Enum):
+    """What a TCP port said."""
+
+    OPEN = "it answers"
+    REFUSED = "it is closed"
+    SILENT = "nobody answers"
 
 
 # Events: what happened, as the supervisor of rank 0 sees it. `at` is Unix seconds.

@@ -11,9 +11,9 @@ import sys
 import time
 from pathlib import Path
 
-from rayhpc import environment, paths, records
-from rayhpc.errors import configuration
-from rayhpc.model import Assignment, Milestone, NodeEnded, NodeSpec, Options
+from rayhpc import environment, paths, records, registry
+from rayhpc.errors import RayhpcError, configuration
+from rayhpc.model import HEAD_RANK, Assignment, Milestone, NodeEnded, NodeSpec, Options
 from rayhpc.proc import Child, Order
 from rayhpc.rayargs import RANK_LABEL
 from rayhpc.watch import until_gone
@@ -74,8 +74,7 @@ class Node:
             self.child = self._keeper()
             self.child.make(self.spec.temp_dir)  # fails on anything that is there, also on a planted link
             for path, secret in self._secrets().items():
-                with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                    file.write(secret)
+                records.write_secret(Path(path), secret)
         except OSError as error:
             raise configuration(
                 f"{error.filename} cannot be made: {error.strerror}",
@@ -108,7 +107,7 @@ class Node:
                 argv=[sys.executable, "-c", _RAY],
                 env=self.environment,
                 ignored=_IGNORED,
-                remove=[self.spec.temp_dir],
+                remove=[self.spec.temp_dir, *self._entry()],
                 fed=True,
             )
         )
@@ -120,6 +119,14 @@ class Node:
         child.feed(json.dumps(start_arguments(self._own, self.spec, self._options, port, address)))
         self._warm = False
         return child
+    def _entry(self) -> list[str]:
+        """The head's entry in the registry, which the run makes later: nothing of a run that is killed shall stay."""
+        if self.spec.rank != HEAD_RANK or not self._options.register:
+            return []
+        try:
+            return [str(registry.directory(self._own.run_id))]
+        except RayhpcError:
+            return []  # without a home there will be none, which is told then
 
     @property
     def authentication(self) -> dict[str, str]:

@@ -16,19 +16,19 @@ import rayhpc
 # The lowest first. A module imports what stands on a line below its own, never its own line: modules that may import
 # each other's neighbours stand on lines of their own. A full name counts before a pattern.
 FLOORS = {
-    "words": "rayhpc errors paths units bootstrap batch",
+    "words": "rayhpc errors paths units bootstrap batch clusters",
     "words, the data": "model",
     "pure, schedulers' facts": "schedulers.facts",
     "pure, schedulers": "schedulers.*",
     "pure, on its own": "rayhook",
-    "pure": "roster decision schedulers share rayargs environment",
+    "pure": "roster decision liveness schedulers share rayargs environment",
     "hands": "keeper comm net beats host records rayapi signals log commands tls",
-    "hands on hands": "proc allocations",
-    "hands, all together": "watch",
+    "hands on hands": "proc allocations registry",
+    "hands, all together": "watch registration",
     "stages": "bootstrap.*",
-    "stories": "bootstrap.lead bootstrap.follow batch.jobscript batch.status batch.cancel",
-    "whole stories": "bootstrap.story batch.*",
-    "command line": "commandline",
+    "stories": "bootstrap.lead bootstrap.follow batch.jobscript batch.status batch.cancel clusters.sight",
+    "whole stories": "bootstrap.story batch.* clusters.*",
+    "command line": "commandline cli_base",
     "entry points": "start cli_*",
     "the entry point that has the others": "cli",
     "python -m rayhpc": "__main__",
@@ -48,6 +48,8 @@ LAZY = ("mpi4py", "ray")
 FENCES = {
     "keeper": "",
     "batch.*": "rayhpc errors paths units model schedulers schedulers.* records allocations commands log batch.*",
+    "clusters.*": "rayhpc errors paths units model schedulers schedulers.* "
+    "registry liveness environment keeper net commands clusters.*",
 }
 
 ROOT = Path(rayhpc.__file__).parent
