@@ -13,6 +13,16 @@ _SAME_SECONDS = 1.0
 ENDING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 
 
+def unwind_on_signals() -> None:
+    """Until Signals() takes over: INT, TERM and HUP end this process by way of its `finally`, with 128 + n."""
+    for signum in ENDING:
+        signal.signal(signum, _unwind)
+
+
+def _unwind(signum: int, _: FrameType | None) -> None:
+    raise SystemExit(128 + signum)
+
+
 class Signals:
     """From its making on, the signals in NOTED are counted; fileno() is readable when one has come."""
 

@@ -125,6 +125,8 @@ def loss(event: NodeEnded | NodeDead | RankSilent) -> str:
             return f"the Ray node {how}"
         case NodeDead():
             return "Ray has declared the node dead"
+        case RankSilent(closed=True):
+            return "the rank has ended, or its connection has"
         case RankSilent(seconds=seconds):
             return f"the rank has not been heard of for {seconds:.0f} s"
 
@@ -297,8 +299,8 @@ class Supervisor:
             self.note(HeadSilent(self.table.silence, closed))
 
     def _look_at_clock(self) -> None:
-        for rank, seconds in self._beats.missed():
-            self.note(RankSilent(rank, self.host(rank), seconds))
+        for rank, seconds in self._beats.missed(self._comm.gone):
+            self.note(RankSilent(rank, self.host(rank), seconds, closed=rank in self._comm.gone))
         if self._beats.due():
             for rank in self._beats.expected:
                 self._comm.send(rank, Alive())
@@ -361,10 +363,11 @@ class Beats:
         recent = {rank for rank, at in self._heard.items() if now - at <= self.pause * _QUIET_BEATS}
         return self._known - recent
 
-    def missed(self) -> list[tuple[int, float]]:
-        """(rank, seconds of silence) of those that are newly missed; each is named once."""
+    def missed(self, gone: frozenset[int] = frozenset()) -> list[tuple[int, float]]:
+        """(rank, seconds of silence) of those that are newly missed, or gone; each is named once."""
         now = time.monotonic()
-        found = [(rank, now - at) for rank, at in self._heard.items() if now - at > self.patience]
+        silent = {rank: now - at for rank, at in self._heard.items()}
+        found = [(rank, seconds) for rank, seconds in silent.items() if seconds > self.patience or rank in gone]
         for rank, _ in found:
             del self._heard[rank]
         return found
