@@ -261,7 +261,7 @@ def lead_terminals(
         return Solo()
     _check_size(terminals.nodes)
     try:
-        listener = net.server(terminals.port or net.free_port(host.name()))
+        listener = net.server(terminals.port)
     except OSError as error:
         raise _no_listener(terminals.port, error) from error
     port = listener.getsockname()[1]

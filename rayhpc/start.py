@@ -40,10 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RayhpcError as strangers:
         Console(0.0, quiet=not speaks).plain((error or strangers).fault.text())
         return int((error or strangers).fault.code)
-    console = Console(host.started_at(), quiet=ranks.rank != HEAD_RANK or not speaks)
+    console = Console(host.started_at(), quiet=ranks.rank != HEAD_RANK)
     if parsed is None:
         assert error is not None
-        console.plain(error.fault.text())
+        if ranks.size > 1 or speaks:  # without MPI, ranks with wrong words do not meet
+            console.plain(error.fault.text())
         ranks.leave()
         return int(error.fault.code) if ranks.rank == HEAD_RANK else 0
     return bootstrap(options, driver, ranks, console, os.environ)

@@ -37,14 +37,14 @@ def worker(terminals: Terminals, own: Options) -> int:
     def work(console: Console) -> int:
         ranks, options = join_terminals(terminals, patience(own, terminals.nodes), os.environ, console.line)
         console.line(f"rank {ranks.rank} of {ranks.size}; the head's terminal tells the rest")
-        code = bootstrap(_with_own(options, own), (), ranks, console, os.environ)
+        code = bootstrap(with_own(options, own), (), ranks, console, os.environ)
         console.line("the head has ended the run")
         return code
 
     return _told(work)
 
 
-def _with_own(options: Options, own: Options) -> Options:
+def with_own(options: Options, own: Options) -> Options:
     """The head's options, with those that this terminal has said itself."""
     said = {name: getattr(own, name) for name in WORKERS_OWN}
     return replace(options, **{name: value for name, value in said.items() if value})

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,9 @@ import pytest
 from rayhpc import net, records
 from rayhpc.comm import Solo
 from rayhpc.errors import ExitCode, Fault, RayhpcError
-from rayhpc.model import Options
-from rayhpc.rendezvous import endpoint, file_seat, meet, slurm_seat, token_file
+from rayhpc.model import Options, Terminals
+from rayhpc.rendezvous import endpoint, file_seat, lead_terminals, meet, slurm_seat, token_file
+from rayhpc.terminals import with_own
 from tests.launch import until
 
 STEP = {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_JOB_ID": "17", "SLURM_STEP_ID": "2"}
@@ -145,6 +146,32 @@ def test_a_short_secret_is_refused(tmp_path: Path) -> None:
     fault = refused(Options(rendezvous="tcp"), environ)
     assert "too short: 7 letters" in fault.what
     assert "hunter2" not in fault.text()
+
+
+def test_a_port_in_use_is_told() -> None:
+    with net.server() as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(RayhpcError, match=f"cannot listen at port {port} of .*: Address already in use") as caught:
+            lead_terminals(Terminals(port=port), Options(), 1.0, {}, print)
+    assert caught.value.fault.code == ExitCode.CONFIGURATION
+
+
+def test_one_terminal_needs_nobody() -> None:
+    assert isinstance(lead_terminals(Terminals(nodes=1), Options(), 1.0, {}, print), Solo)
+
+
+def test_a_workers_own_options_win_and_the_rest_is_the_heads() -> None:
+    head = Options(num_cpus=3, interface="ib0", temp_dir="/tmp", timeout=9.0)
+    assert with_own(head, Options(num_cpus=1, temp_dir="/scratch")) == replace(head, temp_dir="/scratch")
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_wrong_words_are_told_once(rank: str) -> None:
+    """The ranks do not meet for it: each has the same words."""
+    argv = [sys.executable, "-m", "rayhpc.start", "--rendezvous=file", "--no-such-option", "x.py"]
+    environ = {**os.environ, "RAYHPC_RANK": rank, "RAYHPC_SIZE": "2"}
+    done = subprocess.run(argv, env=environ, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr.count("exit code 2")) == (2, 1 if rank == "0" else 0), done.stderr
 
 
 # Real processes.
