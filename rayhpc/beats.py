@@ -49,10 +49,11 @@ class Beats:
         recent = {rank for rank, at in self._heard.items() if now - at <= self.pause * _QUIET_BEATS}
         return self._known - recent
 
-    def missed(self) -> list[tuple[int, float]]:
-        """(rank, seconds of silence) of those that are newly missed; each is named once."""
+    def missed(self, gone: frozenset[int] = frozenset()) -> list[tuple[int, float]]:
+        """(rank, seconds of silence) of those that are newly missed, or gone; each is named once."""
         now = time.monotonic()
-        found = [(rank, now - at) for rank, at in self._heard.items() if now - at > self.patience]
+        silent = {rank: now - at for rank, at in self._heard.items()}
+        found = [(rank, seconds) for rank, seconds in silent.items() if seconds > self.patience or rank in gone]
         for rank, _ in found:
             del self._heard[rank]
         return found

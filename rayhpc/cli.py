@@ -9,6 +9,7 @@ import click
 from rayhpc import __version__
 from rayhpc.cli_alloc import alloc
 from rayhpc.cli_cluster import cluster
+from rayhpc.cli_node import node
 
 
 @click.group(
@@ -34,6 +35,7 @@ def start(arguments: tuple[str, ...]) -> None:
 
 main.add_command(alloc)
 main.add_command(cluster)
+main.add_command(node)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ class Comm(Protocol):
 
     rank: int
     size: int
+    gone: frozenset[int]  # ranks whose connection has ended, looked at when no mail of theirs is left; MPI tells none
 
     def send(self, to: int, message: object) -> None:
         """Hand a message over; never blocks."""
@@ -58,6 +59,7 @@ class Solo:
 
     rank = 0
     size = 1
+    gone: frozenset[int] = frozenset()
 
     def __init__(self) -> None:
         self._mail: list[Any] = []
@@ -85,6 +87,8 @@ class Solo:
 
 class Mpi:
     """MPI_COMM_WORLD, used without blocking and without collectives."""
+
+    gone: frozenset[int] = frozenset()
 
     def __init__(self, by: str) -> None:
         """Meet the other ranks; by: the launcher's name."""
@@ -198,6 +202,9 @@ _LAUNCHERS = (
 )
 
 
+_WITHOUT_MPI = "or meet without MPI: --rendezvous=slurm"
+
+
 def launched(environ: Mapping[str, str]) -> Launched | None:
     """How this process was launched; None for a process that was simply started."""
     for by, rank, size, proof in _LAUNCHERS:
@@ -222,7 +229,8 @@ def connect(environ: Mapping[str, str]) -> Comm:
         raise configuration(
             f"{start.by} started this process, but MPI cannot be loaded",
             str(error),
-            next_step="install an MPI library beside mpi4py: pip install 'rayhpc[mpich]', or load the site's module",
+            next_step="install an MPI library beside mpi4py: pip install 'rayhpc[mpich]', or load the site's module"
+            + (f"; {_WITHOUT_MPI}" if start.by == SRUN else ""),
         ) from error
     if start.size is not None and comm.size != start.size:
         comm.settle()
@@ -234,7 +242,7 @@ def _strangers(start: Launched, comm: Mpi) -> RayhpcError:
     """N processes of which each believes to be alone: the launcher and the MPI library do not fit."""
     flag = "pmix" if "Open MPI" in comm.library else "pmi2"
     if start.by == SRUN:
-        step = f"tell srun how this MPI starts: srun --mpi={flag} …  (srun --mpi=list shows what the site has)"
+        step = f"tell srun how this MPI starts: srun --mpi={flag} …  (srun --mpi=list shows all); {_WITHOUT_MPI}"
     else:
         step = f"use the mpiexec that belongs to {comm.library}, or reinstall mpi4py for the one that is on PATH"
     return configuration(
@@ -247,7 +255,7 @@ def _strangers(start: Launched, comm: Mpi) -> RayhpcError:
 def speaks(environ: Mapping[str, str]) -> bool:
     """True for the one process of a launch that may print before the ranks have met."""
     start = launched(environ)
-    return start is None or start.rank in (0, None)
+    return environ.get("RAYHPC_RANK", "0") == "0" and (start is None or start.rank in (0, None))
 
 
 # One value-or-error exchange, the only collective that there is.
@@ -308,6 +316,15 @@ def _collect(comm: Comm, ranks: set[int], timeout: float) -> dict[int, _Word]:
         received = comm.receive()
         if received is not None:
             words[received[0]] = received[1]
+        elif missing & comm.gone:
+            names = shortened([str(rank) for rank in sorted(missing & comm.gone)])
+            raise Unreachable(
+                Fault(
+                    f"rank {names} has ended before the cluster was agreed",
+                    ExitCode.BRING_UP,
+                    next_step="look at what it printed last",
+                )
+            )
         elif time.monotonic() > end:
             names = shortened([str(rank) for rank in sorted(missing)])
             raise Unreachable(

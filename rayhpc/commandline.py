@@ -8,7 +8,7 @@ import math
 import os
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import click
@@ -53,7 +53,7 @@ def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
     main = command()
     try:
         context = main.make_context("rayhpc.start", list(ours), auto_envvar_prefix="RAYHPC")
-        options = Options(**{name: _plain(value) for name, value in context.params.items()})
+        options = chosen(context.params)
     except click.UsageError as error:
         raise _usage(error.format_message()) from error
     if bool(driver) == options.hold:
@@ -62,6 +62,12 @@ def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
         raise _usage("-m names no module")
     check(options)
     return options, driver
+
+
+def chosen(values: typing.Mapping[str, Any]) -> Options:
+    """The options among a command's values; what is not there keeps its default."""
+    names = {field.name for field in dataclasses.fields(Options)}
+    return Options(**{name: _plain(value) for name, value in values.items() if name in names})
 
 
 def check(options: Options) -> None:
@@ -111,17 +117,22 @@ def _takes_value(parameter: click.Parameter) -> bool:
 
 def command() -> click.Command:
     """The click command: one option for each field of Options."""
-    hints = typing.get_type_hints(Options)
-    parameters: list[click.Parameter] = [_option(field, hints[field.name]) for field in dataclasses.fields(Options)]
     made = click.Command(
         "rayhpc.start",
-        params=parameters,
+        params=parameters(Options),
         help=_HELP,
         options_metavar=_USAGE,
         context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
     )
     version = click.version_option(__version__, message="rayhpc %(version)s", allow_from_autoenv=False)
     return version(made)
+
+
+def parameters(data: type, names: Collection[str] = (), without: Collection[str] = ()) -> list[click.Parameter]:
+    """One option for each field of a dataclass of options; of those that are named, or of all but some."""
+    hints = typing.get_type_hints(data)
+    fields = [field for field in dataclasses.fields(data) if field.name not in without]
+    return [_option(field, hints[field.name]) for field in fields if field.name in names or not names]
 
 
 def _option(field: dataclasses.Field[Any], hint: Any) -> click.Option:

@@ -105,6 +105,8 @@ def loss(event: NodeEnded | NodeDead | RankSilent) -> str:
             return f"the Ray node {how}"
         case NodeDead():
             return "Ray has declared the node dead"
+        case RankSilent(closed=True):
+            return "the rank has ended, or its connection has"
         case RankSilent(seconds=seconds):
             return f"the rank has not been heard of for {seconds:.0f} s"
 

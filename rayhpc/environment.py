@@ -41,8 +41,23 @@ _RAY_DROPPED = frozenset(
         "RAY_API_SERVER_ADDRESS",
     ]
 )
-# What makes a process of the driver believe that srun has started it as one of several.
-_RANK_DROPPED = frozenset({"SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "SLURM_GTIDS"})
+# What makes a process of the driver believe that it is one of several that srun, or a rendezvous of ours, has started.
+_RANK_DROPPED = frozenset(
+    [
+        "SLURM_PROCID",
+        "SLURM_LOCALID",
+        "SLURM_STEP_NUM_TASKS",
+        "SLURM_GTIDS",
+        "RAYHPC_RANK",
+        "RAYHPC_SIZE",
+        "RAYHPC_HEAD",
+        "RAYHPC_PORT",
+        "RAYHPC_NODES",
+        "RAYHPC_TOKEN_FILE",
+        "RAYHPC_RENDEZVOUS",
+        "RAYHPC_RENDEZVOUS_FILE",
+    ]
+)
 # Up to here a node is declared dead after three checks that fail; larger clusters keep Ray's patience.
 TIGHT_HEALTH_NODES = 64
 

@@ -23,6 +23,9 @@ def option(default: Any, text: str, **details: Any) -> Any:
 class Options:
     """What the user may choose. A field is an option: `num_cpus` is `--num-cpus` and RAYHPC_NUM_CPUS."""
 
+    rendezvous: str = option(
+        "mpi", "How the ranks meet (docs/rendezvous.md).", choices=("mpi", "slurm", "file", "tcp"), metavar="WAY"
+    )
     one_per_host: bool = option(False, "One Ray node per host; the other ranks of a host idle.")
     num_cpus: int | None = option(None, "CPUs of each Ray node.", minimum=0, metavar="N")
     num_gpus: int | None = option(None, "GPUs of each Ray node.", minimum=0, metavar="N")
@@ -73,6 +76,20 @@ class Options:
         choices=("always", "failure", "never"),
         metavar="WHEN",
     )
+
+
+@dataclass(frozen=True)
+class Terminals:
+    """What `rayhpc node` asks besides Options. A field is an option, as there."""
+
+    head: str = option("", "Where the head waits, as it prints it.", metavar="HOST:PORT")
+    port: int = option(0, "Port at which the terminals meet. 0: a free one.", minimum=0, maximum=65535, metavar="PORT")
+    nodes: int = option(2, "The head and its workers: so many terminals.", minimum=1, metavar="N")
+    token_file: str = option("", "File of the secret, where the hosts share no home directory.", metavar="FILE")
+
+
+# Options that `rayhpc node worker` has as well: what may differ from host to host, and how long it waits.
+WORKERS_OWN = ("interface", "temp_dir", "timeout")
 
 
 @dataclass(frozen=True)
@@ -318,11 +335,12 @@ class HeadSilent:
 
 @dataclass(frozen=True)
 class RankSilent:
-    """A rank has not been heard of for so many seconds."""
+    """A rank has not been heard of for so many seconds; closed: its connection has ended."""
 
     rank: int
     host: str
     seconds: float
+    closed: bool = False
 
 
 @dataclass(frozen=True)

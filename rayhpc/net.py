@@ -8,6 +8,7 @@ import random
 import socket
 import threading
 from contextlib import closing
+from typing import Any
 
 from rayhpc.errors import configuration
 from rayhpc.model import Knock, Probe, Reach
@@ -22,7 +23,7 @@ class Listener:
 
     def __init__(self) -> None:
         self._closed = False
-        self._socket = _server()
+        self._socket = server()
         self.port = int(self._socket.getsockname()[1])
         threading.Thread(target=self._accept, name="listener", daemon=True).start()
 
@@ -39,12 +40,31 @@ class Listener:
         self._socket.close()
 
 
-def _server() -> socket.socket:
-    """A listening socket on a free port of all addresses, IPv6 included where this host has it."""
+def server(port: int = 0) -> socket.socket:
+    """A listening socket on all addresses, IPv6 included where this host has it; 0: a free port; raises OSError."""
     with contextlib.suppress(OSError):
         if socket.has_dualstack_ipv6():
-            return socket.create_server(("", 0), family=socket.AF_INET6, backlog=4096, dualstack_ipv6=True)
-    return socket.create_server(("", 0), backlog=4096)
+            return socket.create_server(("", port), family=socket.AF_INET6, backlog=4096, dualstack_ipv6=True)
+    return socket.create_server(("", port), backlog=4096)
+
+
+def is_here(host: str) -> bool:
+    """True if a name or an address is this host's own; raises RayhpcError for a name that nobody knows."""
+    try:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise configuration(f"{host} is unknown here: {error.strerror}", next_step="correct the name") from error
+    return any(_is_own(family, address) for family, _, _, _, address in found)
+
+
+def _is_own(family: int, address: tuple[Any, ...]) -> bool:
+    """Only an address of this host can be bound."""
+    try:
+        with closing(socket.socket(family, socket.SOCK_STREAM)) as trial:
+            trial.bind(address)
+    except OSError:
+        return False
+    return True
 
 
 def free_port(host: str, wanted: int = 0, taken: frozenset[int] = frozenset()) -> int:

@@ -1,7 +1,8 @@
-"""Where things lie: the files of a run directory and the private directory of a rank. Names only."""
+"""Where things lie: a run's files, a rank's private directory, the user's state. Names only."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 SPEC = "cluster.json"
@@ -46,6 +47,14 @@ def certificate_file(private: str) -> str:
 def key_file(private: str) -> str:
     """The certificate's key, mode 0600."""
     return f"{private}/tls.key"
+
+
+def state_dir(environ: Mapping[str, str]) -> Path:
+    """The user's directory for what login and compute hosts share; raises RuntimeError without a home."""
+    own, shared = environ.get("RAYHPC_STATE_DIR", ""), environ.get("XDG_STATE_HOME", "")
+    if own:
+        return Path(own).expanduser().absolute()
+    return (Path(shared) if shared.startswith("/") else Path.home() / ".local/state") / "rayhpc"
 
 
 def rank_log(run_dir: str, rank: int) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -77,7 +78,11 @@ def _point_latest(directory: Path) -> None:
 
 def write_json(file: Path, content: Any) -> None:
     """Write a JSON file that is there whole or not at all, readable by its owner alone."""
-    text = json.dumps(content, indent=2, default=plain) + "\n"
+    write_private(file, json.dumps(content, indent=2, default=plain) + "\n")
+
+
+def write_private(file: Path, text: str) -> None:
+    """Write a file that is there whole or not at all, readable by its owner alone; raises OSError."""
     descriptor, fresh = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
     try:
         with os.fdopen(descriptor, "w") as stream:
@@ -94,6 +99,24 @@ def write_secret(file: Path, secret: str) -> None:
     """Write a new file for its owner alone, whatever the umask; raises OSError, also for anything that is there."""
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
         stream.write(secret)
+
+
+def read_private(file: Path) -> str | None:
+    """The text of a file of our own that nobody else can read; None where there is none; raises OSError for another."""
+    # NFS clients remember for up to a minute that a name was not there, unless the directory is opened again.
+    with contextlib.suppress(OSError):
+        os.close(os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY))
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(descriptor) as stream:
+        found = os.fstat(descriptor)
+        if found.st_uid != os.getuid():
+            raise PermissionError(errno.EPERM, "it belongs to another account")
+        if found.st_mode & 0o077:
+            raise PermissionError(errno.EPERM, f"others may use it (mode {found.st_mode & 0o777:03o})")
+        return stream.read()
 
 
 def plain(value: Any) -> Any:

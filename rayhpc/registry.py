@@ -35,17 +35,13 @@ _TYPES: dict[Any, type | tuple[type, ...]] = {str: str, int: int, bool: bool, fl
 
 def folder() -> Path:
     """Where the entries are; raises RayhpcError where the user has no home and names no other place."""
-    own, shared = os.environ.get("RAYHPC_STATE_DIR"), os.environ.get("XDG_STATE_HOME", "")
     try:
-        if own:
-            return Path(own).expanduser().absolute() / _FOLDER
-        base = Path(shared) if shared.startswith("/") else Path.home() / ".local/state"
+        return paths.state_dir(os.environ) / _FOLDER
     except RuntimeError as error:
         raise configuration(
             f"there is no place for the registry of clusters: {error}",
             next_step="name a directory on a file system that login and compute hosts share: RAYHPC_STATE_DIR",
         ) from error
-    return base / "rayhpc" / _FOLDER
 
 
 def directory(cluster_id: str) -> Path:

@@ -8,8 +8,20 @@ import signal
 import time
 from types import FrameType
 
+from rayhpc.decision import ENDING
+
 NOTED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _SAME_SECONDS = 1.0
+
+
+def unwind_on_signals() -> None:
+    """Until Signals() takes over: INT, TERM and HUP end this process by way of its `finally`, with 128 + n."""
+    for signum in ENDING:
+        signal.signal(signum, _unwind)
+
+
+def _unwind(signum: int, _: FrameType | None) -> None:
+    raise SystemExit(128 + signum)
 
 
 class Signals:

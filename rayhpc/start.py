@@ -7,45 +7,62 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import click
 
 from rayhpc import comm, host
+from rayhpc.bootstrap.readiness import default_timeout
 from rayhpc.bootstrap.story import bootstrap
 from rayhpc.commandline import parse
 from rayhpc.errors import RayhpcError
 from rayhpc.keeper import become_subreaper, write_no_core_files
 from rayhpc.log import Console
 from rayhpc.model import HEAD_RANK, Options
+from rayhpc.rendezvous import meet
+from rayhpc.signals import unwind_on_signals
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one rank; the exit code of the process, which is the job's on rank 0."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    _open_closed_streams()
+    open_closed_streams()
     speaks = comm.speaks(os.environ)
     parsed, error = _parse(words, speaks)
     if parsed is None and error is None:
         return 0
-    become_subreaper()
-    write_no_core_files()
-    os.environ.update(host.mended_gpus(os.environ))
+    prepare_process()
+    options, driver = parsed or (Options(), [])
+    if options.rendezvous != "mpi":
+        unwind_on_signals()
     try:
-        ranks = comm.connect(os.environ)
+        ranks = meet(options, os.environ, partial(patience, options), Console(host.started_at(), not speaks).line)
     except RayhpcError as strangers:
         Console(0.0, quiet=not speaks).plain((error or strangers).fault.text())
         return int((error or strangers).fault.code)
     console = Console(host.started_at(), quiet=ranks.rank != HEAD_RANK)
     if parsed is None:
         assert error is not None
-        console.plain(error.fault.text())
+        if ranks.size > 1 or speaks:  # without MPI, ranks with wrong words do not meet
+            console.plain(error.fault.text())
         ranks.leave()
         return int(error.fault.code) if ranks.rank == HEAD_RANK else 0
-    options, driver = parsed
     return bootstrap(options, driver, ranks, console, os.environ)
 
 
-def _open_closed_streams() -> None:
+def patience(options: Options, ranks: int) -> float:
+    """Seconds to wait for so many ranks, and then again for their nodes."""
+    return options.timeout or default_timeout(ranks)
+
+
+def prepare_process() -> None:
+    """What every rank does first: answer for its descendants, keep no secret in a core file, mend its GPUs' names."""
+    become_subreaper()
+    write_no_core_files()
+    os.environ.update(host.mended_gpus(os.environ))
+
+
+def open_closed_streams() -> None:
     """Put /dev/null where standard input, output or error is closed: else the next pipe of ours would be there."""
     for number in range(3):
         try:

@@ -66,24 +66,35 @@ class Follower:
 
     def _end_all(self) -> None:
         """Say why and end every rank: nobody else can, once rank 0 is gone."""
-        what = f"the head is lost: rank 0 has not been heard of for {self._beats.patience:.0f} s"
-        fault = Fault(what, ExitCode.HEAD_LOST, self._place, next_step="look after rank 0's host and its process there")
+        how = "has ended" if self._gone else f"has not been heard of for {self._beats.patience:.0f} s"
+        fault = Fault(
+            f"the head is lost: rank 0 {how}",
+            ExitCode.HEAD_LOST,
+            self._place,
+            next_step="look after rank 0's host and its process there",
+        )
         Console(time.time()).plain(fault.text())
         self._comm.abort(int(fault.code))
+
+    @property
+    def _gone(self) -> bool:
+        """The connection to rank 0 has ended; over MPI the launcher notices that, and ends all."""
+        return HEAD_RANK in self._comm.gone
 
     @property
     def _place(self) -> str:
         return f"rank {self._comm.rank} on {host.name()}"
 
     def _follow(self) -> Stop | None:
-        """Work until told to stop; None if rank 0 has not been heard of for too long."""
+        """Work until told to stop; None if rank 0 has ended, or has not been heard of for too long."""
         while True:
             for rank, mail in self._watch.wait():
                 self._beats.heard(rank)
                 if isinstance(mail, Stop):
                     return mail
                 self._take(mail)
-            if self._beats.missed():  # asked after the mail, which may have waited while this process was stopped
+            # Asked after the mail, which may have waited while this process was stopped.
+            if self._gone or self._beats.missed():
                 return None
             if self._beats.due():
                 self._comm.send(HEAD_RANK, Alive())
@@ -139,6 +150,8 @@ class Follower:
         end = time.monotonic() + _LEAVE_SECONDS
         while time.monotonic() < end:
             received = self._comm.receive()
+            if received is None and self._gone:
+                return False
             if received is None:
                 time.sleep(0.002)
             elif isinstance(received[1], Leave):

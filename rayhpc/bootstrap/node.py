@@ -119,6 +119,7 @@ class Node:
         child.feed(json.dumps(start_arguments(self._own, self.spec, self._options, port, address)))
         self._warm = False
         return child
+
     def _entry(self) -> list[str]:
         """The head's entry in the registry, which the run makes later: nothing of a run that is killed shall stay."""
         if self.spec.rank != HEAD_RANK or not self._options.register:

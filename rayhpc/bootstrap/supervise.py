@@ -192,8 +192,8 @@ class Supervisor:
             self.note(HeadSilent(self.table.silence, closed))
 
     def _look_at_clock(self) -> None:
-        for rank, seconds in self._beats.missed():
-            self.note(RankSilent(rank, self.host(rank), seconds))
+        for rank, seconds in self._beats.missed(self._comm.gone):
+            self.note(RankSilent(rank, self.host(rank), seconds, closed=rank in self._comm.gone))
         if self._beats.due():
             for rank in self._beats.expected:
                 self._comm.send(rank, Alive())

@@ -189,6 +189,7 @@ class Queued:
 
     def __init__(self, rank: int, boxes: list[queue.Queue[tuple[int, bytes]]]) -> None:
         self.rank, self.size, self._boxes = rank, len(boxes), boxes
+        self.gone: frozenset[int] = frozenset()
 
     def send(self, to: int, message: object) -> None:
         self._boxes[to].put((self.rank, pickle.dumps(message)))

@@ -39,6 +39,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "port": ("20001", 20001),
     "temp_dir": ("/tmp/two words", "/tmp/two words"),
     "run_dir": ("new\nline", "new\nline"),
+    "rendezvous": ("tcp", "tcp"),
     "timeout": ("90.5", 90.5),
     "min_nodes": ("2", 2),
     "on_node_loss": ("abort", "abort"),

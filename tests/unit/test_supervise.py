@@ -65,6 +65,7 @@ class FakeWatch:
 class FakeComm:
     rank: int = 0
     size: int = 3
+    gone: frozenset[int] = frozenset()
     sent: list[tuple[int, Any]] = field(default_factory=list)
 
     def send(self, to: int, message: object) -> None:
@@ -259,6 +260,18 @@ def test_a_silent_rank_is_missed_once_and_doubtful(stage: Stage) -> None:
     silent = [event for event in stage.supervisor.history if isinstance(event, RankSilent)]
     assert [event.rank for event in silent] == [1]
     assert stage.supervisor.doubtful() == {1}
+
+
+def test_a_rank_whose_connection_ends_is_lost_at_once(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    stage.drive()
+    stage.comm.gone = frozenset({1})
+    for _ in range(2):
+        assert stage.come() is None
+    assert [(event.rank, event.closed) for event in stage.supervisor.history if isinstance(event, RankSilent)] == [
+        (1, True)
+    ]
+    assert stage.supervisor.doubtful() == {1}
+    assert "LOST rank 1 on host1: the rank has ended, or its connection has" in capsys.readouterr().err
 
 
 def test_every_other_rank_hears_of_rank_0(stage: Stage) -> None:
