@@ -163,6 +163,7 @@ class Supervisor:
             spare=max(0, len(spec.nodes) - options.min_nodes) if options.min_nodes else 0,
         )
         self.roster = Roster(options.restart_nodes)
+        self._hosts = {node.rank: node.host for node in spec.nodes}
         self._comm, self._watch, self._spec = comm, watch, spec
         self._options, self._console, self._log = options, console, log
         self._forwarded: dict[int, int] = {}
@@ -193,15 +194,15 @@ class Supervisor:
 
     def host(self, rank: int) -> str:
         """The host of a rank's node; the rank's number where it has none."""
-        node = self._spec.node(rank)
-        return node.host if node else f"rank {rank}"
+        return self._hosts.get(rank, f"rank {rank}")
 
     def _take(self, rank: int, mail: Any) -> None:
         match mail:
             case Alive():
                 pass
             case Milestone():
-                self._log.write(mail.stage, mail.rank, mail.host, mail.at)
+                since = {} if mail.since is None else {"since": mail.since}
+                self._log.write(mail.stage, mail.rank, mail.host, mail.at, **since)
                 if mail.warning:
                     self._console.line(f"WARNING: rank {mail.rank} on {mail.host}: {mail.warning}")
             case _:
@@ -283,7 +284,10 @@ class Supervisor:
     def _look_at_table(self) -> None:
         if self.table is None or self.table.nodes is None:
             return
+        before = self.roster.seen
         gone, back = self.roster.update(self.table.nodes)
+        for rank in sorted(self.roster.seen - before):
+            self._log.write("alive", rank, self.host(rank))
         for rank in gone:
             self.note(NodeDead(rank, self.host(rank)))
         for rank in back:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import plots, processes, report, timeline
+from benchmarks import plots, processes, report
 from benchmarks.report import Spread
 
 TICK = os.sysconf("SC_CLK_TCK")
@@ -133,36 +133,6 @@ def test_bars_have_whiskers_from_the_least_to_the_greatest(tmp_path: Path) -> No
     assert plots.bars(table, "hosts", "release") == []
     plots.draw(table, "hosts", tmp_path / "hosts.png")
     assert (tmp_path / "hosts.png").read_bytes().startswith(b"\x89PNG")
-
-
-def event(at: float, stage: str, rank: int = 0) -> dict[str, Any]:
-    return {"at": at, "stage": stage, "rank": rank, "host": f"node{rank}"}
-
-
-EVENTS = [
-    event(10.0, "agreed"), event(10.1, "start"), event(13.0, "head"), event(13.1, "start", 1), event(16.0, "up"),
-    event(16.1, "driver"), event(20.0, "DriverEnded"), event(20.1, "decided"), event(20.4, "released"),
-]  # fmt: skip
-
-
-def test_the_spans_of_a_timeline() -> None:
-    found = [(s.rank, s.stage, round(s.begin, 1), round(s.end, 1)) for s in timeline.spans(EVENTS)]
-    assert found == [
-        (0, "introduce", 0.0, 0.1), (0, "head starts", 0.1, 3.0), (0, "nodes join", 3.0, 6.0), (0, "accept", 6.0, 6.1),
-        (0, "driver", 6.1, 10.1), (0, "give back", 10.1, 10.4), (1, "node joins", 3.1, 6.0),
-        (1, "node works", 6.0, 10.1),
-    ]  # fmt: skip
-
-
-def test_a_run_that_never_came_up_has_a_timeline() -> None:
-    found = timeline.spans([event(1.0, "agreed"), event(1.1, "start"), event(2.0, "start", 1), event(9.0, "decided")])
-    assert [(s.rank, s.stage) for s in found if s.rank] == [(1, "node joins"), (1, "node works")]
-    assert max(s.end for s in found) == 8.0
-
-
-def test_a_timeline_is_drawn(tmp_path: Path) -> None:
-    timeline.draw(EVENTS, tmp_path / "run.png")
-    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_command_line() -> None:

@@ -21,14 +21,14 @@ FLOORS = {
     "pure, schedulers' facts": "schedulers.facts",
     "pure, schedulers": "schedulers.*",
     "pure, on its own": "rayhook",
-    "pure": "roster schedulers share rayargs environment",
-    "hands": "keeper comm net host records rayapi signals log commands tls",
+    "pure": "roster schedulers share rayargs environment timeline",
+    "hands": "keeper comm net host records rayapi signals log commands tls runs plots",
     "hands on hands": "proc allocations",
     "hands, all together": "watch",
     "stages": "bootstrap.*",
     "stories": "bootstrap.lead bootstrap.follow batch.jobscript batch.status batch.cancel",
     "whole stories": "bootstrap.story batch.*",
-    "command line": "commandline",
+    "command line": "commandline cliparts",
     "entry points": "start cli_*",
     "the entry point that has the others": "cli",
     "python -m rayhpc": "__main__",
@@ -39,11 +39,12 @@ OWNERS = {
     "ray": "rayapi",
     "psutil": "host",
     "filelock": "records",
-    "click": "commandline start cli cli_*",
-    "rich": "log start cli cli_*",
+    "click": "commandline start cliparts cli cli_*",
+    "rich": "log start cliparts cli cli_*",
+    "matplotlib": "plots",
 }
 # Never imported with the module: the login node works without them.
-LAZY = ("mpi4py", "ray")
+LAZY = ("mpi4py", "ray", "matplotlib")
 # Who may import less than the floors allow: the keeper runs without our package; the login side shares data only.
 FENCES = {
     "keeper": "",
