@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import plots, processes, report
+from benchmarks import plots, processes, report, speed
 from benchmarks.report import Spread
 
 TICK = os.sysconf("SC_CLK_TCK")
@@ -145,3 +145,17 @@ def test_the_command_line() -> None:
 def test_a_wrong_command_line_is_refused(words: list[str]) -> None:
     with pytest.raises(SystemExit):
         program.parse(words)
+
+
+def test_the_first_iterations_do_not_count() -> None:
+    marks = [(4000, 9.0), (8000, 11.0), (12100, 13.0), (16000, 15.0)]
+    rows = [{"timesteps": str(steps), "seconds": str(seconds)} for steps, seconds in marks]
+    assert speed.steps_per_second(rows) == 2000.0
+
+
+def test_the_drivers_speeds_are_compared_turn_by_turn() -> None:
+    turns = [{speed.RAYHPC: 100.0, speed.PLAIN: 200.0}, {speed.RAYHPC: 300.0, speed.PLAIN: 300.0}]
+    assert speed.summary(turns) == {
+        speed.RAYHPC: Spread(200.0, 100.0, 300.0, 2), speed.PLAIN: Spread(250.0, 200.0, 300.0, 2),
+        "ratio": Spread(0.75, 0.5, 1.0, 2),
+    }  # fmt: skip
