@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import plots, processes, report, speed
+from benchmarks import growth, plots, processes, report, speed
 from benchmarks.report import Spread
 
 TICK = os.sysconf("SC_CLK_TCK")
@@ -159,3 +159,27 @@ def test_the_drivers_speeds_are_compared_turn_by_turn() -> None:
         speed.RAYHPC: Spread(200.0, 100.0, 300.0, 2), speed.PLAIN: Spread(250.0, 200.0, 300.0, 2),
         "ratio": Spread(0.75, 0.5, 1.0, 2),
     }  # fmt: skip
+
+
+def test_the_figures_of_growth() -> None:
+    def noted(**moments: tuple[float, float, int, int]) -> dict[str, Any]:
+        names = ("at", "cpu", "sent", "received")
+        return {"rss": 40e6, **{name: dict(zip(names, figures, strict=True)) for name, figures in moments.items()}}
+
+    zero = noted(
+        met=(1.0, 0.1, 0, 0), agreed=(4.0, 0.3, 600, 400), up=(6.0, 0.4, 600, 400), driver=(6.0, 0.5, 600, 400),
+        decided=(36.0, 0.8, 700, 450), released=(37.5, 0.9, 700, 450),
+    )  # fmt: skip
+    other = noted(met=(1.0, 0.1, 0, 0), agreed=(4.0, 0.2, 300, 150), left=(38.0, 0.4, 500, 300))
+    events = [{"at": 2.5, "stage": "imported"}, {"at": 3.0, "stage": "imported"}, {"at": 4.0, "stage": "agreed"}]
+    figures = growth.growth([zero, other, other], events)
+    assert (figures.ranks, figures.agreement_seconds, figures.start_seconds, figures.release_seconds) == (3, 1, 2, 1.5)
+    assert (figures.agreement_bytes, figures.others_bytes, figures.supervised_bytes) == (500, 800, 300)
+    assert figures.supervised_cpu == pytest.approx(0.6)
+    assert figures.others_agreement_cpu == pytest.approx(0.1)
+
+
+def test_growth_is_drawn(tmp_path: Path) -> None:
+    found = [growth.Growth(ranks, *(float(ranks + n) for n in range(13))) for ranks in (2, 4)]
+    growth.draw(found, tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
