@@ -15,6 +15,7 @@ from rayhpc.log import Console
 from rayhpc.model import (
     HEAD_RANK,
     Alive,
+    AliveNode,
     ClusterSpec,
     DriverEnded,
     Event,
@@ -166,6 +167,7 @@ class Supervisor:
         self._hosts = {node.rank: node.host for node in spec.nodes}
         self._comm, self._watch, self._spec = comm, watch, spec
         self._options, self._console, self._log = options, console, log
+        self._judged: Sequence[AliveNode] = ()
         self._forwarded: dict[int, int] = {}
         self._end_driver_at: float | None = None
         self._beats = Beats(comm.size, set(range(1, comm.size)))
@@ -284,8 +286,19 @@ class Supervisor:
     def _look_at_table(self) -> None:
         if self.table is None or self.table.nodes is None:
             return
+        if self.table.nodes is not self._judged:  # an answer is asked for less often than mail is looked for
+            self._judged = self.table.nodes
+            self._judge(self.table.nodes)
+        # A head that has not been alive yet may be started again: its own end tells.
+        closed = self.table.closed and HEAD_RANK in self.roster.seen
+        silent = closed or self.table.silence > head_silence(len(self._spec.nodes))
+        if silent and not any(isinstance(event, HeadSilent) for event in self.history):
+            self.note(HeadSilent(self.table.silence, closed))
+
+    def _judge(self, nodes: Sequence[AliveNode]) -> None:
+        """Who is new in the node table, who is lost, who is back."""
         before = self.roster.seen
-        gone, back = self.roster.update(self.table.nodes)
+        gone, back = self.roster.update(nodes)
         for rank in sorted(self.roster.seen - before):
             self._log.write("alive", rank, self.host(rank))
         for rank in gone:
@@ -294,11 +307,6 @@ class Supervisor:
             self._log.write("back", rank, self.host(rank))
             alive = f"{len(self._spec.nodes) - len(self.roster.lost)}/{len(self._spec.nodes)} nodes"
             self._console.line(f"rank {rank} on {self.host(rank)} is back: {alive}")
-        # A head that has not been alive yet may be started again: its own end tells.
-        closed = self.table.closed and HEAD_RANK in self.roster.seen
-        silent = closed or self.table.silence > head_silence(len(self._spec.nodes))
-        if silent and not any(isinstance(event, HeadSilent) for event in self.history):
-            self.note(HeadSilent(self.table.silence, closed))
 
     def _look_at_clock(self) -> None:
         for rank, seconds in self._beats.missed():
