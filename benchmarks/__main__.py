@@ -10,9 +10,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import measure, places, plots, report, timeline
+from benchmarks import measure, places, plots, report
 from benchmarks.contenders import ALL, Contender
 from benchmarks.places import REPOSITORY, Place
+from rayhpc import cli_runs, runs
 from tests.slurm.slurm_cluster import why_unavailable
 
 
@@ -93,7 +94,7 @@ def look_at_idle(place: Place, options: argparse.Namespace, scratch: Path) -> No
     entry = measure.idle(place, scratch / f"idle-{place.name}-{place.nodes}".replace(" ", "_"))
     report.keep(options.output / "idle.jsonl", entry.record())
     picture = options.output / f"timeline-{place.name}-{place.nodes}.png".replace(" ", "-")
-    timeline.draw(report.load(Path(entry.events)), picture)
+    picture.write_bytes(cli_runs.picture(runs.read(Path(entry.events).parent)))
     say(f"{report.place_name(place.name, place.nodes)}: idle {entry.cpu_per_minute:.2f} CPU s a minute and node")
 
 

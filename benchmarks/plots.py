@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,5 +66,30 @@ def draw(table: Sequence[Row], place: str, file: Path) -> None:
         panel.yaxis.set_minor_formatter("{x:g}")
         panel.tick_params(axis="y", which="both", labelsize=7)
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names), fontsize=8)
+    figure.savefig(file, dpi=120)
+    pyplot.close(figure)
+
+
+def draw_growth(numbers: Sequence[int], panels: Mapping[str, Mapping[str, Sequence[float]]], file: Path) -> None:
+    """A panel for each title, a line for each name, both axes logarithmic; the number of ranks to the right."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(4.7 * len(panels), 4.6), layout="constrained")
+    for panel, (title, lines) in zip(axes, panels.items(), strict=True):
+        for name, figures in lines.items():
+            panel.plot(numbers, figures, marker="o", markersize=4, label=name)
+        panel.set_title(title, fontsize=10)
+        panel.set_xscale("log", base=2)
+        panel.set_yscale("log")
+        panel.set_xticks(numbers, [str(number) for number in numbers])
+        panel.set_xlabel("ranks", fontsize=9)
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=8, loc="upper left")
+        low, high = panel.get_ylim()
+        panel.set_ylim(low, high * (high / low) ** 0.35)  # room for the names
     figure.savefig(file, dpi=120)
     pyplot.close(figure)

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from rayhpc import paths, records
+from rayhpc import runs as recorded
 from rayhpc.errors import configuration, shortened
+from rayhpc.runs import Run
 from rayhpc.schedulers import SYSTEMS
 from rayhpc.schedulers.facts import JobState, State, short
 
@@ -56,16 +58,6 @@ class Allocation:
     def scheduler_output(self) -> Path:
         """What the scheduler keeps of the job until its end, where it does not write `output` itself."""
         return scheduler_output(Path(self.directory))
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run of the bootstrap in an allocation; code is None while it goes on, or when it was killed."""
-
-    directory: str
-    job_id: str
-    code: int | None
-    cause: str
 
 
 def output(directory: Path) -> Path:
@@ -168,27 +160,5 @@ def _meant(known: list[Allocation], word: str) -> Allocation:
 def runs(allocation: Allocation) -> list[Run]:
     """The runs of the bootstrap in this allocation, the oldest first: more than one where the job was requeued."""
     first = time.strftime("%Y%m%d-%H%M%S", time.localtime(allocation.submitted_at - _CLOCK_SECONDS))
-    try:
-        directories = sorted(Path(allocation.run_dir).iterdir())
-    except OSError:
-        return []
-    found = (_run(path, allocation) for path in directories if path.name >= first and path.name[:1].isdigit())
-    return [run for run in found if run is not None]
-
-
-def _run(directory: Path, allocation: Allocation) -> Run | None:
-    spec, outcome = _json(directory / paths.SPEC), _json(directory / paths.OUTCOME)
-    job_id = str(spec.get("job_id", ""))
-    if short(job_id) not in map(short, (allocation.job_id, *allocation.earlier)):
-        return None
-    code = outcome.get("code")
-    return Run(str(directory), job_id, code if isinstance(code, int) else None, str(outcome.get("cause", "")))
-
-
-def _json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty if it cannot be read."""
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    ids = set(map(short, (allocation.job_id, *allocation.earlier)))
+    return [run for run in recorded.every(allocation.run_dir, first) if short(run.job_id) in ids]

@@ -10,6 +10,7 @@ from rayhpc import __version__
 from rayhpc.cli_alloc import alloc
 from rayhpc.cli_cluster import cluster
 from rayhpc.cli_node import node
+from rayhpc.cli_runs import runs
 
 
 @click.group(
@@ -36,6 +37,7 @@ def start(arguments: tuple[str, ...]) -> None:
 main.add_command(alloc)
 main.add_command(cluster)
 main.add_command(node)
+main.add_command(runs)
 
 
 if __name__ == "__main__":

@@ -22,25 +22,15 @@ from rayhpc.batch import jobscript, logs, status
 from rayhpc.batch import submit as submitting
 from rayhpc.batch import wait as waiting
 from rayhpc.batch.status import Seen
-from rayhpc.cli_base import JSON_OPTION, Told, json_text, print_table, printable, tell
-from rayhpc.environment import MARKER
+from rayhpc.cli_base import JSON_OPTION, RUN_DIR, Told, default_run_dir, json_text, print_table, printable, tell
 from rayhpc.errors import RayhpcError
-from rayhpc.model import Options
+from rayhpc.runs import Run
 from rayhpc.schedulers import SYSTEMS
 from rayhpc.schedulers.facts import BatchSystem, Request
 
 _SHOWN_COMMAND = 60
 
 
-def _default_run_dir() -> str:
-    """As the bootstrap's --run-dir; within a driver RAYHPC_RUN_DIR is the directory of that run."""
-    default = next(field.default for field in dataclasses.fields(Options) if field.name == "run_dir")
-    return str(default) if MARKER in os.environ else os.environ.get("RAYHPC_RUN_DIR") or str(default)
-
-
-_RUN_DIR = click.option(
-    "--run-dir", default=_default_run_dir, metavar="DIR", help="Where runs and allocations are recorded."
-)
 _IDS = click.argument("ids", nargs=-1)
 _ID = click.argument("job_id", required=False, metavar="[ID]")
 
@@ -75,7 +65,7 @@ def _submit_command(system: BatchSystem) -> click.Command:
         click.Option(["--dry-run"], is_flag=True, help="Print the command and the script; submit nothing."),
         click.Argument(["driver"], nargs=-1, required=True, type=click.UNPROCESSED),
     ]
-    return _RUN_DIR(
+    return RUN_DIR(
         click.Command(
             system.name,
             callback=callback,
@@ -112,7 +102,7 @@ for _system in SYSTEMS.values():
 
 
 def _tell_next(allocation: Allocation) -> None:
-    where = shlex.join(["--run-dir", allocation.run_dir]) if allocation.run_dir != _resolved(_default_run_dir()) else ""
+    where = shlex.join(["--run-dir", allocation.run_dir]) if allocation.run_dir != _resolved(default_run_dir()) else ""
     rest = f" {where}" if where else ""
     for verb in ("show", "logs -f", "wait", "cancel"):
         tell(f"  rayhpc alloc {verb} {allocation.job_id}{rest}")
@@ -123,7 +113,7 @@ def _resolved(run_dir: str) -> str:
 
 
 @alloc.command("list")
-@_RUN_DIR
+@RUN_DIR
 @JSON_OPTION
 def list_allocations(run_dir: str, as_json: bool) -> None:
     """All allocations and their states, asked for at once."""
@@ -157,7 +147,7 @@ def _row(seen: Seen) -> tuple[str, ...]:
 
 @alloc.command()
 @_ID
-@_RUN_DIR
+@RUN_DIR
 @JSON_OPTION
 def show(job_id: str | None, run_dir: str, as_json: bool) -> None:
     """One allocation: its state, command, files and runs."""
@@ -172,7 +162,7 @@ def show(job_id: str | None, run_dir: str, as_json: bool) -> None:
         raise RayhpcError(faults[0])
 
 
-def _print_lines(seen: Seen, runs: Sequence[allocations.Run]) -> None:
+def _print_lines(seen: Seen, runs: Sequence[Run]) -> None:
     allocation = seen.allocation
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(allocation.submitted_at))
     lines = [
@@ -192,7 +182,7 @@ def _print_lines(seen: Seen, runs: Sequence[allocations.Run]) -> None:
 
 @alloc.command("cancel")
 @click.argument("ids", nargs=-1, required=True)
-@_RUN_DIR
+@RUN_DIR
 def cancel_jobs(ids: tuple[str, ...], run_dir: str) -> None:
     """End jobs: each driver gets SIGTERM and has its grace."""
     seen, _ = status.current(allocations.find(run_dir, ids))
@@ -202,7 +192,7 @@ def cancel_jobs(ids: tuple[str, ...], run_dir: str) -> None:
 @alloc.command("logs")
 @_ID
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended.")
-@_RUN_DIR
+@RUN_DIR
 def print_logs(job_id: str | None, follow: bool, run_dir: str) -> None:
     """What a job has written."""
     (allocation,) = allocations.find(run_dir, [job_id] if job_id else [])
@@ -216,7 +206,7 @@ def print_logs(job_id: str | None, follow: bool, run_dir: str) -> None:
 
 @alloc.command("wait")
 @_IDS
-@_RUN_DIR
+@RUN_DIR
 def wait_for_jobs(ids: tuple[str, ...], run_dir: str) -> None:
     """Wait for jobs to end; the exit code is theirs, of several the first that is not 0."""
     sys.exit(waiting.wait(allocations.find(run_dir, ids), tell))

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
+from rayhpc.environment import MARKER
 from rayhpc.errors import RayhpcError
+from rayhpc.model import Options
 from rayhpc.records import plain
 
 _INTERRUPTED = 130
 
+
+def default_run_dir() -> str:
+    """As the bootstrap's --run-dir; within a driver RAYHPC_RUN_DIR is the directory of that run."""
+    default = next(field.default for field in dataclasses.fields(Options) if field.name == "run_dir")
+    return str(default) if MARKER in os.environ else os.environ.get("RAYHPC_RUN_DIR") or str(default)
+
+
+RUN_DIR = click.option(
+    "--run-dir", default=default_run_dir, metavar="DIR", help="Where runs and allocations are recorded."
+)
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 

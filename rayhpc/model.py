@@ -416,7 +416,7 @@ class Alive:
 class Milestone:
     """A rank reached a stage: for the timeline in events.jsonl. at is Unix seconds on its own clock.
 
-    warning: what the user is told of it.
+    warning: what the user is told of it; since: when the stage began, where no other event says it.
     """
 
     rank: int
@@ -424,6 +424,7 @@ class Milestone:
     stage: str
     at: float
     warning: str = ""
+    since: float | None = None
 
 
 @dataclass(frozen=True)

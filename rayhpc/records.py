@@ -78,15 +78,15 @@ def _point_latest(directory: Path) -> None:
 
 def write_json(file: Path, content: Any) -> None:
     """Write a JSON file that is there whole or not at all, readable by its owner alone."""
-    write_private(file, json.dumps(content, indent=2, default=plain) + "\n")
+    write_whole(file, json.dumps(content, indent=2, default=plain).encode() + b"\n")
 
 
-def write_private(file: Path, text: str) -> None:
+def write_whole(file: Path, content: bytes) -> None:
     """Write a file that is there whole or not at all, readable by its owner alone; raises OSError."""
     descriptor, fresh = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
     try:
-        with os.fdopen(descriptor, "w") as stream:
-            stream.write(text)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         Path(fresh).replace(file)

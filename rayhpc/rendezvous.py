@@ -147,7 +147,7 @@ def _kept(file: Path, text: str) -> Iterator[None]:
     """A file of mode 0600 while the ranks meet, whole or not there; raises RayhpcError where it cannot be made."""
     try:
         records.make_private(file.parent, exist_ok=True)
-        records.write_private(file, text)
+        records.write_whole(file, text.encode())
     except OSError as error:
         raise configuration(
             f"{file} cannot be made: {error.strerror}",

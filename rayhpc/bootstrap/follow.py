@@ -34,6 +34,14 @@ _HASTE = 0.01
 _CALM = 0.1
 _LEAVE_SECONDS = 60.0
 _GONE_SECONDS = 5.0
+# Each node that joins makes several connections to the head at once, and is told to all that have joined before.
+_AT_ONCE = 500
+_JOINS_A_SECOND = 500
+
+
+def join_delay(rank: int, nodes: int) -> float:
+    """Seconds that a worker of a large cluster waits once the head is up, so that not all join in one moment."""
+    return rank / _JOINS_A_SECOND if nodes > _AT_ONCE else 0.0
 
 
 class Follower:
@@ -44,6 +52,7 @@ class Follower:
         self._watch = Watch(comm, signals, _HASTE)
         self._beats = Beats(comm.size, {HEAD_RANK})
         self._address = ""
+        self._start_at = float("inf")
         self._tries = 0
         self._restart = 0
 
@@ -93,6 +102,9 @@ class Follower:
                 if isinstance(mail, Stop):
                     return mail
                 self._take(mail)
+            if time.monotonic() >= self._start_at:
+                self._start_at = float("inf")
+                self._start()
             # Asked after the mail, which may have waited while this process was stopped.
             if self._gone or self._beats.missed():
                 return None
@@ -104,7 +116,7 @@ class Follower:
             case StartNode(address=address):
                 self._address = address
                 self._watch.every = _CALM
-                self._start()
+                self._start_at = time.monotonic() + join_delay(self._comm.rank, self._own.nodes)
             case RestartNode(ordinal=ordinal):
                 self._start_again(ordinal)
             case SignalArrived() | NodeEnded() | Milestone():

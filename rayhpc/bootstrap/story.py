@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 
 from rayhpc import comm as ranks
@@ -13,7 +14,7 @@ from rayhpc.bootstrap.node import Node
 from rayhpc.comm import Comm, Unreachable
 from rayhpc.errors import RayhpcError
 from rayhpc.log import Console
-from rayhpc.model import HEAD_RANK, Allocation, Options
+from rayhpc.model import HEAD_RANK, Allocation, Milestone, Options
 from rayhpc.signals import Signals
 
 
@@ -25,6 +26,7 @@ def bootstrap(
     Never raises for what a user can meet: a fault on any rank is told once, by rank 0, and is the exit code.
     """
     place = f"rank {comm.rank} on {host.name()}"
+    imported = Milestone(comm.rank, host.name(), "imported", time.time(), since=host.started_at())
     launch = ranks.launched(environ)
     scheduler = schedulers.detect(environ)
     planner = plan.Planner(options, scheduler, environ)
@@ -45,6 +47,7 @@ def bootstrap(
         _prepare(comm, place, node)
     except RayhpcError as error:
         return _refuse(comm, console, error)
+    comm.send(HEAD_RANK, imported)
     if comm.rank != HEAD_RANK:
         Follower(comm, own, node, signals).run()
         return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from rayhpc.log import Console
 from rayhpc.model import (
     HEAD_RANK,
     Alive,
+    AliveNode,
     ClusterSpec,
     Event,
     HeadSilent,
@@ -58,8 +60,10 @@ class Supervisor:
             spare=max(0, len(spec.nodes) - options.min_nodes) if options.min_nodes else 0,
         )
         self.roster = Roster(options.restart_nodes)
+        self._hosts = {node.rank: node.host for node in spec.nodes}
         self._comm, self._watch, self._spec = comm, watch, spec
         self._options, self._console, self._log = options, console, log
+        self._judged: Sequence[AliveNode] = ()
         self._forwarded: dict[int, int] = {}
         self._end_driver_at: float | None = None
         self._beats = Beats(comm.size, set(range(1, comm.size)))
@@ -88,15 +92,15 @@ class Supervisor:
 
     def host(self, rank: int) -> str:
         """The host of a rank's node; the rank's number where it has none."""
-        node = self._spec.node(rank)
-        return node.host if node else f"rank {rank}"
+        return self._hosts.get(rank, f"rank {rank}")
 
     def _take(self, rank: int, mail: Any) -> None:
         match mail:
             case Alive():
                 pass
             case Milestone():
-                self._log.write(mail.stage, mail.rank, mail.host, mail.at)
+                since = {} if mail.since is None else {"since": mail.since}
+                self._log.write(mail.stage, mail.rank, mail.host, mail.at, **since)
                 if mail.warning:
                     self._console.line(f"WARNING: rank {mail.rank} on {mail.host}: {mail.warning}")
             case _:
@@ -178,18 +182,27 @@ class Supervisor:
     def _look_at_table(self) -> None:
         if self.table is None or self.table.nodes is None:
             return
-        gone, back = self.roster.update(self.table.nodes)
+        if self.table.nodes is not self._judged:  # an answer is asked for less often than mail is looked for
+            self._judged = self.table.nodes
+            self._judge(self.table.nodes)
+        # A head that has not been alive yet may be started again: its own end tells.
+        closed = self.table.closed and HEAD_RANK in self.roster.seen
+        silent = closed or self.table.silence > head_silence(len(self._spec.nodes))
+        if silent and not any(isinstance(event, HeadSilent) for event in self.history):
+            self.note(HeadSilent(self.table.silence, closed))
+
+    def _judge(self, nodes: Sequence[AliveNode]) -> None:
+        """Who is new in the node table, who is lost, who is back."""
+        before = self.roster.seen
+        gone, back = self.roster.update(nodes)
+        for rank in sorted(self.roster.seen - before):
+            self._log.write("alive", rank, self.host(rank))
         for rank in gone:
             self.note(NodeDead(rank, self.host(rank)))
         for rank in back:
             self._log.write("back", rank, self.host(rank))
             alive = f"{len(self._spec.nodes) - len(self.roster.lost)}/{len(self._spec.nodes)} nodes"
             self._console.line(f"rank {rank} on {self.host(rank)} is back: {alive}")
-        # A head that has not been alive yet may be started again: its own end tells.
-        closed = self.table.closed and HEAD_RANK in self.roster.seen
-        silent = closed or self.table.silence > head_silence(len(self._spec.nodes))
-        if silent and not any(isinstance(event, HeadSilent) for event in self.history):
-            self.note(HeadSilent(self.table.silence, closed))
 
     def _look_at_clock(self) -> None:
         for rank, seconds in self._beats.missed(self._comm.gone):

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from rayhpc import timeline
+from rayhpc.timeline import AGREEMENT, DRIVER, GIVE_BACK, IMPORTS, RAY_START, WAITS_FOR_HEAD, WAITS_FOR_NODES
 from tests.launch import Job, Jobs, ours, until
 
 pytestmark = pytest.mark.cluster
@@ -42,6 +44,14 @@ def test_nodes_and_exit_code(jobs_of: Jobs, ranks: int) -> None:
     assert outcome["code"] == 7
     assert outcome["fault"] is None
     assert (job.run.parent / "latest").resolve() == job.run
+    assert stages(job, 0) == [IMPORTS, AGREEMENT, RAY_START, DRIVER, GIVE_BACK]
+    assert all(stages(job, rank)[:4] == [IMPORTS, AGREEMENT, WAITS_FOR_HEAD, RAY_START] for rank in range(1, ranks))
+
+
+def stages(job: Job, rank: int) -> list[str]:
+    """What a rank did, but for the waits for other nodes, which may be too short to be seen."""
+    own = [span.stage for span in timeline.spans(job.events()) if span.rank == rank]
+    return [stage for stage in own if stage != WAITS_FOR_NODES]
 
 
 def test_without_mpirun(jobs: Jobs) -> None:

@@ -137,3 +137,20 @@ def until(condition: Callable[[], Any], seconds: float = 10.0) -> bool:
             return False
         time.sleep(0.005)
     return True
+
+
+def timeline_event(seconds: float, stage: str, rank: int = 0, **more: Any) -> dict[str, Any]:
+    """A line of events.jsonl, so many seconds after the first process of the run was started."""
+    return {"at": 100.0 + seconds, "stage": stage, "rank": rank, "host": f"host{rank}", **more}
+
+
+def story_events() -> list[dict[str, Any]]:
+    """The events of an ordinary run of three nodes, in the order in which rank 0 writes them."""
+    event = timeline_event
+    return [
+        event(2.0, "agreed"), event(2.1, "start"), event(1.0, "imported", since=100.5),
+        event(1.5, "imported", 1, since=100.0), event(1.5, "imported", 2, since=100.0),
+        event(5.0, "alive"), event(5.0, "head"), event(5.1, "start", 1), event(5.1, "start", 2),
+        event(7.0, "alive", 1), event(8.0, "alive", 2), event(8.0, "up"), event(8.1, "driver"),
+        event(20.0, "DriverEnded", event={"code": 0}), event(20.0, "decided", code=0), event(20.4, "released"),
+    ]  # fmt: skip

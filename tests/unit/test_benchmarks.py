@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import plots, processes, report, timeline
+from benchmarks import growth, plots, processes, report, speed
 from benchmarks.report import Spread
 
 TICK = os.sysconf("SC_CLK_TCK")
@@ -135,36 +135,6 @@ def test_bars_have_whiskers_from_the_least_to_the_greatest(tmp_path: Path) -> No
     assert (tmp_path / "hosts.png").read_bytes().startswith(b"\x89PNG")
 
 
-def event(at: float, stage: str, rank: int = 0) -> dict[str, Any]:
-    return {"at": at, "stage": stage, "rank": rank, "host": f"node{rank}"}
-
-
-EVENTS = [
-    event(10.0, "agreed"), event(10.1, "start"), event(13.0, "head"), event(13.1, "start", 1), event(16.0, "up"),
-    event(16.1, "driver"), event(20.0, "DriverEnded"), event(20.1, "decided"), event(20.4, "released"),
-]  # fmt: skip
-
-
-def test_the_spans_of_a_timeline() -> None:
-    found = [(s.rank, s.stage, round(s.begin, 1), round(s.end, 1)) for s in timeline.spans(EVENTS)]
-    assert found == [
-        (0, "introduce", 0.0, 0.1), (0, "head starts", 0.1, 3.0), (0, "nodes join", 3.0, 6.0), (0, "accept", 6.0, 6.1),
-        (0, "driver", 6.1, 10.1), (0, "give back", 10.1, 10.4), (1, "node joins", 3.1, 6.0),
-        (1, "node works", 6.0, 10.1),
-    ]  # fmt: skip
-
-
-def test_a_run_that_never_came_up_has_a_timeline() -> None:
-    found = timeline.spans([event(1.0, "agreed"), event(1.1, "start"), event(2.0, "start", 1), event(9.0, "decided")])
-    assert [(s.rank, s.stage) for s in found if s.rank] == [(1, "node joins"), (1, "node works")]
-    assert max(s.end for s in found) == 8.0
-
-
-def test_a_timeline_is_drawn(tmp_path: Path) -> None:
-    timeline.draw(EVENTS, tmp_path / "run.png")
-    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
-
-
 def test_the_command_line() -> None:
     options = program.parse(["--ranks", "1,2", "--contenders", "by hand,rayhpc"])
     assert (options.hosts, options.ranks, options.repeat) == (None, [1, 2], 5)
@@ -175,3 +145,41 @@ def test_the_command_line() -> None:
 def test_a_wrong_command_line_is_refused(words: list[str]) -> None:
     with pytest.raises(SystemExit):
         program.parse(words)
+
+
+def test_the_first_iterations_do_not_count() -> None:
+    marks = [(4000, 9.0), (8000, 11.0), (12100, 13.0), (16000, 15.0)]
+    rows = [{"timesteps": str(steps), "seconds": str(seconds)} for steps, seconds in marks]
+    assert speed.steps_per_second(rows) == 2000.0
+
+
+def test_the_drivers_speeds_are_compared_turn_by_turn() -> None:
+    turns = [{speed.RAYHPC: 100.0, speed.PLAIN: 200.0}, {speed.RAYHPC: 300.0, speed.PLAIN: 300.0}]
+    assert speed.summary(turns) == {
+        speed.RAYHPC: Spread(200.0, 100.0, 300.0, 2), speed.PLAIN: Spread(250.0, 200.0, 300.0, 2),
+        "ratio": Spread(0.75, 0.5, 1.0, 2),
+    }  # fmt: skip
+
+
+def test_the_figures_of_growth() -> None:
+    def noted(**moments: tuple[float, float, int, int]) -> dict[str, Any]:
+        names = ("at", "cpu", "sent", "received")
+        return {"rss": 40e6, **{name: dict(zip(names, figures, strict=True)) for name, figures in moments.items()}}
+
+    zero = noted(
+        met=(1.0, 0.1, 0, 0), agreed=(4.0, 0.3, 600, 400), up=(6.0, 0.4, 600, 400), driver=(6.0, 0.5, 600, 400),
+        decided=(36.0, 0.8, 700, 450), released=(37.5, 0.9, 700, 450),
+    )  # fmt: skip
+    other = noted(met=(1.0, 0.1, 0, 0), agreed=(4.0, 0.2, 300, 150), left=(38.0, 0.4, 500, 300))
+    events = [{"at": 2.5, "stage": "imported"}, {"at": 3.0, "stage": "imported"}, {"at": 4.0, "stage": "agreed"}]
+    figures = growth.growth([zero, other, other], events)
+    assert (figures.ranks, figures.agreement_seconds, figures.start_seconds, figures.release_seconds) == (3, 1, 2, 1.5)
+    assert (figures.agreement_bytes, figures.others_bytes, figures.supervised_bytes) == (500, 800, 300)
+    assert figures.supervised_cpu == pytest.approx(0.6)
+    assert figures.others_agreement_cpu == pytest.approx(0.1)
+
+
+def test_growth_is_drawn(tmp_path: Path) -> None:
+    found = [growth.Growth(ranks, *(float(ranks + n) for n in range(13))) for ranks in (2, 4)]
+    growth.draw(found, tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")

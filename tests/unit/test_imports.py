@@ -21,8 +21,8 @@ FLOORS = {
     "pure, schedulers' facts": "schedulers.facts",
     "pure, schedulers": "schedulers.*",
     "pure, on its own": "rayhook",
-    "pure": "roster decision liveness schedulers share rayargs environment",
-    "hands": "keeper comm net beats host records rayapi signals log commands tls star",
+    "pure": "roster decision liveness timeline schedulers share rayargs environment",
+    "hands": "keeper comm net beats host records rayapi signals log commands tls star runs plots",
     "hands on hands": "proc allocations registry meeting",
     "hands, all together": "watch registration rendezvous",
     "stages": "bootstrap.*",
@@ -43,9 +43,10 @@ OWNERS = {
     "filelock": "records",
     "click": "commandline start cli cli_*",
     "rich": "log start cli cli_*",
+    "matplotlib": "plots",
 }
 # Never imported with the module: the login node works without them.
-LAZY = ("mpi4py", "ray")
+LAZY = ("mpi4py", "ray", "matplotlib")
 # Who may import less than the floors allow: the keeper runs without our package; the login side shares data only.
 FENCES = {
     "keeper": "",

@@ -99,7 +99,7 @@ def test_one_rank_needs_nobody(tmp_path: Path) -> None:
 
 def note(directory: Path, mode: int = 0o600) -> Path:
     file = directory / "note"
-    records.write_private(file, "text")
+    records.write_whole(file, b"text")
     file.chmod(mode)
     return file
 
@@ -140,7 +140,7 @@ def test_a_file_of_somebody_else_is_not_trusted(tmp_path: Path) -> None:
 
 def test_a_short_secret_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "secret"
-    records.write_private(file, "hunter2\n")
+    records.write_whole(file, b"hunter2\n")
     port = net.free_port("here")
     environ = {"RAYHPC_SIZE": "2", "RAYHPC_HEAD": f"localhost:{port}", "RAYHPC_TOKEN_FILE": str(file)}
     fault = refused(Options(rendezvous="tcp"), environ)

@@ -316,6 +316,18 @@ def test_a_milestone_is_an_event_of_the_record_and_not_of_the_history(stage: Sta
     assert stage.supervisor.history == [DriverEnded(3)]
 
 
+def test_each_node_is_noted_when_it_is_first_alive(stage: Stage) -> None:
+    stage.come((2, Milestone(2, "host2", "imported", 12.5, since=11.0)))
+    for ranks in ((0,), (0,), (0, 2), (0, 2), (0, 1, 2)):
+        stage.table.alive(*ranks)
+        stage.come()
+    stage.log.close()
+    first, *others = map(json.loads, stage.events.read_text().splitlines())
+    assert (first["stage"], first["at"], first["since"]) == ("imported", 12.5, 11.0)
+    told = [(entry["stage"], entry["rank"], entry["host"]) for entry in others]
+    assert told == [("alive", 0, "host0"), ("alive", 2, "host2"), ("alive", 1, "host1")]
+
+
 def test_beats_come_more_slowly_with_more_ranks(clock: Clock) -> None:
     assert Beats(64, {1}).pause == Beats(2, {1}).pause == 2.0
     assert Beats(640, {1}).pause == pytest.approx(20.0)
