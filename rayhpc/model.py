@@ -180,7 +180,8 @@ class JobRequest:
     """A job to be submitted to a running cluster.
 
     entrypoint: a shell command line; resources: num_cpus, num_gpus, memory (bytes), custom (a dict);
-    mounts: (local, remote); init: shell commands before the entrypoint, of which the first that fails ends the job.
+    mounts: (local, remote); init: shell commands before the entrypoint, of which the first that fails ends the job;
+    secrets: environment variables whose values nobody may see.
     """
 
     entrypoint: str
@@ -189,6 +190,7 @@ class JobRequest:
     working_dir: str = ""
     mounts: tuple[tuple[str, str], ...] = ()
     init: tuple[str, ...] = ()
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)

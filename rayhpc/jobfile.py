@@ -1,0 +1,219 @@
+"""`job.yaml` becomes a JobRequest; all that is wrong with it is told at once, each with its line."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from yaml.nodes import Node
+
+from rayhpc import units
+from rayhpc.errors import configuration
+from rayhpc.model import JobRequest
+from rayhpc.sheet import BrokenError, Problem, Reader, Sheet, compose, refusal, short
+from rayhpc.variables import Variables, settings
+
+_ENV_FILE = ".env"
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def load(file: Path, environ: Mapping[str, str], env_file: Path | None = None) -> JobRequest:
+    """The job of a file; raises RayhpcError with all that is wrong with it. env_file: else .env beside it, if any."""
+    text = _read(file)
+    beside = file.parent / _ENV_FILE
+    chosen = env_file or (beside if beside.is_file() else None)
+    secrets = _secrets(chosen) if chosen else {}
+    return parse(text, str(file), file.absolute().parent, Variables(environ, secrets))
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise configuration(
+            f"{file} cannot be read: {error.strerror}", f"working directory: {Path.cwd()}", next_step=f"ls -l {file}"
+        ) from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise refusal(str(file), [Problem(line, "bytes that are no UTF-8")]) from error
+
+
+def _secrets(file: Path) -> dict[str, str]:
+    found = settings(_read(file))
+    if found.wrong:
+        raise refusal(str(file), [Problem(line, "no NAME=VALUE, or a quote does not end") for line in found.wrong])
+    return found.values
+
+
+def parse(text: str, name: str, folder: Path, variables: Variables) -> JobRequest:
+    """The job that a text describes; paths in it are relative to the folder. Raises RayhpcError as load() does."""
+    sheet = Sheet(folder, variables)
+    try:
+        values = sheet.values(compose(text), "the file", _READERS)
+        request = _request(sheet, values)
+    except BrokenError as broken:
+        sheet.problems.append(Problem(broken.line, variables.mask(broken.text)))
+    if sheet.problems:
+        raise refusal(name, sheet.problems)
+    return request
+
+
+def _directory(sheet: Sheet, node: Node, what: str) -> str | None:
+    text = sheet.text(node, what)
+    if text is None:
+        return None
+    path = sheet.path(text)
+    if not path.is_dir():
+        sheet.note(node, f"{what} {short(text)} is no directory here")
+        return None
+    return os.path.normpath(path)
+
+
+def _words(sheet: Sheet, node: Node, what: str) -> tuple[str, ...] | None:
+    return sheet.items(node, what, Sheet.word)
+
+
+def _texts(sheet: Sheet, node: Node, what: str) -> tuple[str, ...] | None:
+    return sheet.items(node, what, Sheet.text)
+
+
+def _mounts(sheet: Sheet, node: Node, what: str) -> tuple[tuple[str, str], ...]:
+    """(local, remote) pairs: what there is, and places of their own."""
+    found: list[tuple[str, str]] = []
+    for _, key, value in sheet.pairs(node, what):
+        local, remote = _local(sheet, key), _remote(sheet, value)
+        clash = remote and next((other for _, other in found if _overlap(PurePosixPath(remote), other)), None)
+        if clash:
+            sheet.note(value, f"{short(str(remote))} and {short(clash)} are in each other's place")
+        elif local and remote:
+            found.append((local, remote))
+    return tuple(found)
+
+
+def _local(sheet: Sheet, node: Node) -> str | None:
+    text = sheet.text(node, "a local path")
+    if text is None:
+        return None
+    path = sheet.path(text)
+    if not (path.is_file() or path.is_dir()):
+        sheet.note(node, f"{short(text)} is no file or directory here")
+        return None
+    return os.path.normpath(path)
+
+
+def _remote(sheet: Sheet, node: Node) -> str | None:
+    """A place in the cluster: /absolute, or ~/in the home directory there."""
+    text = sheet.text(node, "a remote path")
+    if text is None:
+        return None
+    parts = PurePosixPath(text).parts
+    if parts[0] not in ("/", "~") or len(parts) < 2 or ".." in parts:
+        sheet.note(node, f"the remote path {short(text)} must begin with / or ~/, and name a file without ..")
+        return None
+    return str(PurePosixPath(text))
+
+
+def _overlap(path: PurePosixPath, other: str) -> bool:
+    return path.is_relative_to(other) or PurePosixPath(other).is_relative_to(path)
+
+
+def _environment(sheet: Sheet, node: Node, what: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Variables that anybody may see, and those that nobody may."""
+    shown: dict[str, str] = {}
+    hidden: dict[str, str] = {}
+    for name, key, value in sheet.pairs(node, what):
+        if not _NAME.fullmatch(name):
+            sheet.note(key, f"{short(name)} is no name of a variable")
+        elif found := sheet.scalar(value, name, secret=True):
+            (hidden if found[1] else shown)[name] = found[0]
+    return shown, hidden
+
+
+def _size(sheet: Sheet, node: Node, what: str) -> int | None:
+    text = sheet.word(node, what)
+    if text is None:
+        return None
+    try:
+        return units.size(text)
+    except ValueError as error:
+        sheet.note(node, f"{what}: {error}")
+        return None
+
+
+def _resources(sheet: Sheet, node: Node, what: str) -> dict[str, Any]:
+    return {name: value for name, (_, value) in sheet.values(node, what, _RESOURCES).items()}
+
+
+def _custom(sheet: Sheet, node: Node, what: str) -> dict[str, float | None]:
+    return {name: sheet.number(value, name) for name, _, value in sheet.pairs(node, what)}
+
+
+_RESOURCES: dict[str, Reader] = {
+    "num_cpus": Sheet.number,
+    "num_gpus": Sheet.number,
+    "memory": _size,
+    "custom": _custom,
+}
+_READERS: dict[str, Reader] = {
+    "script": Sheet.text,
+    "args": _words,
+    "command": Sheet.text,
+    "working_dir": _directory,
+    "file_mounts": _mounts,
+    "init_commands": _texts,
+    "environment": _environment,
+    "resources": _resources,
+}
+
+
+def _request(sheet: Sheet, values: dict[str, tuple[Node, Any]]) -> JobRequest:
+    """What the keys make together; of use only if there is no problem."""
+    read = {name: value for name, (_, value) in values.items()}
+    shown, hidden = read.get("environment", ({}, {}))
+    return JobRequest(
+        entrypoint=_entrypoint(sheet, values),
+        environment=shown,
+        resources=read.get("resources", {}),
+        working_dir=read.get("working_dir") or "",
+        mounts=read.get("file_mounts", ()),
+        init=read.get("init_commands") or (),
+        secrets=hidden,
+    )
+
+
+def _entrypoint(sheet: Sheet, values: dict[str, tuple[Node, Any]]) -> str:
+    script, command, args = (values.get(name) for name in ("script", "command", "args"))
+    if script is None and command is None:
+        sheet.problems.append(Problem(1, "neither script nor command says what to run"))
+    if script and command:
+        sheet.note(command[0], "script and command say the same thing: give one")
+    if args and not script:
+        sheet.note(args[0], "args belong to a script: write them into the command")
+    if script and script[1] is not None:
+        return shlex.join([*_program(sheet, *script, values.get("working_dir")), *(args[1] or () if args else ())])
+    return str(command[1]) if command else ""
+
+
+def _program(sheet: Sheet, node: Node, script: str, directory: tuple[Node, Any] | None) -> list[str]:
+    """The words that run a script: a .py by the cluster's Python, anything else by itself."""
+    word = script
+    if not PurePosixPath(script).is_absolute():
+        _check_script(sheet, node, script, directory)
+        word = f"./{script}"
+    return ["python", word] if script.endswith(".py") else [word]
+
+
+def _check_script(sheet: Sheet, node: Node, script: str, directory: tuple[Node, Any] | None) -> None:
+    """A relative script travels in the working directory, so it must be there."""
+    if directory is None:
+        sheet.note(node, f"the script {short(script)} is relative: add `working_dir: .`, which is sent along")
+    elif directory[1] is not None:
+        path = Path(directory[1], script)
+        if not path.is_file():
+            sheet.note(node, f"the script {short(script)} is not in working_dir")
+        elif not script.endswith(".py") and not os.access(path, os.X_OK):
+            sheet.note(node, f"the script {short(script)} is not executable: chmod +x")
