@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -163,13 +162,10 @@ def start_arguments(own: Assignment, spec: NodeSpec, options: Options, port: int
 
 def _head_arguments(own: Assignment, options: Options, port: int) -> list[str]:
     dashboard = ["--dashboard-host=127.0.0.1", f"--dashboard-port={own.dashboard_port}"] if options.dashboard else []
-    # Ray's client server opens 10001 wherever grpcio can be imported, and no flag turns it off.
-    client = ["--ray-client-server-port=0"] if importlib.util.find_spec("grpc") else []
     return [
         "--head",
         f"--port={port}",
         "--no-monitor",
         f"--include-dashboard={str(options.dashboard).lower()}",
         *dashboard,
-        *client,
     ]
