@@ -60,8 +60,7 @@ class Node:
             private.mkdir(mode=0o700)  # fails on anything that is there, also on a link that somebody has planted
             self._made = True
             for path, secret in self._secrets().items():
-                with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                    file.write(secret)
+                records.write_secret(Path(path), secret)
             records.make_private(self.log.parent, exist_ok=True)
             self.log.touch(mode=0o600)
         except OSError as error:
