@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shlex
 import sys
@@ -23,34 +22,14 @@ from rayhpc.batch import jobscript, logs, status
 from rayhpc.batch import submit as submitting
 from rayhpc.batch import wait as waiting
 from rayhpc.batch.status import Seen
+from rayhpc.cli_base import JSON_OPTION, Told, json_text, print_table, printable, tell
 from rayhpc.environment import MARKER
 from rayhpc.errors import RayhpcError
 from rayhpc.model import Options
-from rayhpc.records import plain
 from rayhpc.schedulers import SYSTEMS
 from rayhpc.schedulers.facts import BatchSystem, Request
 
-_INTERRUPTED = 130
 _SHOWN_COMMAND = 60
-
-
-class _Told(click.Group):
-    """Ends with a fault's code after telling it; Ctrl-C ends the watching, never the job."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command that was named."""
-        try:
-            return super().invoke(ctx)
-        except RayhpcError as error:
-            _tell(error.fault.text())
-            sys.exit(int(error.fault.code))
-        except KeyboardInterrupt:
-            sys.exit(_INTERRUPTED)
-
-
-def _tell(text: str) -> None:
-    """To people; standard output is for what scripts read."""
-    click.echo(text, err=True)
 
 
 def _default_run_dir() -> str:
@@ -62,12 +41,11 @@ def _default_run_dir() -> str:
 _RUN_DIR = click.option(
     "--run-dir", default=_default_run_dir, metavar="DIR", help="Where runs and allocations are recorded."
 )
-_JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
 _IDS = click.argument("ids", nargs=-1)
 _ID = click.argument("job_id", required=False, metavar="[ID]")
 
 
-@click.group("alloc", cls=_Told, context_settings={"max_content_width": 100})
+@click.group("alloc", cls=Told, context_settings={"max_content_width": 100})
 def alloc() -> None:
     """Submit a driver with a jobscript, and follow the job. An ID is the scheduler's; without one: the newest job."""
 
@@ -82,7 +60,7 @@ def _submit_command(system: BatchSystem) -> click.Command:
         request = Request(**values)
         submission = submitting.plan(system, request, driver, run_dir, script, os.environ)
         for doubt in submitting.doubts(driver):
-            _tell(f"WARNING: {doubt}")
+            tell(f"WARNING: {doubt}")
         if dry_run:
             click.echo(submission.preview, nl=False)
             return
@@ -137,7 +115,7 @@ def _tell_next(allocation: Allocation) -> None:
     where = shlex.join(["--run-dir", allocation.run_dir]) if allocation.run_dir != _resolved(_default_run_dir()) else ""
     rest = f" {where}" if where else ""
     for verb in ("show", "logs -f", "wait", "cancel"):
-        _tell(f"  rayhpc alloc {verb} {allocation.job_id}{rest}")
+        tell(f"  rayhpc alloc {verb} {allocation.job_id}{rest}")
 
 
 def _resolved(run_dir: str) -> str:
@@ -146,26 +124,22 @@ def _resolved(run_dir: str) -> str:
 
 @alloc.command("list")
 @_RUN_DIR
-@_JSON
+@JSON_OPTION
 def list_allocations(run_dir: str, as_json: bool) -> None:
     """All allocations and their states, asked for at once."""
     found = allocations.every(run_dir)
     seen, faults = status.current(found)
     if as_json:
-        click.echo(_json([_entry(entry) for entry in seen]))
+        click.echo(json_text([_entry(entry) for entry in seen]))
     else:
-        _print_table([_row(entry) for entry in seen])
+        print_table(_COLUMNS, [_row(entry) for entry in seen])
     for fault in faults:
-        _tell(fault.text())
+        tell(fault.text())
     sys.exit(int(faults[0].code) if faults else 0)
 
 
 def _entry(seen: Seen) -> dict[str, Any]:
     return {**dataclasses.asdict(seen.allocation), "state": seen.state, "output": str(seen.allocation.output)}
-
-
-def _json(content: Any) -> str:
-    return json.dumps(content, indent=2, default=plain)
 
 
 _COLUMNS = ("ID", "SCHEDULER", "STATE", "CODE", "SUBMITTED", "COMMAND")
@@ -174,40 +148,24 @@ _COLUMNS = ("ID", "SCHEDULER", "STATE", "CODE", "SUBMITTED", "COMMAND")
 def _row(seen: Seen) -> tuple[str, ...]:
     allocation, state = seen.allocation, seen.state
     code = "" if state.exit_code is None else str(state.exit_code)
-    command = shlex.join(allocation.command).encode(errors="replace").decode()
+    command = shlex.join(allocation.command)
     name = state.state.name + (f" ({state.word})" if state.state.name == "UNKNOWN" and state.word else "")
     shown = command if len(command) <= _SHOWN_COMMAND else command[: _SHOWN_COMMAND - 1] + "…"
     at = time.strftime("%Y-%m-%d %H:%M", time.localtime(allocation.submitted_at))
-    return (allocation.job_id, allocation.scheduler, name, code, at, shown.replace("\n", "\\n"))
-
-
-def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
-    """A table on a terminal; for a pipe the same columns, divided by tabs."""
-    if not sys.stdout.isatty():
-        for row in (_COLUMNS, *rows):
-            click.echo("\t".join(row))
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*_COLUMNS, box=None)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+    return (allocation.job_id, allocation.scheduler, name, code, at, printable(shown))
 
 
 @alloc.command()
 @_ID
 @_RUN_DIR
-@_JSON
+@JSON_OPTION
 def show(job_id: str | None, run_dir: str, as_json: bool) -> None:
     """One allocation: its state, command, files and runs."""
     (allocation,) = allocations.find(run_dir, [job_id] if job_id else [])
     (seen,), faults = status.current([allocation])
     runs = allocations.runs(seen.allocation)
     if as_json:
-        click.echo(_json({**_entry(seen), "runs": runs}))
+        click.echo(json_text({**_entry(seen), "runs": runs}))
     else:
         _print_lines(seen, runs)
     if faults:
@@ -238,7 +196,7 @@ def _print_lines(seen: Seen, runs: Sequence[allocations.Run]) -> None:
 def cancel_jobs(ids: tuple[str, ...], run_dir: str) -> None:
     """End jobs: each driver gets SIGTERM and has its grace."""
     seen, _ = status.current(allocations.find(run_dir, ids))
-    cancelling.cancel([entry.allocation for entry in seen], _tell)
+    cancelling.cancel([entry.allocation for entry in seen], tell)
 
 
 @alloc.command("logs")
@@ -250,8 +208,8 @@ def print_logs(job_id: str | None, follow: bool, run_dir: str) -> None:
     (allocation,) = allocations.find(run_dir, [job_id] if job_id else [])
     sink = sys.stdout.buffer
     if follow:
-        seen = logs.follow(allocation, sink, _tell)
-        _tell(f"job {seen.allocation.job_id} {seen.words}")
+        seen = logs.follow(allocation, sink, tell)
+        tell(f"job {seen.allocation.job_id} {seen.words}")
     else:
         logs.show(allocation, sink)
 
@@ -261,7 +219,7 @@ def print_logs(job_id: str | None, follow: bool, run_dir: str) -> None:
 @_RUN_DIR
 def wait_for_jobs(ids: tuple[str, ...], run_dir: str) -> None:
     """Wait for jobs to end; the exit code is theirs, of several the first that is not 0."""
-    sys.exit(waiting.wait(allocations.find(run_dir, ids), _tell))
+    sys.exit(waiting.wait(allocations.find(run_dir, ids), tell))
 
 
 def _init_choices() -> list[str]:
@@ -279,4 +237,4 @@ def init_script(scheduler: str, to: str, force: bool) -> None:
     target = Path(to or source.name)
     jobscript.save(target, jobscript.read(source), fresh=not force)
     click.echo(target)
-    _tell(f"  edit the site facts at its top, then: rayhpc alloc submit {scheduler} --script {target} -- DRIVER …")
+    tell(f"  edit the site facts at its top, then: rayhpc alloc submit {scheduler} --script {target} -- DRIVER …")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rayhpc import paths, rayhook
-from rayhpc.model import Assignment, ClusterSpec, Gpus, NodeSpec
+from rayhpc.model import HEAD_RANK, Assignment, ClusterSpec, Gpus, NodeSpec
 
 # What tells an MPI library that it is a rank of our job: a second MPI program in the driver would join it (ray#7893).
 _MPI_PREFIXES = (
@@ -87,16 +87,15 @@ def of_daemons(environ: Mapping[str, str], own: Assignment, spec: NodeSpec) -> d
         **inherited,
         **_without_proxies(inherited, {own.head_address, spec.address}),
         **_visible(spec.gpus, inherited),
-        **_temp_dir_hook(own.ray, spec),
+        **_hook(own.ray, spec),
         **authentication(spec.temp_dir, own.certificate is not None),
         MARKER: f"{own.run_id}/{spec.rank}",
     }
 
 
-def _temp_dir_hook(ray_version: str, spec: NodeSpec) -> dict[str, str]:
-    if not rayhook.needed(ray_version):
-        return {}
-    return {"RAY_START_HOOK": rayhook.NAME, rayhook.VARIABLE: paths.ray_temp_dir(spec.temp_dir)}
+def _hook(ray_version: str, spec: NodeSpec) -> dict[str, str]:
+    own = {rayhook.VARIABLE: paths.ray_temp_dir(spec.temp_dir)} if rayhook.own_temp_dir_needed(ray_version) else {}
+    return {rayhook.HOOK: rayhook.NAME, **own} if own or spec.rank == HEAD_RANK else {}
 
 
 def _visible(gpus: Gpus, inherited: Mapping[str, str]) -> dict[str, str]:

@@ -249,6 +249,33 @@ class Reach:
     refusals: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class ClusterEntry:
+    """What a run tells the login side, in the registry. Holds no secret.
+
+    id: the run's; host: the head's; address: HOST:PORT of the GCS; dashboard: its URL as reached from other hosts,
+    empty without one; run_dir: absolute; scheduler, job_id: empty outside of a job; command: the driver's words, none
+    under --hold; started_at, deadline: Unix seconds, 0 where there is no end; pid: of rank 0, on host.
+    """
+
+    id: str
+    user: str
+    host: str
+    address: str
+    dashboard: str
+    nodes: int
+    cpus: float
+    gpus: float
+    run_dir: str
+    scheduler: str
+    job_id: str
+    command: tuple[str, ...]
+    started_at: float
+    deadline: float
+    tls: bool
+    pid: int
+
+
 # Events: what happened, as the supervisor of rank 0 sees it. `at` is Unix seconds.
 
 

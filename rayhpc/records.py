@@ -90,6 +90,12 @@ def write_json(file: Path, content: Any) -> None:
         raise
 
 
+def write_secret(file: Path, secret: str) -> None:
+    """Write a new file for its owner alone, whatever the umask; raises OSError, also for anything that is there."""
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        stream.write(secret)
+
+
 def plain(value: Any) -> Any:
     """What JSON makes of our own data types."""
     if is_dataclass(value) and not isinstance(value, type):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -61,8 +60,7 @@ class Node:
             private.mkdir(mode=0o700)  # fails on anything that is there, also on a link that somebody has planted
             self._made = True
             for path, secret in self._secrets().items():
-                with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                    file.write(secret)
+                records.write_secret(Path(path), secret)
             records.make_private(self.log.parent, exist_ok=True)
             self.log.touch(mode=0o600)
         except OSError as error:
@@ -163,13 +161,10 @@ def start_arguments(own: Assignment, spec: NodeSpec, options: Options, port: int
 
 def _head_arguments(own: Assignment, options: Options, port: int) -> list[str]:
     dashboard = ["--dashboard-host=127.0.0.1", f"--dashboard-port={own.dashboard_port}"] if options.dashboard else []
-    # Ray's client server opens 10001 wherever grpcio can be imported, and no flag turns it off.
-    client = ["--ray-client-server-port=0"] if importlib.util.find_spec("grpc") else []
     return [
         "--head",
         f"--port={port}",
         "--no-monitor",
         f"--include-dashboard={str(options.dashboard).lower()}",
         *dashboard,
-        *client,
     ]

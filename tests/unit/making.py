@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from rayhpc.errors import ExitCode, RayhpcError
-from rayhpc.model import Allocation, Assignment, ClusterSpec, Gpus, Interface, NodeSpec, Versions
+from rayhpc.model import Allocation, Assignment, ClusterEntry, ClusterSpec, Gpus, Interface, NodeSpec, Versions
 
 GIB = 2**30
 
@@ -99,6 +99,29 @@ def assignment(spec: ClusterSpec | None = None, rank: int = 0, token: str = "s3c
         node=spec.node(rank),
         token=token,
     )
+
+
+def entry(**changes: Any) -> ClusterEntry:
+    """A held cluster of two nodes, outside of any job."""
+    values: dict[str, Any] = {
+        "id": "20261121-094408-01234567",
+        "user": "ada",
+        "host": "a",
+        "address": "10.0.0.1:20001",
+        "dashboard": "",
+        "nodes": 2,
+        "cpus": 4.0,
+        "gpus": 0.0,
+        "run_dir": "/runs/20261121-094408-01234567",
+        "scheduler": "",
+        "job_id": "",
+        "command": (),
+        "started_at": 1795254248.0,
+        "deadline": 0.0,
+        "tls": False,
+        "pid": 4711,
+    }
+    return ClusterEntry(**{**values, **changes})
 
 
 def code_of(error: RayhpcError) -> ExitCode:

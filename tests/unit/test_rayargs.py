@@ -136,8 +136,5 @@ def test_the_users_words_come_last_and_their_labels_first(hostile: str) -> None:
 def test_what_rayhpc_says_itself_is_refused_from_the_user() -> None:
     """Every option with a value that is agreed among the ranks; what the user may move (worker ports) is not."""
     said = {word.partition("=")[0] for word in arguments(0, dashboard=True, resources='{"a": 1}') + arguments(1)[2:]}
-    movable = {
-        "start", "--min-worker-port", "--max-worker-port", "--dashboard-agent-listen-port", "--no-monitor",
-        "--ray-client-server-port",
-    }  # fmt: skip
+    movable = {"start", "--min-worker-port", "--max-worker-port", "--dashboard-agent-listen-port", "--no-monitor"}
     assert {name for name in said - movable if name in refused(Options(ray_arg=(name,)))} == said - movable

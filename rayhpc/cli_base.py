@@ -1,0 +1,62 @@
+"""What all commands of the login node have in common: how faults, tables and JSON reach the user."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from rayhpc.errors import RayhpcError
+from rayhpc.records import plain
+
+_INTERRUPTED = 130
+
+JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+
+class Told(click.Group):
+    """Ends with a fault's code after telling it; Ctrl-C ends the watching, never the job."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except RayhpcError as error:
+            tell(error.fault.text())
+            sys.exit(int(error.fault.code))
+        except KeyboardInterrupt:
+            sys.exit(_INTERRUPTED)
+
+
+def tell(text: str) -> None:
+    """To people; standard output is for what scripts read."""
+    click.echo(text, err=True)
+
+
+def json_text(content: Any) -> str:
+    """Data of ours as JSON."""
+    return json.dumps(content, indent=2, default=plain)
+
+
+def printable(text: str) -> str:
+    """Text of a user's own, such as arguments, in one line and in what a terminal can show."""
+    return text.encode(errors="replace").decode().replace("\n", "\\n")
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on a terminal; for a pipe the same columns, divided by tabs."""
+    if not sys.stdout.isatty():
+        for row in (columns, *rows):
+            click.echo("\t".join(row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, box=None)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table)
