@@ -63,14 +63,15 @@ def parse(text: str, name: str, folder: Path, variables: Variables) -> JobReques
 
 
 def _directory(sheet: Sheet, node: Node, what: str) -> str | None:
+    """Where the job starts: a directory that login and compute hosts share, or one in the home directory there."""
     text = sheet.text(node, what)
-    if text is None:
+    if text is None or text.startswith("~/"):
+        return text
+    path = os.path.normpath(sheet.path(text))
+    if not Path(path).is_dir():
+        sheet.note(node, f"{what} {short(text)} is no directory here: a job starts in one that all hosts share")
         return None
-    path = sheet.path(text)
-    if not path.is_dir():
-        sheet.note(node, f"{what} {short(text)} is no directory here")
-        return None
-    return os.path.normpath(path)
+    return path
 
 
 def _words(sheet: Sheet, node: Node, what: str) -> tuple[str, ...] | None:
@@ -111,8 +112,8 @@ def _remote(sheet: Sheet, node: Node) -> str | None:
     if text is None:
         return None
     parts = PurePosixPath(text).parts
-    if parts[0] not in ("/", "~") or len(parts) < 2 or ".." in parts:
-        sheet.note(node, f"the remote path {short(text)} must begin with / or ~/, and name a file without ..")
+    if parts[0] not in ("/", "~") or len(parts) < 2 or ".." in parts or "\n" in text:
+        sheet.note(node, f"the remote path {short(text)} must begin with / or ~/, and name a file, without ..")
         return None
     return str(PurePosixPath(text))
 
@@ -178,7 +179,7 @@ def _request(sheet: Sheet, values: dict[str, tuple[Node, Any]]) -> JobRequest:
         entrypoint=_entrypoint(sheet, values),
         environment=shown,
         resources=read.get("resources", {}),
-        working_dir=read.get("working_dir") or "",
+        working_dir=_started_in(sheet, values) or "",
         mounts=read.get("file_mounts", ()),
         init=read.get("init_commands") or (),
         secrets=hidden,
@@ -194,26 +195,25 @@ def _entrypoint(sheet: Sheet, values: dict[str, tuple[Node, Any]]) -> str:
     if args and not script:
         sheet.note(args[0], "args belong to a script: write them into the command")
     if script and script[1] is not None:
-        return shlex.join([*_program(sheet, *script, values.get("working_dir")), *(args[1] or () if args else ())])
+        return shlex.join([*_program(sheet, *script, _started_in(sheet, values)), *(args[1] or () if args else ())])
     return str(command[1]) if command else ""
 
 
-def _program(sheet: Sheet, node: Node, script: str, directory: tuple[Node, Any] | None) -> list[str]:
+def _started_in(sheet: Sheet, values: dict[str, tuple[Node, Any]]) -> str | None:
+    """The working directory: that of the file, if none is named."""
+    return values["working_dir"][1] if "working_dir" in values else os.path.normpath(sheet.folder)
+
+
+def _program(sheet: Sheet, node: Node, script: str, directory: str | None) -> list[str]:
     """The words that run a script: a .py by the cluster's Python, anything else by itself."""
-    word = script
-    if not PurePosixPath(script).is_absolute():
-        _check_script(sheet, node, script, directory)
-        word = f"./{script}"
+    if directory and not script.startswith(("/", "~")) and not directory.startswith("~"):
+        _check_script(sheet, node, script, Path(directory, script))
+    word = script if script.startswith("/") else f"./{script}"
     return ["python", word] if script.endswith(".py") else [word]
 
 
-def _check_script(sheet: Sheet, node: Node, script: str, directory: tuple[Node, Any] | None) -> None:
-    """A relative script travels in the working directory, so it must be there."""
-    if directory is None:
-        sheet.note(node, f"the script {short(script)} is relative: add `working_dir: .`, which is sent along")
-    elif directory[1] is not None:
-        path = Path(directory[1], script)
-        if not path.is_file():
-            sheet.note(node, f"the script {short(script)} is not in working_dir")
-        elif not script.endswith(".py") and not os.access(path, os.X_OK):
-            sheet.note(node, f"the script {short(script)} is not executable: chmod +x")
+def _check_script(sheet: Sheet, node: Node, script: str, path: Path) -> None:
+    if not path.is_file():
+        sheet.note(node, f"the script {short(script)} is not in {path.parent}")
+    elif not script.endswith(".py") and not os.access(path, os.X_OK):
+        sheet.note(node, f"the script {short(script)} is not executable: chmod +x")
