@@ -160,11 +160,11 @@ def start_arguments(own: Assignment, spec: NodeSpec, options: Options, port: int
 
 
 def _head_arguments(own: Assignment, options: Options, port: int) -> list[str]:
-    dashboard = ["--dashboard-host=127.0.0.1", f"--dashboard-port={own.dashboard_port}"] if options.dashboard else []
+    dashboard = [f"--dashboard-host={own.head_address}", f"--dashboard-port={own.dashboard_port}"]
     return [
         "--head",
         f"--port={port}",
         "--no-monitor",
         f"--include-dashboard={str(options.dashboard).lower()}",
-        *dashboard,
+        *(dashboard if options.dashboard else []),
     ]
