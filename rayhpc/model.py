@@ -46,6 +46,9 @@ class Options:
         0, "How often each worker's Ray node is started again after a loss.", minimum=0, metavar="K"
     )
     dashboard: bool = option(False, "Start Ray's dashboard and job API.", off="No dashboard (the default).")
+    register: bool = option(
+        True, "Enter the run in your registry of clusters, for `rayhpc cluster`.", off="Tell the login node nothing."
+    )
     tls: bool = option(False, "Encrypt Ray's traffic, with a certificate made for this run alone (needs openssl).")
     ray_arg: tuple[str, ...] = option(
         (), "Passed to every `ray start` as it is. Repeatable.", multiple=True, metavar="ARG"
