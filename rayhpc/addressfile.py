@@ -1,4 +1,4 @@
-"""The file of addresses that other tools keep: a cluster's dashboard on each line, its name in a comment above. Pure."""
+"""The file of addresses that other tools keep: a dashboard on each line, a name in a comment above it. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Address:
 
 
 def parse(text: str, file: str) -> tuple[Address, ...]:
-    """The addresses in their order; raises RayhpcError, naming the line, for what is none and for a file without any."""
+    """The addresses in their order; raises RayhpcError for a line that is none, and without any."""
     found, name = [], ""
     for number, line in enumerate(text.splitlines(), 1):
         word = line.strip()

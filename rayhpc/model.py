@@ -184,6 +184,7 @@ class JobRequest:
 
     entrypoint: a shell command line; resources: num_cpus, num_gpus, memory (bytes), custom (a dict);
     mounts: (local, remote); init: shell commands before the entrypoint, of which the first that fails ends the job.
+    secrets: names in environment whose values Ray must not log: the job's process has them, its remote tasks do not.
     """
 
     entrypoint: str
@@ -192,6 +193,7 @@ class JobRequest:
     working_dir: str = ""
     mounts: tuple[tuple[str, str], ...] = ()
     init: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

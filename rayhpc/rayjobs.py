@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import logging
 import os
 import queue
 import socket
@@ -24,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 from rayhpc.errors import RayhpcError, configuration
-from rayhpc.model import JobRequest
 
 _ASK_SECONDS = 10.0
 # Packages of up to 500 MiB are packed and sent.
@@ -49,7 +49,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Job:
-    """A job as Ray sees it. status: Ray's word; started_at, ended_at: Unix seconds, 0.0 before; code: None if unknown."""
+    """A job. status: Ray's word; started_at, ended_at: Unix seconds, 0.0 before; code: None if not known."""
 
     id: str
     cluster: str
@@ -84,6 +84,10 @@ class Job:
 
 
 # ------------------------------------------------------------------------------------------------------ questions
+
+
+class Late(RayhpcError):
+    """No answer in time, from a cluster that is there: another try may get one."""
 
 
 def every(server: Server) -> list[Job]:
@@ -170,13 +174,15 @@ def _token(server: Server) -> str:
 class Submission:
     """A job that is ready to go. script: for the shell; package: a directory that is sent along, empty for none.
 
-    user and command are what lists of jobs show. Of the request, environment and resources count here.
+    environment: Ray writes it into its logs, and gives it to remote tasks too; resources: as in JobRequest; user and
+    command: what lists of jobs show.
     """
 
     id: str
     script: str
     package: str
-    request: JobRequest
+    environment: dict[str, str]
+    resources: dict[str, Any]
     user: str
     command: str
 
@@ -184,14 +190,13 @@ class Submission:
 def submit(server: Server, submission: Submission) -> None:
     """Hand a job in; raises RayhpcError."""
     probe(server)
-    request = submission.request
-    environment = {"env_vars": request.environment} if request.environment else {}
+    environment = {"env_vars": submission.environment} if submission.environment else {}
     arguments = {
         "entrypoint": submission.script,
         "submission_id": submission.id,
         "metadata": {_USER: submission.user, _COMMAND: submission.command},
         "runtime_env": {**environment, **({"working_dir": submission.package} if submission.package else {})},
-        **_resources(request.resources),
+        **_resources(submission.resources),
     }
     _within(_SUBMIT_SECONDS, server, lambda: _client(server).submit_job(**arguments))
 
@@ -209,6 +214,7 @@ def _client(server: Server) -> Any:
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy"), host]))
     from ray.job_submission import JobSubmissionClient
 
+    logging.disable(logging.INFO)
     return JobSubmissionClient(server.url, headers={"Authorization": f"Bearer {_token(server)}"})
 
 
@@ -300,11 +306,12 @@ def _silence(server: Server, error: Exception) -> RayhpcError:
                 *evidence,
                 next_step=f"rayhpc cluster list shows what runs; rayhpc cluster forget {server.name}",
             )
-        return configuration(
+        dead = configuration(
             f"the dashboard of cluster {server.name} does not answer, though the cluster runs",
             *evidence,
-            next_step="try again; Ray does not start a dead dashboard anew: jobs need another cluster with --dashboard",
+            next_step=f"try again; if it hangs for good: rayhpc cluster stop {server.name}, and start another",
         )
+        return Late(dead.fault) if isinstance(error, TimeoutError) else dead
     return configuration(
         f"nobody answers at {server.url}",
         *evidence,
@@ -344,7 +351,7 @@ def _refusal(server: Server, status: int, text: str) -> RayhpcError:
     return configuration(
         f"cluster {server.name} gives no answer of Ray's job API",
         *evidence,
-        next_step="check that the address is a Ray dashboard's; the head's logs are in its run directory",
+        next_step="check that the address is a Ray dashboard's; if it is, its job API has failed: start another cluster",
     )
 
 

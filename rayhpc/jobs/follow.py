@@ -12,7 +12,7 @@ from rayhpc.rayjobs import Job, Tail
 _LOOK_SECONDS = 0.5
 _ASK_SECONDS = 3.0
 # The last lines come after the end is known.
-_LATE_SECONDS = 5.0
+_LATE_SECONDS = 15.0
 
 
 def follow(entry: Found, write: Callable[[str], None]) -> Job:

@@ -1,4 +1,4 @@
-"""What the shell of a job runs: into the directory, the files in their places, the commands before it, the job. Pure."""
+"""What the shell of a job runs: secrets, directory, files, the commands before it, the job. Pure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ from collections.abc import Sequence
 from rayhpc.model import JobRequest
 
 
+# Among the files that are sent along: lines that set the variables which no log may have.
+SECRETS = "secrets.sh"
+
+
+def secrets(request: JobRequest) -> str:
+    """The content of that file."""
+    return "".join(f"export {name}={shlex.quote(request.environment[name])}\n" for name in request.secrets)
+
+
 def script(request: JobRequest) -> str:
     """The script for sh. It ends with the first step that fails, else with the entrypoint's code.
 
@@ -17,6 +26,7 @@ def script(request: JobRequest) -> str:
     return "\n".join(
         [
             *(["_rayhpc_sent=$PWD"] if request.mounts else []),
+            *([f". ./{SECRETS} || exit"] if request.secrets else []),
             *([f"cd -- {_word(request.working_dir)} || exit"] if request.working_dir else []),
             *_mount_lines(request.mounts),
             *(f"{{ {command}\n}} || exit" for command in request.init),

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
-import shlex
 import tarfile
 import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from pathlib import Path
 from rayhpc import rayjobs
 from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration, counted
 from rayhpc.jobs import find
-from rayhpc.jobs.script import member, script
+from rayhpc.jobs.script import SECRETS, member, script, secrets
 from rayhpc.model import JobRequest
 from rayhpc.rayjobs import Server, Submission
 
@@ -58,26 +57,27 @@ def check(pairs: Sequence[Pair]) -> None:
 
 def submit(pair: Pair, user: str) -> str:
     """Hand a job in; its id. Raises RayhpcError."""
-    job_id = f"job-{secrets.token_hex(4)}"
-    with _package(pair.request) as package:
-        submission = Submission(job_id, script(pair.request), package, pair.request, user, pair.request.entrypoint)
+    job_id = f"job-{uuid.uuid4().hex[:8]}"
+    request = pair.request
+    open_to_all = {name: value for name, value in request.environment.items() if name not in request.secrets}
+    with _package(request) as package:
+        submission = Submission(
+            job_id, script(request), package, open_to_all, request.resources, user, request.entrypoint
+        )
         rayjobs.submit(pair.server, submission)
     return job_id
 
 
 @contextmanager
 def _package(request: JobRequest) -> Iterator[str]:
-    """A directory with an archive for each mount, which keeps modes and links; empty for none."""
-    if not request.mounts:
+    """A directory, its owner's alone, with the secrets and an archive for each mount: they keep modes and links."""
+    if not (request.mounts or request.secrets):
         yield ""
         return
     with tempfile.TemporaryDirectory(prefix="rayhpc-") as directory:
+        if request.secrets:
+            Path(directory, SECRETS).write_text(secrets(request))
         for number, (local, remote) in enumerate(request.mounts):
             with tarfile.open(Path(directory, member(number)), "w") as archive:
                 archive.add(Path(local).expanduser().resolve(), arcname=Path(remote).name)
         yield directory
-
-
-def command_line(words: Sequence[str]) -> str:
-    """Words as the shell of the job reads them back."""
-    return shlex.join(words)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 
 from rayhpc import rayjobs
-from rayhpc.errors import RayhpcError
 from rayhpc.jobs.find import Found
 from rayhpc.rayjobs import Job
 
@@ -38,7 +37,7 @@ def now(entry: Found) -> Job:
     while True:
         try:
             return rayjobs.one(entry.server, entry.job.id)
-        except RayhpcError:
+        except rayjobs.Late:
             if time.monotonic() > end:
                 raise
         time.sleep(_FIRST_PAUSE)

@@ -16,18 +16,20 @@ import rayhpc
 # The lowest first. A module imports what stands on a line below its own, never its own line: modules that may import
 # each other's neighbours stand on lines of their own. A full name counts before a pattern.
 FLOORS = {
-    "words": "rayhpc errors paths units bootstrap batch",
+    "words": "rayhpc errors paths units bootstrap batch jobs",
     "words, the data": "model",
     "pure, schedulers' facts": "schedulers.facts",
     "pure, schedulers": "schedulers.*",
     "pure, on its own": "rayhook",
-    "pure": "roster decision schedulers share rayargs environment",
-    "hands": "keeper comm net beats host records rayapi signals log commands tls",
+    "pure": "roster decision schedulers share rayargs environment addressfile",
+    "hands": "keeper comm net beats host records rayapi rayjobs signals log commands tls",
     "hands on hands": "proc allocations registry",
     "hands, all together": "watch registration",
     "stages": "bootstrap.*",
     "stories": "bootstrap.lead bootstrap.follow batch.jobscript batch.status batch.cancel",
-    "whole stories": "bootstrap.story batch.*",
+    "stories of jobs": "jobs.script jobs.targets jobs.find",
+    "stories of jobs that were found": "jobs.wait",
+    "whole stories": "bootstrap.story batch.* jobs.*",
     "command line": "commandline cli_base",
     "entry points": "start cli_*",
     "the entry point that has the others": "cli",
@@ -36,7 +38,7 @@ FLOORS = {
 # Each outside dependency and who may import it.
 OWNERS = {
     "mpi4py": "comm",
-    "ray": "rayapi",
+    "ray": "rayapi rayjobs",
     "psutil": "host",
     "filelock": "records",
     "click": "commandline start cli cli_*",
@@ -48,6 +50,7 @@ LAZY = ("mpi4py", "ray")
 FENCES = {
     "keeper": "",
     "batch.*": "rayhpc errors paths units model schedulers schedulers.* records allocations commands log batch.*",
+    "jobs.*": "rayhpc errors model addressfile registry rayjobs jobs.*",
 }
 
 ROOT = Path(rayhpc.__file__).parent
