@@ -8,6 +8,7 @@ import click
 
 from rayhpc import __version__
 from rayhpc.cli_alloc import alloc
+from rayhpc.cli_job import job
 
 
 @click.group(
@@ -32,6 +33,7 @@ def start(arguments: tuple[str, ...]) -> None:
 
 
 main.add_command(alloc)
+main.add_command(job)
 
 
 if __name__ == "__main__":

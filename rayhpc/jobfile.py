@@ -122,16 +122,17 @@ def _overlap(path: PurePosixPath, other: str) -> bool:
     return path.is_relative_to(other) or PurePosixPath(other).is_relative_to(path)
 
 
-def _environment(sheet: Sheet, node: Node, what: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Variables that anybody may see, and those that nobody may."""
-    shown: dict[str, str] = {}
-    hidden: dict[str, str] = {}
+def _environment(sheet: Sheet, node: Node, what: str) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The variables, and the names of those whose values are secrets."""
+    values: dict[str, str] = {}
+    secrets: list[str] = []
     for name, key, value in sheet.pairs(node, what):
         if not _NAME.fullmatch(name):
             sheet.note(key, f"{short(name)} is no name of a variable")
         elif found := sheet.scalar(value, name, secret=True):
-            (hidden if found[1] else shown)[name] = found[0]
-    return shown, hidden
+            values[name] = found[0]
+            secrets += [name] if found[1] else []
+    return values, tuple(secrets)
 
 
 def _size(sheet: Sheet, node: Node, what: str) -> int | None:
@@ -174,15 +175,15 @@ _READERS: dict[str, Reader] = {
 def _request(sheet: Sheet, values: dict[str, tuple[Node, Any]]) -> JobRequest:
     """What the keys make together; of use only if there is no problem."""
     read = {name: value for name, (_, value) in values.items()}
-    shown, hidden = read.get("environment", ({}, {}))
+    environment, secrets = read.get("environment", ({}, ()))
     return JobRequest(
         entrypoint=_entrypoint(sheet, values),
-        environment=shown,
+        environment=environment,
         resources=read.get("resources", {}),
         working_dir=_started_in(sheet, values) or "",
         mounts=read.get("file_mounts", ()),
         init=read.get("init_commands") or (),
-        secrets=hidden,
+        secrets=secrets,
     )
 
 

@@ -46,6 +46,9 @@ class Options:
         0, "How often each worker's Ray node is started again after a loss.", minimum=0, metavar="K"
     )
     dashboard: bool = option(False, "Start Ray's dashboard and job API.", off="No dashboard (the default).")
+    register: bool = option(
+        True, "Enter the run in your registry of clusters, for `rayhpc cluster`.", off="Tell the login node nothing."
+    )
     tls: bool = option(False, "Encrypt Ray's traffic, with a certificate made for this run alone (needs openssl).")
     ray_arg: tuple[str, ...] = option(
         (), "Passed to every `ray start` as it is. Repeatable.", multiple=True, metavar="ARG"
@@ -180,8 +183,8 @@ class JobRequest:
     """A job to be submitted to a running cluster.
 
     entrypoint: a shell command line; resources: num_cpus, num_gpus, memory (bytes), custom (a dict);
-    mounts: (local, remote); init: shell commands before the entrypoint, of which the first that fails ends the job;
-    secrets: environment variables whose values nobody may see.
+    mounts: (local, remote); init: shell commands before the entrypoint, of which the first that fails ends the job.
+    secrets: names in environment whose values no list and no log may show; all processes of the job have them.
     """
 
     entrypoint: str
@@ -190,7 +193,7 @@ class JobRequest:
     working_dir: str = ""
     mounts: tuple[tuple[str, str], ...] = ()
     init: tuple[str, ...] = ()
-    secrets: dict[str, str] = field(default_factory=dict, repr=False)
+    secrets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -110,10 +110,21 @@ def launch(mpi: Mpi, directory: Path, words: Sequence[str], ranks: int = 4, env:
 def launch_raw(mpi: Mpi, directory: Path, argv: Sequence[str], env: dict[str, str] | None = None) -> Job:
     with (directory / "output").open("wb") as output:
         process = subprocess.Popen(
-            argv, cwd=directory, env={**mpi.environment, **(env or {})}, stdin=subprocess.DEVNULL,
+            argv, cwd=directory, env={**mpi.environment, **registry_in(directory), **(env or {})},
+            stdin=subprocess.DEVNULL,
             stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     return Job(process, directory)
+
+
+def registry_in(directory: Path) -> dict[str, str]:
+    """The registry of clusters below a directory: tests stay out of the user's own."""
+    return {"RAYHPC_STATE_DIR": str(directory / "state")}
+
+
+def entries(directory: Path) -> list[str]:
+    """What the registry below a directory still holds."""
+    return [str(path) for path in directory.glob("state/clusters/*")]
 
 
 def ours(run_ids: Sequence[str]) -> list[tuple[int, str]]:
@@ -143,9 +154,9 @@ def run_ids(directory: Path) -> list[str]:
 
 
 def left_over(directory: Path) -> list[Any]:
-    """Processes and private directories of the runs recorded below a directory."""
+    """Processes, private directories and entries in the registry of the runs recorded below a directory."""
     ids = run_ids(directory)
-    return [*ours(ids), *private_directories(ids)]
+    return [*ours(ids), *private_directories(ids), *entries(directory)]
 
 
 def until(what: Callable[[], bool], seconds: float) -> bool:

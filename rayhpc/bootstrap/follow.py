@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from rayhpc import host
+from rayhpc.beats import Beats
 from rayhpc.bootstrap import teardown
 from rayhpc.bootstrap.node import START_TRIES, Node
-from rayhpc.bootstrap.supervise import Beats
 from rayhpc.comm import Comm, internal
 from rayhpc.errors import ExitCode, Fault
 from rayhpc.log import Console

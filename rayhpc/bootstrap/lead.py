@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rayhpc import net, paths, records
+from rayhpc import host, net, paths, records
 from rayhpc.bootstrap import driver, readiness, teardown
 from rayhpc.bootstrap.node import PORT_TAKEN, START_TRIES, Node
 from rayhpc.bootstrap.supervise import Supervisor
@@ -17,7 +18,9 @@ from rayhpc.errors import RayhpcError, counted
 from rayhpc.log import Console
 from rayhpc.model import (
     HEAD_RANK,
+    AliveNode,
     Assignment,
+    ClusterEntry,
     ClusterSpec,
     DriverEnded,
     Milestone,
@@ -31,6 +34,7 @@ from rayhpc.model import (
 from rayhpc.proc import Child
 from rayhpc.rayapi import NodeTable
 from rayhpc.records import EventLog
+from rayhpc.registration import Registration
 from rayhpc.signals import Signals
 from rayhpc.watch import Watch, until_gone
 
@@ -57,6 +61,7 @@ class Leader:
         self._timeout = options.timeout or readiness.default_timeout(len(spec.nodes))
         self._end = time.monotonic() + self._timeout
         self._tries = 1
+        self._registration: Registration | None = None
 
     def run(self, warnings: Sequence[str]) -> int:
         """Lead the run to its end; the exit code of the job."""
@@ -149,6 +154,9 @@ class Leader:
         alive = supervisor.table.nodes or ()
         self._stage("up", f"{len(alive)}/{len(self._spec.nodes)} nodes, {readiness.totals(alive)}")
         supervisor.table.every, self._watch.every = _TABLE_CALM, _CALM
+        if self._options.register:
+            entry = cluster_entry(self._spec, alive, self._argv, self._options.tls)
+            self._registration = Registration(entry, self._own.token, self._own.certificate, self._console.line)
         for line in self._next_commands():
             self._console.plain(f"           {line}")
         return None
@@ -162,12 +170,14 @@ class Leader:
         """What the user may want to do now."""
         spec, lines = self._spec, []
         if spec.dashboard_port:
-            port = spec.dashboard_port
-            lines += [f"dashboard: ssh -N -L 8265:127.0.0.1:{port} {spec.head.host}   then http://localhost:8265"]
+            where = replace(spec, port=spec.dashboard_port).address
+            lines += [f"dashboard: ssh -N -L 8265:{where} {spec.head.host}   then http://localhost:8265"]
         if self._options.hold:
             settings = {"RAY_ADDRESS": spec.address, **self._node.authentication}
             exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in settings.items())
             lines += [f"on {spec.head.host}: env {exports} python your_driver.py", "end it: Ctrl-C, or SIGTERM"]
+            if self._options.register:
+                lines += [f"from a login node: rayhpc cluster attach {spec.run_id}"]
         return lines
 
     def _run_driver(self) -> Outcome:
@@ -211,6 +221,8 @@ class Leader:
         released = time.monotonic() - began
         problems += self._archive(answers)
         problems += self._record(outcome, released, problems)
+        if self._registration is not None:
+            problems += self._registration.close()
         self._console.line(f"{outcome.cause}; all given back in {released:.1f} s; exit code {outcome.code}")
         for problem in problems:
             self._console.line(f"WARNING: {problem}")
@@ -260,3 +272,25 @@ class Leader:
         except OSError as error:
             return [f"{self._directory / paths.OUTCOME} could not be written: {error.strerror}"]
         return [f"{self._log.lost} events could not be written"] if self._log.lost else []
+
+
+def cluster_entry(spec: ClusterSpec, alive: Sequence[AliveNode], command: Sequence[str], tls: bool) -> ClusterEntry:
+    """What the login side is told of a cluster that has just come up."""
+    return ClusterEntry(
+        id=spec.run_id,
+        user=host.account(),
+        host=spec.head.host,
+        address=spec.address,
+        dashboard=f"http://{replace(spec, port=spec.dashboard_port).address}" if spec.dashboard_port else "",
+        nodes=len(alive),
+        cpus=sum(node.cpus for node in alive),
+        gpus=sum(node.gpus for node in alive),
+        run_dir=spec.run_dir,
+        scheduler=spec.scheduler,
+        job_id=spec.job_id,
+        command=tuple(command),
+        started_at=time.time(),
+        deadline=spec.deadline,
+        tls=tls,
+        pid=os.getpid(),
+    )

@@ -10,9 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-from rayhpc import environment, paths, records
-from rayhpc.errors import configuration
-from rayhpc.model import Assignment, Milestone, NodeEnded, NodeSpec, Options
+from rayhpc import environment, paths, records, registry
+from rayhpc.errors import RayhpcError, configuration
+from rayhpc.model import HEAD_RANK, Assignment, Milestone, NodeEnded, NodeSpec, Options
 from rayhpc.proc import Child, Order
 from rayhpc.rayargs import RANK_LABEL
 
@@ -91,12 +91,21 @@ class Node:
                     stdout=descriptor,
                     stderr=descriptor,
                     ignored=_IGNORED,
-                    remove=[self.spec.temp_dir],
+                    remove=[self.spec.temp_dir, *self._entry()],
                 )
             )
         finally:
             os.close(descriptor)
         return self.child
+
+    def _entry(self) -> list[str]:
+        """The head's entry in the registry, which the run makes later: nothing of a run that is killed shall stay."""
+        if self.spec.rank != HEAD_RANK or not self._options.register:
+            return []
+        try:
+            return [str(registry.directory(self._own.run_id))]
+        except RayhpcError:
+            return []  # without a home there will be none, which is told then
 
     @property
     def authentication(self) -> dict[str, str]:
@@ -160,11 +169,11 @@ def start_arguments(own: Assignment, spec: NodeSpec, options: Options, port: int
 
 
 def _head_arguments(own: Assignment, options: Options, port: int) -> list[str]:
-    dashboard = ["--dashboard-host=127.0.0.1", f"--dashboard-port={own.dashboard_port}"] if options.dashboard else []
+    dashboard = [f"--dashboard-host={own.head_address}", f"--dashboard-port={own.dashboard_port}"]
     return [
         "--head",
         f"--port={port}",
         "--no-monitor",
         f"--include-dashboard={str(options.dashboard).lower()}",
-        *dashboard,
+        *(dashboard if options.dashboard else []),
     ]

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from rayhpc.beats import Beats
 from rayhpc.comm import Comm
+from rayhpc.decision import ENDING, Policy, decide, loss
 from rayhpc.environment import TIGHT_HEALTH_NODES
-from rayhpc.errors import ExitCode, Fault, counted, signal_name
+from rayhpc.errors import counted, signal_name
 from rayhpc.log import Console
 from rayhpc.model import (
     HEAD_RANK,
     Alive,
     ClusterSpec,
-    DriverEnded,
     Event,
     HeadSilent,
     Milestone,
     NodeDead,
     NodeEnded,
-    NodeSpec,
     Options,
     Outcome,
-    RankFailed,
     RankSilent,
     RestartNode,
     SignalArrived,
@@ -35,113 +33,10 @@ from rayhpc.proc import Child
 from rayhpc.rayapi import NodeTable
 from rayhpc.records import EventLog
 from rayhpc.roster import Roster
-from rayhpc.signals import ENDING
 from rayhpc.watch import Watch
 
 # What the driver's ladder and the teardown need before the scheduler kills.
 _LAST_SECONDS = 6.0
-# A rank is asked for a sign of life every so many seconds per 64 nodes, and missed after six of them.
-_BEAT_SECONDS = 2.0
-_MISSED_BEATS = 6
-_QUIET_BEATS = 3
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What decides: up says that the cluster is complete; driven that a driver runs and has the last word.
-
-    spare: nodes that may be missing while the cluster comes up; forgiven: ranks that were.
-    """
-
-    nodes: tuple[NodeSpec, ...]
-    log_dir: str
-    up: bool = False
-    driven: bool = False
-    abort_on_loss: bool = False
-    spare: int = 0
-    forgiven: frozenset[int] = frozenset()
-
-
-def decide(history: Sequence[Event], policy: Policy) -> Outcome | None:
-    """The outcome that the first deciding event makes; None while nothing has decided. Pure."""
-    lost: set[int] = set()
-    ending = False
-    for event in history:
-        match event:
-            case DriverEnded(code=code):
-                return Outcome(128 - code if code < 0 else code, _driver_cause(code))
-            case RankFailed(fault=fault):
-                return Outcome.of(fault)
-            case HeadSilent() | NodeEnded() | NodeDead() | RankSilent() if ending:
-                pass  # a scheduler that ends the job may signal Ray's processes too: the driver still has the last word
-            case HeadSilent(seconds=seconds, closed=closed):
-                silent = "its GCS has ended" if closed else f"the head has not answered for {seconds:.0f} s"
-                return Outcome.of(_head_fault(policy, silent, ()))
-            case NodeEnded(rank=rank) | NodeDead(rank=rank) | RankSilent(rank=rank) if rank in policy.forgiven:
-                pass
-            case NodeEnded(rank=rank) | NodeDead(rank=rank) | RankSilent(rank=rank):
-                lost.add(rank)
-                outcome = _node_outcome(event, policy, len(lost))
-                if outcome is not None:
-                    return outcome
-            case SignalArrived(signum=signum) if not policy.driven and signum in ENDING:
-                name = signal_name(signum)
-                return Outcome(0 if policy.up else 128 + signum, f"ended by {name}")
-            case SignalArrived(signum=signum) if signum in ENDING:
-                ending = True
-            case TimeUp(final=True) if not policy.driven:
-                return Outcome(0, "the end of the job") if policy.up else Outcome.of(_late())
-            case _:
-                pass
-    return None
-
-
-def _driver_cause(code: int) -> str:
-    if code < 0:
-        return f"the driver was ended by {signal_name(-code)}"
-    return "the driver asks to be run again" if code == ExitCode.REQUEUE else f"the driver ended with {code}"
-
-
-def _node_outcome(event: NodeEnded | NodeDead | RankSilent, policy: Policy, lost: int) -> Outcome | None:
-    """What the loss of a node decides; None where the run goes on without it."""
-    what = loss(event)
-    evidence = event.tail if isinstance(event, NodeEnded) else ()
-    if event.rank == HEAD_RANK:
-        return Outcome.of(_head_fault(policy, what, evidence))
-    if policy.up and not policy.abort_on_loss:
-        return None
-    if not policy.up and lost <= policy.spare:
-        return None
-    code = ExitCode.NODE_LOST if policy.up else ExitCode.BRING_UP
-    step = f"see {policy.log_dir}/rank-{event.rank}.log" + (" and ray-logs.tar.gz" if policy.up else "")
-    return Outcome.of(Fault(what, code, f"rank {event.rank} on {event.host}", evidence, step))
-
-
-def loss(event: NodeEnded | NodeDead | RankSilent) -> str:
-    """The loss of a node in words."""
-    match event:
-        case NodeEnded(code=code):
-            how = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with {code}"
-            return f"the Ray node {how}"
-        case NodeDead():
-            return "Ray has declared the node dead"
-        case RankSilent(seconds=seconds):
-            return f"the rank has not been heard of for {seconds:.0f} s"
-
-
-def _head_fault(policy: Policy, what: str, evidence: tuple[str, ...]) -> Fault:
-    code = ExitCode.HEAD_LOST if policy.up else ExitCode.BRING_UP
-    head = policy.nodes[0]
-    step = f"see {policy.log_dir}/rank-0.log and the archive of Ray's logs beside it"
-    return Fault(f"the head is lost: {what}" if policy.up else what, code, head.place, evidence, step)
-
-
-def _late() -> Fault:
-    return Fault(
-        "the end of the job was reached before the cluster was up",
-        ExitCode.NOT_READY,
-        next_step="ask for more time, or look at the timeline in events.jsonl for what was slow",
-    )
 
 
 class Supervisor:
@@ -322,49 +217,3 @@ class Supervisor:
 def head_silence(nodes: int) -> float:
     """Seconds without an answer from the GCS after which the head counts as lost."""
     return 12.0 if nodes <= TIGHT_HEALTH_NODES else 60.0
-
-
-class Beats:
-    """Who was heard of when: a rank and rank 0 tell each other now and then that they are there.
-
-    The pauses grow with the number of ranks, so that rank 0's work does not: 2 s up to 64 ranks.
-    """
-
-    def __init__(self, ranks: int, expected: set[int]) -> None:
-        self.pause = _BEAT_SECONDS * max(1.0, ranks / TIGHT_HEALTH_NODES)
-        self.patience = self.pause * _MISSED_BEATS
-        now = time.monotonic()
-        self._known = frozenset(expected)
-        self._heard = dict.fromkeys(expected, now)
-        self._sent = now
-
-    @property
-    def expected(self) -> tuple[int, ...]:
-        """The ranks that are not missed yet."""
-        return tuple(self._heard)
-
-    def heard(self, rank: int) -> None:
-        """A message from this rank has come."""
-        if rank in self._known:
-            self._heard[rank] = time.monotonic()  # also one that was missed: it may have been stopped for a while
-
-    def due(self) -> bool:
-        """True once a pause: it is time to tell."""
-        if time.monotonic() - self._sent < self.pause:
-            return False
-        self._sent = time.monotonic()
-        return True
-
-    def quiet(self) -> frozenset[int]:
-        """Those of whom nothing was heard in three pauses, or who were missed."""
-        now = time.monotonic()
-        recent = {rank for rank, at in self._heard.items() if now - at <= self.pause * _QUIET_BEATS}
-        return self._known - recent
-
-    def missed(self) -> list[tuple[int, float]]:
-        """(rank, seconds of silence) of those that are newly missed; each is named once."""
-        now = time.monotonic()
-        found = [(rank, now - at) for rank, at in self._heard.items() if now - at > self.patience]
-        for rank, _ in found:
-            del self._heard[rank]
-        return found

@@ -28,7 +28,7 @@ def look() -> dict[str, Any]:
     import ray
 
     # There is no public word for it; Ray's own job supervisor asks the same.
-    session = ray._private.worker._global_node.get_session_dir_path()  # type: ignore[attr-defined]
+    session = ray._private.worker._global_node.get_session_dir_path()
     disk, shm = shutil.disk_usage(session), shutil.disk_usage("/dev/shm")
     installed = {name: _version(name) for name in _MODULES if importlib.util.find_spec(name)}
     broken = {name: problem for name in installed if (problem := _import_problem(name))}

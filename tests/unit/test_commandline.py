@@ -51,7 +51,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "stop_timeout": ("1", 1.0),
     "logs": ("never", "never"),
 }
-FLAGS = {"one_per_host", "dashboard", "hold", "login_node", "tls"}
+FLAGS = {"one_per_host", "dashboard", "hold", "login_node", "tls", "register"}
 # What other options, and Python, and mpirun would do with these is no concern of the driver's.
 DRIVERS_OWN = ["--num-cpus", "7", "--help", "--version", "--hold", "--", "-m", "-h", "--no-such", "--logs=never", ""]
 
@@ -92,6 +92,7 @@ def test_every_flag(name: str) -> None:
 
 def test_the_negative_of_a_flag() -> None:
     assert parse(["--dashboard", "--no-dashboard", "train.py"]) == (Options(), ["train.py"])
+    assert parse(["--no-register", "train.py"]) == (Options(register=False), ["train.py"])
 
 
 def test_all_options_at_once() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayhpc.bootstrap.supervise import Policy, decide
+from rayhpc.decision import Policy, decide
 from rayhpc.errors import ExitCode, Fault
 from rayhpc.model import (
     DriverEnded,

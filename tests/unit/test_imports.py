@@ -16,18 +16,21 @@ import rayhpc
 # The lowest first. A module imports what stands on a line below its own, never its own line: modules that may import
 # each other's neighbours stand on lines of their own. A full name counts before a pattern.
 FLOORS = {
-    "words": "rayhpc errors paths units bootstrap batch",
+    "words": "rayhpc errors paths units bootstrap batch jobs",
     "words, the data": "model",
     "pure, schedulers' facts": "schedulers.facts",
     "pure, schedulers": "schedulers.*",
-    "pure, on its own": "rayhook",
-    "pure": "roster schedulers share rayargs environment",
-    "hands": "keeper comm net host records rayapi signals log commands tls",
-    "hands on hands": "proc allocations registry",
-    "hands, all together": "watch",
+    "pure, on its own": "rayhook variables",
+    "pure": "roster decision schedulers share rayargs environment addressfile",
+    "on the cluster": "probes probes.*",
+    "hands": "keeper comm net beats host records rayapi rayjobs signals log commands tls sheet",
+    "hands on hands": "proc allocations registry jobfile",
+    "hands, all together": "watch registration",
     "stages": "bootstrap.*",
     "stories": "bootstrap.lead bootstrap.follow batch.jobscript batch.status batch.cancel",
-    "whole stories": "bootstrap.story batch.*",
+    "stories of jobs": "jobs.script jobs.targets jobs.find",
+    "stories of jobs that were found": "jobs.wait jobs.bundle",
+    "whole stories": "bootstrap.story batch.* jobs.*",
     "command line": "commandline cli_base",
     "entry points": "start cli_*",
     "the entry point that has the others": "cli",
@@ -36,18 +39,22 @@ FLOORS = {
 # Each outside dependency and who may import it.
 OWNERS = {
     "mpi4py": "comm",
-    "ray": "rayapi",
+    "ray": "rayapi rayjobs probes.*",
     "psutil": "host",
     "filelock": "records",
+    "yaml": "sheet jobfile",
+    "torch": "probes.*",
     "click": "commandline start cli cli_*",
     "rich": "log start cli cli_*",
 }
 # Never imported with the module: the login node works without them.
-LAZY = ("mpi4py", "ray")
+LAZY = ("mpi4py", "ray", "torch")
 # Who may import less than the floors allow: the keeper runs without our package; the login side shares data only.
 FENCES = {
     "keeper": "",
+    "probes.*": "rayhpc",
     "batch.*": "rayhpc errors paths units model schedulers schedulers.* records allocations commands log batch.*",
+    "jobs.*": "rayhpc errors model addressfile registry rayjobs jobs.*",
 }
 
 ROOT = Path(rayhpc.__file__).parent

@@ -122,7 +122,7 @@ def test_a_worker_joins_and_starts_nothing_else() -> None:
 
 def test_the_dashboard_listens_on_the_loopback_alone() -> None:
     said = arguments(0, dashboard=True)
-    assert {"--include-dashboard=true", "--dashboard-host=127.0.0.1", "--dashboard-port=8300"} <= set(said)
+    assert {"--include-dashboard=true", "--dashboard-host=10.0.0.1", "--dashboard-port=8300"} <= set(said)
 
 
 def test_the_users_words_come_last_and_their_labels_first(hostile: str) -> None:

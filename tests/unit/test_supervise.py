@@ -11,8 +11,10 @@ from typing import Any, cast
 
 import pytest
 
+from rayhpc import beats
+from rayhpc.beats import Beats
 from rayhpc.bootstrap import supervise
-from rayhpc.bootstrap.supervise import Beats, Supervisor
+from rayhpc.bootstrap.supervise import Supervisor
 from rayhpc.errors import ExitCode
 from rayhpc.log import Console
 from rayhpc.model import (
@@ -114,7 +116,8 @@ class Stage:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(supervise, "time", made)
+    for module in (beats, supervise):
+        monkeypatch.setattr(module, "time", made)
     return made
 
 
