@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from rayhpc.model import JobRequest
 
-
 # Among the files that are sent along: lines that set the variables which no log may have.
 SECRETS = "secrets.sh"
 
@@ -58,9 +57,10 @@ def member(number: int) -> str:
 
 def _place(path: str) -> str:
     """A path as a word that means the same after a `cd`."""
-    return _word(path) if path.startswith(("/", "~/")) else f'"$_rayhpc_base"/{shlex.quote(path) if path else ""}'
+    return _word(path) if path[:1] in ("/", "~") else f'"$_rayhpc_base"/{shlex.quote(path)}'
 
 
 def _word(path: str) -> str:
     """A path as a word; ~ is the home of the account that runs the cluster."""
-    return f'"$HOME"/{shlex.quote(path[2:])}' if path.startswith("~/") else shlex.quote(path)
+    home, _, rest = path.partition("/")
+    return f'"$HOME"/{shlex.quote(rest)}' if home == "~" else shlex.quote(path)
