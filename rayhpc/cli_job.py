@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
-import pwd
 import shlex
 import sys
 import time
@@ -15,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from rayhpc import rayjobs
+from rayhpc import rayjobs, registry
 from rayhpc.cli_base import JSON_OPTION, Told, json_text, print_table, printable, tell
 from rayhpc.errors import ExitCode, Fault, RayhpcError
 from rayhpc.jobs import find, targets
@@ -93,18 +91,13 @@ def _hand_in(pairs: Sequence[Pair], choice: Choice, follow: bool) -> None:
     submitting.check(pairs)
     ids = []
     for pair in pairs:
-        ids.append(submitting.submit(pair, _account()))
+        ids.append(submitting.submit(pair, registry.account()))
         tell(f"job {ids[-1]} to cluster {pair.server.name}") if follow or len(pairs) > 1 else None
         if not follow:
             click.echo(ids[-1])
     if follow:
         sys.exit(_follow(find.meant([pairs[0].server], ids)[0], choice))
     _tell_next(ids, choice)
-
-
-def _account() -> str:
-    """The account that this process runs as, whatever the environment says."""
-    return pwd.getpwuid(os.geteuid()).pw_name
 
 
 def _tell_next(ids: Sequence[str], choice: Choice) -> None:
@@ -147,7 +140,7 @@ def _write(text: str) -> None:
 def list_jobs(choice: Choice, all_users: bool, all_statuses: bool, as_json: bool) -> None:
     """My jobs that run or wait, in all my clusters."""
     found, faults = find.everywhere(targets.servers(choice))
-    me = _account()
+    me = registry.account()
     jobs = [
         entry.job for entry in found if (all_users or entry.job.user == me) and (all_statuses or not entry.job.ended)
     ]
@@ -194,7 +187,7 @@ def print_logs(choice: Choice, job_id: str, follow: bool) -> None:
 @_chosen
 def stop_jobs(choice: Choice, ids: tuple[str, ...], force: bool) -> None:
     """End my jobs, SIGTERM first, and wait until they have ended."""
-    stopping.stop(find.meant(targets.servers(choice), ids), _account(), force, tell)
+    stopping.stop(find.meant(targets.servers(choice), ids), registry.account(), force, tell)
 
 
 @job.command("wait")
