@@ -8,6 +8,7 @@ import click
 
 from rayhpc import __version__
 from rayhpc.cli_alloc import alloc
+from rayhpc.cli_cluster import cluster
 from rayhpc.cli_job import job
 
 
@@ -33,6 +34,7 @@ def start(arguments: tuple[str, ...]) -> None:
 
 
 main.add_command(alloc)
+main.add_command(cluster)
 main.add_command(job)
 
 

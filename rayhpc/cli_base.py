@@ -56,7 +56,23 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*columns, box=None)
+    table = Table(box=None)
+    for column in columns:
+        table.add_column(column, no_wrap=column != columns[-1])
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)
+
+
+class WithCommand(click.Command):
+    """A command whose words behind `--` are a command of the user's own: its callback gets them as `words`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take the user's words out before click drops the `--`."""
+        place = args.index("--") if "--" in args else len(args)
+        ctx.params["words"] = tuple(args[place + 1 :])
+        return super().parse_args(ctx, args[:place])
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """The usage, with the user's words."""
+        return [*super().collect_usage_pieces(ctx), "[-- COMMAND...]"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import pwd
 import shlex
 import sys
 import time
@@ -15,7 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
-from rayhpc import rayjobs
+from rayhpc import jobfile, rayjobs, registry
 from rayhpc.cli_base import JSON_OPTION, Told, json_text, print_table, printable, tell
 from rayhpc.errors import ExitCode, Fault, RayhpcError
 from rayhpc.jobs import find, targets
@@ -24,6 +23,7 @@ from rayhpc.jobs import stop as stopping
 from rayhpc.jobs import submit as submitting
 from rayhpc.jobs import wait as waiting
 from rayhpc.jobs.find import Found
+from rayhpc.jobs.preview import preview
 from rayhpc.jobs.submit import Pair
 from rayhpc.jobs.targets import Choice
 from rayhpc.model import JobRequest
@@ -61,7 +61,10 @@ def job() -> None:
 
 
 @job.command("submit", options_metavar="[OPTIONS] [--]", context_settings={"allow_interspersed_args": False})
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.option("--config", default="", metavar="FILE", help="The job as a job.yaml describes it, instead of COMMAND.")
+@click.option("--env-file", default="", metavar="FILE", help="Secrets for ${VAR} in it.  [default: .env beside it]")
+@click.option("--dry-run", is_flag=True, help="Print what would be submitted; submit nothing.")
 @click.option("--follow/--no-follow", help="Print what the job writes, and end with its code.  [default: no-follow]")
 @click.option("--each", is_flag=True, help="Each word is a job's command line: the first for the first cluster, …")
 @click.option("--all", "to_all", is_flag=True, help="The same job to every cluster.")
@@ -70,41 +73,55 @@ def job() -> None:
 @click.option("--num-gpus", type=click.FloatRange(0), default=0.0, metavar="N", help="GPUs that the job waits for.")
 @_chosen
 def submit_jobs(
-    choice: Choice, command: tuple[str, ...], follow: bool, each: bool, to_all: bool, working_dir: str,
-    num_cpus: float, num_gpus: float,
-) -> None:  # fmt: skip
+    choice: Choice, command: tuple[str, ...], follow: bool, each: bool, to_all: bool, dry_run: bool, **details: Any
+) -> None:
     """Run COMMAND as a job, on the newest cluster if none is named. What follows COMMAND is its own."""
     if sum((follow, each, to_all)) > 1:
-        raise RayhpcError(
-            Fault(
-                "--follow, --each and --all exclude each other",
-                ExitCode.USAGE,
-                next_step="to wait for many jobs: rayhpc job wait ID...",
-            )
-        )
-    resources = {"num_cpus": num_cpus, "num_gpus": num_gpus}
-    request = JobRequest(shlex.join(command), resources=resources, working_dir=working_dir or str(Path.cwd()))
+        raise _usage("--follow, --each and --all exclude each other", "to wait for many jobs: rayhpc job wait ID...")
+    request = _request(command, each, **details)
+    if dry_run:
+        for line in command if each else [request.entrypoint]:
+            click.echo(preview(dataclasses.replace(request, entrypoint=line)))
+        return
     servers = targets.servers(choice)
     pairs = [Pair(server, request) for server in (servers if to_all else servers[-1:])]
     _hand_in(submitting.to_each(servers, request, command) if each else pairs, choice, follow)
+
+
+def _request(
+    command: Sequence[str], each: bool, config: str, env_file: str, working_dir: str, num_cpus: float, num_gpus: float
+) -> JobRequest:
+    """The job that is meant: of the file, or of the command; what is said in options wins over the file."""
+    if config and command and not each:
+        raise _usage(f"both {config} and a command say what to run", "give one; --each takes commands with --config")
+    if not (config or command):
+        raise _usage("nothing says what to run", "rayhpc job submit -- COMMAND, or --config job.yaml")
+    if env_file and not config:
+        raise _usage("--env-file is for the ${VAR} of a file: there is no --config", "name the file with --config")
+    said = {name: value for name, value in (("num_cpus", num_cpus), ("num_gpus", num_gpus)) if value}
+    if not config:
+        return JobRequest(shlex.join(command), resources=said, working_dir=working_dir or str(Path.cwd()))
+    request = jobfile.load(Path(config), os.environ, Path(env_file) if env_file else None)
+    return dataclasses.replace(
+        request, resources={**request.resources, **said}, working_dir=working_dir or request.working_dir
+    )
+
+
+def _usage(what: str, next_step: str) -> RayhpcError:
+    return RayhpcError(Fault(what, ExitCode.USAGE, next_step=next_step))
 
 
 def _hand_in(pairs: Sequence[Pair], choice: Choice, follow: bool) -> None:
     submitting.check(pairs)
     ids = []
     for pair in pairs:
-        ids.append(submitting.submit(pair, _account()))
+        ids.append(submitting.submit(pair, registry.account()))
         tell(f"job {ids[-1]} to cluster {pair.server.name}") if follow or len(pairs) > 1 else None
         if not follow:
             click.echo(ids[-1])
     if follow:
         sys.exit(_follow(find.meant([pairs[0].server], ids)[0], choice))
     _tell_next(ids, choice)
-
-
-def _account() -> str:
-    """The account that this process runs as, whatever the environment says."""
-    return pwd.getpwuid(os.geteuid()).pw_name
 
 
 def _tell_next(ids: Sequence[str], choice: Choice) -> None:
@@ -147,7 +164,7 @@ def _write(text: str) -> None:
 def list_jobs(choice: Choice, all_users: bool, all_statuses: bool, as_json: bool) -> None:
     """My jobs that run or wait, in all my clusters."""
     found, faults = find.everywhere(targets.servers(choice))
-    me = _account()
+    me = registry.account()
     jobs = [
         entry.job for entry in found if (all_users or entry.job.user == me) and (all_statuses or not entry.job.ended)
     ]
@@ -194,7 +211,7 @@ def print_logs(choice: Choice, job_id: str, follow: bool) -> None:
 @_chosen
 def stop_jobs(choice: Choice, ids: tuple[str, ...], force: bool) -> None:
     """End my jobs, SIGTERM first, and wait until they have ended."""
-    stopping.stop(find.meant(targets.servers(choice), ids), _account(), force, tell)
+    stopping.stop(find.meant(targets.servers(choice), ids), registry.account(), force, tell)
 
 
 @job.command("wait")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rayhpc import paths, rayhook
-from rayhpc.model import HEAD_RANK, Assignment, ClusterSpec, Gpus, NodeSpec
+from rayhpc.model import HEAD_RANK, Assignment, ClusterEntry, ClusterSpec, Gpus, NodeSpec
 
 # What tells an MPI library that it is a rank of our job: a second MPI program in the driver would join it (ray#7893).
 _MPI_PREFIXES = (
@@ -116,6 +116,20 @@ def of_driver(environ: Mapping[str, str], own: Assignment, spec: ClusterSpec) ->
         "RAYHPC_RUN_ID": spec.run_id,
         "RAYHPC_RUN_DIR": spec.run_dir,
         MARKER: f"{own.run_id}/{spec.head.rank}",
+    }
+
+
+def of_guest(environ: Mapping[str, str], entry: ClusterEntry, private: str) -> dict[str, str]:
+    """For a command of the login side: a cluster's address and the paths of its secrets; private: where they lie."""
+    inherited = scrubbed(environ)
+    return {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        **inherited,
+        **_without_proxies(inherited, {entry.address.rpartition(":")[0].strip("[]")}),
+        **authentication(private, entry.tls),
+        "RAY_ADDRESS": entry.address,
+        # `ray job` wants the dashboard, and would take RAY_ADDRESS for it.
+        **({"RAY_API_SERVER_ADDRESS": entry.dashboard} if entry.dashboard else {}),
     }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import ipaddress
 import os
-import pwd
 import resource
 import socket
 from collections.abc import Mapping
@@ -56,14 +55,6 @@ _PREFERRED = ("hsn*", "ib*", "opa*", "bond*", "eth*", "en*", "*")
 def name() -> str:
     """The host's name without its domain."""
     return socket.gethostname().partition(".")[0] or "localhost"
-
-
-def account() -> str:
-    """The name of the account that we run as; its number where it has no entry in the table of users."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())
 
 
 def identity() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from rayhpc.errors import Fault
@@ -277,6 +278,14 @@ class ClusterEntry:
     deadline: float
     tls: bool
     pid: int
+
+
+class Knock(Enum):
+    """What a TCP port said."""
+
+    OPEN = "it answers"
+    REFUSED = "it is closed"
+    SILENT = "nobody answers"
 
 
 # Events: what happened, as the supervisor of rank 0 sees it. `at` is Unix seconds.

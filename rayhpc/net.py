@@ -10,7 +10,7 @@ import threading
 from contextlib import closing
 
 from rayhpc.errors import configuration
-from rayhpc.model import Probe, Reach
+from rayhpc.model import Knock, Probe, Reach
 
 # Below the ephemeral ports of Linux (32768-60999), which outgoing connections take at any time.
 _PORTS = range(20000, 32768)
@@ -85,3 +85,15 @@ def reach(rank: int, place: str, probe: Probe) -> Reach:
         except OSError as error:
             refusals.append(f"{address}: {error.strerror or error}")
     return Reach(rank, place, own, tuple(refusals))
+
+
+def knock(address: str, seconds: float) -> Knock:
+    """What HOST:PORT says to a TCP connection; never raises. Takes up to so many seconds."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), seconds).close()
+    except ConnectionRefusedError:
+        return Knock.REFUSED
+    except (OSError, ValueError):
+        return Knock.SILENT
+    return Knock.OPEN

@@ -348,7 +348,7 @@ def _refusal(server: Server, status: int, text: str) -> RayhpcError:
     return configuration(
         f"cluster {server.name} gives no answer of Ray's job API",
         *evidence,
-        next_step="check that the address is a Ray dashboard's; if it is, its job API has failed: start another cluster",
+        next_step="check that the address is a Ray dashboard's; if so, its job API has failed: start another cluster",
     )
 
 

@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import os
+import pwd
 import shutil
 import stat
 import time
@@ -50,6 +51,14 @@ def folder() -> Path:
 def directory(cluster_id: str) -> Path:
     """The directory of an entry: what a run must leave behind without."""
     return folder() / cluster_id
+
+
+def account() -> str:
+    """The name of the account that we run as; its number where the table of users does not have it."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def token_file(entry: ClusterEntry) -> Path:

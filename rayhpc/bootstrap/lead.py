@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rayhpc import host, net, paths, records
+from rayhpc import net, paths, records, registry
 from rayhpc.bootstrap import driver, readiness, teardown
 from rayhpc.bootstrap.node import PORT_TAKEN, START_TRIES, Node
 from rayhpc.bootstrap.supervise import Supervisor
@@ -278,7 +278,7 @@ def cluster_entry(spec: ClusterSpec, alive: Sequence[AliveNode], command: Sequen
     """What the login side is told of a cluster that has just come up."""
     return ClusterEntry(
         id=spec.run_id,
-        user=host.account(),
+        user=registry.account(),
         host=spec.head.host,
         address=spec.address,
         dashboard=f"http://{replace(spec, port=spec.dashboard_port).address}" if spec.dashboard_port else "",

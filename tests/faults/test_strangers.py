@@ -26,7 +26,7 @@ import pytest
 
 from rayhpc.keeper import descendants
 from tests.faults.cells import STRANGERS, Cell, met
-from tests.launch import Job, Jobs, Mpi, installed, nothing_left, ours
+from tests.launch import Job, Jobs, Mpi, installed, nothing_left, ours, registry_in
 from tests.slurm.slurm_cluster import SlurmCluster, poll, virtual_cluster, why_unavailable
 
 PROGRAM = Path(__file__).with_name("stranger.py")
@@ -389,8 +389,8 @@ def test_rays_own_clients_are_refused(running: Running, account: Account, client
 
 
 def everything(run: Running) -> list[str]:
-    """Every file and directory of a run."""
-    tops = [*run.private, run.job.run, run.job.run.parent]
+    """Every file and directory of a run, and of the registry that it has entered."""
+    tops = [*run.private, run.job.run, run.job.run.parent, run.job.directory / "state"]
     return [str(path) for top in tops if top.exists() for path in (top, *top.rglob("*"))]
 
 
@@ -419,7 +419,8 @@ def test_the_token_is_nowhere_but_in_its_files(running: Running) -> None:
     ]
     assert not spoken
     files = [path for path in everything(running) if token in read(Path(path))]
-    assert files == [str(path / "token") for path in running.private]
+    entry = registry_in(running.job.directory)["RAYHPC_STATE_DIR"] + f"/clusters/{running.job.run.name}"
+    assert files == [f"{place}/token" for place in (*running.private, entry)]
     assert token not in running.job.output().encode()
     what = "the token in command lines, environments, logs, the record, the terminal"
     met(Cell(STRANGERS, what, f"only in {len(files)} files of mode 0600"))

@@ -113,7 +113,12 @@ class SlurmCluster:
         self.shared = shared
         foreign = ("SLURM", "SBATCH_", "SRUN_", "SALLOC_", "VH_")
         outside = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-        self.environment = {**outside, **settings, "VH_STATE": str(state), "VH_SHARED": ":".join(map(str, shared))}
+        places = {
+            "VH_STATE": str(state),
+            "VH_SHARED": ":".join(map(str, shared)),
+            "RAYHPC_STATE_DIR": f"{state}/rayhpc",
+        }
+        self.environment = {**outside, **settings, **places}
 
     # -------------------------------------------------------------------------------------------------- commands
 

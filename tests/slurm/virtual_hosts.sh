@@ -120,7 +120,7 @@ on_as() { # USER HOST COMMAND...: `on`, as another account
     [[ -n $home ]] || die "there is no account '$user'" "use root or $SECOND_ACCOUNT"
     # A change of credentials clears the parent-death signal: so it is set again after it.
     on "$host" setpriv --reuid="$user" --regid="$user" --init-groups \
-        setpriv --pdeathsig TERM env HOME="$home" USER="$user" LOGNAME="$user" "$@"
+        setpriv --pdeathsig TERM env --unset=RAYHPC_STATE_DIR HOME="$home" USER="$user" LOGNAME="$user" "$@"
 }
 
 ask_slurm() { (cd / && on ctl "$@"); }

@@ -16,21 +16,21 @@ import rayhpc
 # The lowest first. A module imports what stands on a line below its own, never its own line: modules that may import
 # each other's neighbours stand on lines of their own. A full name counts before a pattern.
 FLOORS = {
-    "words": "rayhpc errors paths units bootstrap batch jobs",
+    "words": "rayhpc errors paths units bootstrap batch clusters jobs",
     "words, the data": "model",
     "pure, schedulers' facts": "schedulers.facts",
     "pure, schedulers": "schedulers.*",
     "pure, on its own": "rayhook variables",
-    "pure": "roster decision schedulers share rayargs environment addressfile",
+    "pure": "roster decision liveness schedulers share rayargs environment addressfile",
     "on the cluster": "probes probes.*",
     "hands": "keeper comm net beats host records rayapi rayjobs signals log commands tls sheet",
     "hands on hands": "proc allocations registry jobfile",
     "hands, all together": "watch registration",
     "stages": "bootstrap.*",
-    "stories": "bootstrap.lead bootstrap.follow batch.jobscript batch.status batch.cancel",
+    "stories": "bootstrap.lead bootstrap.follow batch.jobscript batch.status batch.cancel clusters.sight",
     "stories of jobs": "jobs.script jobs.targets jobs.find",
     "stories of jobs that were found": "jobs.wait jobs.bundle",
-    "whole stories": "bootstrap.story batch.* jobs.*",
+    "whole stories": "bootstrap.story batch.* clusters.* jobs.*",
     "command line": "commandline cli_base",
     "entry points": "start cli_*",
     "the entry point that has the others": "cli",
@@ -54,7 +54,9 @@ FENCES = {
     "keeper": "",
     "probes.*": "rayhpc",
     "batch.*": "rayhpc errors paths units model schedulers schedulers.* records allocations commands log batch.*",
-    "jobs.*": "rayhpc errors model addressfile registry rayjobs jobs.*",
+    "jobs.*": "rayhpc errors model variables addressfile registry rayjobs jobs.*",
+    "clusters.*": "rayhpc errors paths units model schedulers schedulers.* "
+    "registry liveness environment net commands clusters.*",
 }
 
 ROOT = Path(rayhpc.__file__).parent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -90,9 +91,25 @@ def test_a_plain_job_is_its_command() -> None:
 def test_directory_and_init_commands_come_first(shell: list[str], tmp_path: Path) -> None:
     (tmp_path / "two words").mkdir()
     request = JobRequest(
-        'echo "$A $PWD"; false; echo after', working_dir=str(tmp_path / "two words"), init=("export A=set", "true")
+        'echo "$A $PWD"; false; echo after',
+        working_dir=str(tmp_path / "two words"),
+        init=("export A=set  # so", "true"),
     )
     assert ran(shell, request, tmp_path) == (0, f"set {tmp_path}/two words\nafter\n")
+
+
+def test_hostile_arguments_and_directories_arrive(shell: list[str], tmp_path: Path) -> None:
+    start = tmp_path / "a'; echo foo $HOME\n b"
+    start.mkdir()
+    show = "import json, os, sys; print(json.dumps([os.getcwd(), sys.argv[1:]]))"
+    words = [sys.executable, "-c", show, *HOSTILE, ""]
+    code, output = ran(shell, JobRequest(shlex.join(words), working_dir=str(start)), tmp_path)
+    assert (code, json.loads(output)) == (0, [str(start), [*HOSTILE, ""]])
+
+
+@pytest.mark.parametrize("directory", ["~", "~/", "~/."])
+def test_the_home_directory_is_the_cluster_s(shell: list[str], tmp_path: Path, directory: str) -> None:
+    assert ran(shell, JobRequest("pwd", working_dir=directory), tmp_path) == (0, f"{tmp_path}/home\n")
 
 
 def test_the_first_init_command_that_fails_ends_the_job(shell: list[str], tmp_path: Path) -> None:

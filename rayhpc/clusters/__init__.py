@@ -1,0 +1,1 @@
+"""On the login node: running clusters, found, entered and ended."""

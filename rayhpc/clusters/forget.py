@@ -1,0 +1,33 @@
+"""Take clusters out of the registry that are gone and could not do it themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rayhpc import registry
+from rayhpc.clusters import sight
+from rayhpc.errors import Fault, configuration
+from rayhpc.liveness import Life
+from rayhpc.model import ClusterEntry
+
+
+def forget(entries: Sequence[ClusterEntry], force: bool) -> None:
+    """Remove the entries; raises RayhpcError, having removed none, where one may be alive and force is not given."""
+    for seen in [] if force else sight.look(entries)[0]:
+        if seen.life is not Life.GONE:
+            raise configuration(
+                f"the cluster {seen.entry.id} is not known to be gone: it is {seen.life.value}",
+                seen.verdict.why,
+                next_step=f"rayhpc cluster stop {seen.entry.id} ends it; --force forgets it, its token included",
+            )
+    for entry in entries:
+        registry.forget(entry)
+
+
+def forget_gone() -> tuple[list[ClusterEntry], list[Fault]]:
+    """Remove all that are surely gone; which those were, and why a scheduler could not be asked."""
+    seen, faults = sight.look(registry.every())
+    gone = [each.entry for each in seen if each.life is Life.GONE]
+    for entry in gone:
+        registry.forget(entry)
+    return gone, faults
