@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from rayhpc import paths, rayhook
 from rayhpc.model import HEAD_RANK, Assignment, ClusterEntry, ClusterSpec, Gpus, NodeSpec
@@ -47,6 +50,7 @@ _RANK_DROPPED = frozenset({"SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASK
 TIGHT_HEALTH_NODES = 64
 
 MARKER = "RAYHPC_NODE"
+_OWN_PROGRAMS = str(Path(sys.executable).parent)
 
 
 def scrubbed(environ: Mapping[str, str]) -> dict[str, str]:
@@ -88,9 +92,16 @@ def of_daemons(environ: Mapping[str, str], own: Assignment, spec: NodeSpec) -> d
         **_without_proxies(inherited, {own.head_address, spec.address}),
         **_visible(spec.gpus, inherited),
         **_hook(own.ray, spec),
+        **_python_first(inherited),
         **authentication(spec.temp_dir, own.certificate is not None),
         MARKER: f"{own.run_id}/{spec.rank}",
     }
+
+
+def _python_first(inherited: Mapping[str, str]) -> dict[str, str]:
+    """`python` in a job is the one that runs Ray, also where its virtual environment was not activated."""
+    path = inherited.get("PATH", os.defpath)
+    return {} if _OWN_PROGRAMS in path.split(os.pathsep) else {"PATH": os.pathsep.join([_OWN_PROGRAMS, path])}
 
 
 def _hook(ray_version: str, spec: NodeSpec) -> dict[str, str]:

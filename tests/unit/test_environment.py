@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -57,6 +59,12 @@ def daemons(environ: dict[str, str], nodes: int = 2) -> dict[str, str]:
 
 def driver(environ: dict[str, str]) -> dict[str, str]:
     return environment.of_driver(environ, OWN, SPEC)
+
+
+def test_python_in_a_job_is_ours() -> None:
+    own = str(Path(sys.executable).parent)
+    assert daemons({"PATH": "/usr/bin"})["PATH"] == f"{own}:/usr/bin"
+    assert daemons({"PATH": f"/mine:{own}:/usr/bin"})["PATH"] == f"/mine:{own}:/usr/bin"
 
 
 def test_mpi_and_other_clusters_are_scrubbed_and_nothing_else() -> None:
