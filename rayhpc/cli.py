@@ -8,6 +8,7 @@ import click
 
 from rayhpc import __version__
 from rayhpc.cli_alloc import alloc
+from rayhpc.cli_check import check
 from rayhpc.cli_cluster import cluster
 from rayhpc.cli_job import job
 
@@ -34,6 +35,7 @@ def start(arguments: tuple[str, ...]) -> None:
 
 
 main.add_command(alloc)
+cluster.add_command(check)
 main.add_command(cluster)
 main.add_command(job)
 

@@ -31,7 +31,7 @@ def servers(choice: Choice) -> list[Server]:
             Fault("--cluster, --address and --address-file say the same thing", ExitCode.USAGE, next_step="give one")
         )
     if choice.cluster:
-        return [_with_job_api(registry.find(choice.cluster))]
+        return [with_job_api(registry.find(choice.cluster))]
     if choice.address:
         return [_at(Address(addressfile.parse(choice.address, "--address")[0].url), choice.token_file)]
     if choice.address_file:
@@ -64,7 +64,8 @@ def registered() -> list[Server]:
     return found
 
 
-def _with_job_api(entry: ClusterEntry) -> Server:
+def with_job_api(entry: ClusterEntry) -> Server:
+    """The job API of a registered cluster; raises RayhpcError where it has none."""
     if not entry.dashboard:
         raise configuration(
             f"cluster {entry.id} takes no jobs: it runs without --dashboard",

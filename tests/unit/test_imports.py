@@ -21,7 +21,7 @@ FLOORS = {
     "pure, schedulers' facts": "schedulers.facts",
     "pure, schedulers": "schedulers.*",
     "pure, on its own": "rayhook variables",
-    "pure": "roster decision liveness schedulers share rayargs environment addressfile",
+    "pure": "roster decision liveness schedulers share rayargs environment addressfile findings",
     "on the cluster": "probes probes.*",
     "hands": "keeper comm net beats host records rayapi rayjobs signals log commands tls sheet",
     "hands on hands": "proc allocations registry jobfile",
@@ -54,7 +54,7 @@ FENCES = {
     "keeper": "",
     "probes.*": "rayhpc",
     "batch.*": "rayhpc errors paths units model schedulers schedulers.* records allocations commands log batch.*",
-    "jobs.*": "rayhpc errors model variables addressfile registry rayjobs jobs.*",
+    "jobs.*": "rayhpc errors model variables probes.node_probe addressfile registry rayjobs jobs.*",
     "clusters.*": "rayhpc errors paths units model schedulers schedulers.* "
     "registry liveness environment net commands clusters.*",
 }
