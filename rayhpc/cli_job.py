@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import shlex
 import sys
 import time
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
-from rayhpc import rayjobs, registry
+from rayhpc import jobfile, rayjobs, registry
 from rayhpc.cli_base import JSON_OPTION, Told, json_text, print_table, printable, tell
 from rayhpc.errors import ExitCode, Fault, RayhpcError
 from rayhpc.jobs import find, targets
@@ -59,32 +60,52 @@ def job() -> None:
 
 
 @job.command("submit", options_metavar="[OPTIONS] [--]", context_settings={"allow_interspersed_args": False})
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.option("--config", default="", metavar="FILE", help="The job in a file, job.yaml, in place of COMMAND.")
+@click.option("--env-file", default="", metavar="FILE", help="Secrets for ${VAR} in it.  [default: .env beside it]")
 @click.option("--follow/--no-follow", help="Print what the job writes, and end with its code.  [default: no-follow]")
 @click.option("--each", is_flag=True, help="Each word is a job's command line: the first for the first cluster, …")
 @click.option("--all", "to_all", is_flag=True, help="The same job to every cluster.")
 @click.option("--working-dir", default="", metavar="DIR", help="Where the job starts.  [default: here]")
-@click.option("--num-cpus", type=click.FloatRange(0), default=0.0, metavar="N", help="CPUs that the job waits for.")
-@click.option("--num-gpus", type=click.FloatRange(0), default=0.0, metavar="N", help="GPUs that the job waits for.")
+@click.option("--num-cpus", type=click.FloatRange(0), metavar="N", help="CPUs that the job waits for.")
+@click.option("--num-gpus", type=click.FloatRange(0), metavar="N", help="GPUs that the job waits for.")
 @_chosen
 def submit_jobs(
-    choice: Choice, command: tuple[str, ...], follow: bool, each: bool, to_all: bool, working_dir: str,
-    num_cpus: float, num_gpus: float,
+    choice: Choice, command: tuple[str, ...], follow: bool, each: bool, to_all: bool, **said: Any
 ) -> None:  # fmt: skip
     """Run COMMAND as a job, on the newest cluster if none is named. What follows COMMAND is its own."""
-    if sum((follow, each, to_all)) > 1:
-        raise RayhpcError(
-            Fault(
-                "--follow, --each and --all exclude each other",
-                ExitCode.USAGE,
-                next_step="to wait for many jobs: rayhpc job wait ID...",
-            )
-        )
-    resources = {"num_cpus": num_cpus, "num_gpus": num_gpus}
-    request = JobRequest(shlex.join(command), resources=resources, working_dir=working_dir or str(Path.cwd()))
+    _check_words(command, said, follow + each + to_all)
     servers = targets.servers(choice)
+    request = _request(command, **said)
     pairs = [Pair(server, request) for server in (servers if to_all else servers[-1:])]
     _hand_in(submitting.to_each(servers, request, command) if each else pairs, choice, follow)
+
+
+def _check_words(command: Sequence[str], said: dict[str, Any], modes: int) -> None:
+    """Raises RayhpcError for what cannot be said together."""
+    if modes > 1:
+        raise _usage("--follow, --each and --all exclude each other", "to wait for many jobs: rayhpc job wait ID...")
+    if bool(command) == bool(said["config"]):
+        what = "--config is in place of a command" if command else "there is no command and no --config"
+        raise _usage(what, "rayhpc job submit -- python train.py, or rayhpc job submit --config job.yaml")
+    if said["env_file"] and not said["config"]:
+        raise _usage("--env-file is for --config", "rayhpc job submit --help")
+
+
+def _usage(what: str, step: str) -> RayhpcError:
+    return RayhpcError(Fault(what, ExitCode.USAGE, next_step=step))
+
+
+def _request(
+    command: Sequence[str], config: str, env_file: str, working_dir: str, num_cpus: float | None, num_gpus: float | None
+) -> JobRequest:
+    """The job of a file or of the words; what the options say wins."""
+    file = Path(env_file) if env_file else None
+    made = jobfile.load(Path(config), os.environ, file) if config else JobRequest(shlex.join(command))
+    amounts = {"num_cpus": num_cpus, "num_gpus": num_gpus}
+    given = {name: amount for name, amount in amounts.items() if amount is not None}
+    directory = working_dir or made.working_dir or str(Path.cwd())
+    return dataclasses.replace(made, working_dir=directory, resources={**made.resources, **given})
 
 
 def _hand_in(pairs: Sequence[Pair], choice: Choice, follow: bool) -> None:

@@ -185,7 +185,7 @@ class JobRequest:
 
     entrypoint: a shell command line; resources: num_cpus, num_gpus, memory (bytes), custom (a dict);
     mounts: (local, remote); init: shell commands before the entrypoint, of which the first that fails ends the job.
-    secrets: names in environment whose values Ray must not log: the job's process has them, its remote tasks do not.
+    secrets: names in environment whose values no list and no log may show; all processes of the job have them.
     """
 
     entrypoint: str

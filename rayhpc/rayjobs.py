@@ -172,16 +172,14 @@ def _token(server: Server) -> str:
 
 @dataclass(frozen=True)
 class Submission:
-    """A job that is ready to go. script: for the shell; package: a directory that is sent along, empty for none.
+    """A job that is ready to go. script: for the shell; runtime_env: Ray's, with local directories to be sent along.
 
-    environment: Ray writes it into its logs, and gives it to remote tasks too; resources: as in JobRequest; user and
-    command: what lists of jobs show.
+    resources: as in JobRequest; user and command: what lists of jobs show.
     """
 
     id: str
     script: str
-    package: str
-    environment: dict[str, str]
+    runtime_env: dict[str, Any]
     resources: dict[str, Any]
     user: str
     command: str
@@ -190,12 +188,11 @@ class Submission:
 def submit(server: Server, submission: Submission) -> None:
     """Hand a job in; raises RayhpcError."""
     probe(server)
-    environment = {"env_vars": submission.environment} if submission.environment else {}
     arguments = {
         "entrypoint": submission.script,
         "submission_id": submission.id,
         "metadata": {_USER: submission.user, _COMMAND: submission.command},
-        "runtime_env": {**environment, **({"working_dir": submission.package} if submission.package else {})},
+        "runtime_env": submission.runtime_env,
         **_resources(submission.resources),
     }
     _within(_SUBMIT_SECONDS, server, lambda: _client(server).submit_job(**arguments))

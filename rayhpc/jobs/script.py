@@ -1,66 +1,86 @@
-"""What the shell of a job runs: secrets, directory, files, the commands before it, the job. Pure."""
+"""What Ray runs for a job: the lines of its shell, and the runtime environment. Pure.
+
+What a job brings along is one package for Ray, the bundle: an archive for each file mount, and the secrets. Ray writes
+the values of env_vars into its own logs, on every node, and the content of packages it does not: so the secrets are in
+the bundle, as shell for the job, and as a module with a hook for all other processes that Ray starts for it. The
+bundle is no working_dir: with one, Ray's remote tasks would not find the modules beside the job's program.
+"""
 
 from __future__ import annotations
 
-import posixpath
+import json
 import shlex
-from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any
 
 from rayhpc.model import JobRequest
 
-# Among the files that are sent along: lines that set the variables which no log may have.
-SECRETS = "secrets.sh"
+BUNDLE = "rayhpc_job"
+MOUNTS = "mounts.sh"
+_SECRETS = "secrets.sh"
+_MODULE = "__init__.py"
+_HOOK = "set_secrets"
+
+# Ray puts the directory of the bundle on PYTHONPATH.
+_FIND = f"""\
+set -f
+IFS=:
+for rayhpc_job in $PYTHONPATH; do
+    rayhpc_job=$rayhpc_job/{BUNDLE}
+    [ ! -f "$rayhpc_job/{_MODULE}" ] || break
+done
+set +f
+unset IFS
+"""
 
 
-def secrets(request: JobRequest) -> str:
-    """The content of that file."""
-    return "".join(f"export {name}={shlex.quote(request.environment[name])}\n" for name in request.secrets)
+def has_bundle(request: JobRequest) -> bool:
+    """True for a job that brings anything along."""
+    return bool(request.mounts or request.secrets)
+
+
+def archive_name(number: int, directory: bool) -> str:
+    """The archive of a file mount in the bundle; they are numbered from 1 on, and mounts.sh knows the names."""
+    return f"mount-{number}" + (".d" if directory else "")
+
+
+def bundle_files(request: JobRequest) -> dict[str, str]:
+    """The bundle's files beside archives and mounts.sh: names and contents."""
+    secrets = {name: request.environment[name] for name in request.secrets}
+    exports = [f"export {name}={shlex.quote(value)}\n" for name, value in secrets.items()]
+    module = f"import json\nimport os\n\n\ndef {_HOOK}():\n    os.environ.update(json.loads({json.dumps(secrets)!r}))\n"
+    return {_SECRETS: "".join(exports), _MODULE: module}
+
+
+def runtime_env(request: JobRequest, bundle: str) -> dict[str, Any]:
+    """Ray's runtime environment; bundle: the local directory, of use where has_bundle() says so."""
+    shown = {name: value for name, value in request.environment.items() if name not in request.secrets}
+    return {
+        **({"env_vars": shown} if shown else {}),
+        **({"py_modules": [bundle]} if has_bundle(request) else {}),
+        **({"worker_process_setup_hook": f"{BUNDLE}.{_HOOK}"} if request.secrets else {}),
+    }
 
 
 def script(request: JobRequest) -> str:
-    """The script for sh. It ends with the first step that fails, else with the entrypoint's code.
-
-    Ray starts it in the directory of the files that were sent along.
-    """
-    return "\n".join(
-        [
-            *(["_rayhpc_sent=$PWD"] if request.mounts else []),
-            *([f". ./{SECRETS} || exit"] if request.secrets else []),
-            *([f"cd -- {_word(request.working_dir)} || exit"] if request.working_dir else []),
-            *_mount_lines(request.mounts),
-            *(f"{{ {command}\n}} || exit" for command in request.init),
-            request.entrypoint,
-        ]
-    )
+    """The script for sh. It ends with the first step that fails, else with the entrypoint's code."""
+    prepares = [
+        _FIND if has_bundle(request) else "",
+        _mount_lines(request.mounts) if request.mounts else "",
+        f'. "$rayhpc_job/{_SECRETS}"\n' if request.secrets else "",
+        f"cd -- {_word(PurePosixPath(request.working_dir))}\n" if request.working_dir else "",
+        *(f"{command.rstrip()}\n" for command in request.init),
+    ]
+    return "".join(["set -e\n", *prepares, "set +e\n", request.entrypoint] if any(prepares) else [request.entrypoint])
 
 
-def _mount_lines(mounts: Sequence[tuple[str, str]]) -> list[str]:
-    """Unpack each into its place, which must be free, and remove it at the end: at the job's own or at a stop."""
-    lines = ["_rayhpc_base=$PWD", "trap 'exit 143' TERM INT HUP"] if mounts else []
-    removals = []
-    for number, (_, remote) in enumerate(mounts):
-        place, above = _place(remote), _place(posixpath.dirname(remote.rstrip("/")))
-        removals.append(place)
-        lines += [
-            f"if [ -e {place} ]; then echo rayhpc: {place} is there already >&2; exit 78; fi",
-            f"mkdir -p -- {above} || exit",
-            f"trap {shlex.quote('rm -rf -- ' + ' '.join(removals))} EXIT",
-            f'tar -xof "$_rayhpc_sent/{member(number)}" -C {above} || exit',
-        ]
-    return lines
+def _mount_lines(mounts: tuple[tuple[str, str], ...]) -> str:
+    places = [PurePosixPath(remote) for _, remote in mounts]
+    lines = [f"rayhpc_mount {number} {_word(place.parent)} {_word(place)}\n" for number, place in enumerate(places, 1)]
+    return "".join([f'. "$rayhpc_job/{MOUNTS}"\nrayhpc_begin_mounts\n', *lines])
 
 
-def member(number: int) -> str:
-    """The name of a mount's archive among the files that are sent along."""
-    return f"{number}.tar"
-
-
-def _place(path: str) -> str:
-    """A path as a word that means the same after a `cd`."""
-    return _word(path) if path[:1] in ("/", "~") else f'"$_rayhpc_base"/{shlex.quote(path)}'
-
-
-def _word(path: str) -> str:
-    """A path as a word; ~ is the home of the account that runs the cluster."""
-    home, _, rest = path.partition("/")
-    return f'"$HOME"/{shlex.quote(rest)}' if home == "~" else shlex.quote(path)
+def _word(place: PurePosixPath) -> str:
+    """A path as a word of the shell; ~ is the home of the account that runs the cluster."""
+    home, *rest = place.parts
+    return "/".join(['"$HOME"', *map(shlex.quote, rest)]) if home == "~" else shlex.quote(str(place))

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import tarfile
-import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from rayhpc import rayjobs
-from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration, counted
-from rayhpc.jobs import find
-from rayhpc.jobs.script import SECRETS, member, script, secrets
+from rayhpc.errors import ExitCode, Fault, RayhpcError, counted
+from rayhpc.jobs import bundle, find
+from rayhpc.jobs.script import runtime_env, script
 from rayhpc.model import JobRequest
 from rayhpc.rayjobs import Server, Submission
 
@@ -45,11 +41,7 @@ def to_each(servers: Sequence[Server], request: JobRequest, commands: Sequence[s
 def check(pairs: Sequence[Pair]) -> None:
     """Raises RayhpcError, before anything is submitted, if one of the clusters or one of the files is not there."""
     for pair in pairs:
-        for local, _ in pair.request.mounts:
-            if not Path(local).expanduser().exists():
-                raise configuration(
-                    f"{local}, to be sent along, is not there", next_step="correct the path: nothing was submitted"
-                )
+        bundle.check(pair.request)
     for _, fault in find.each([pair.server for pair in pairs], rayjobs.probe):
         if fault is not None:
             raise RayhpcError(fault)
@@ -59,25 +51,8 @@ def submit(pair: Pair, user: str) -> str:
     """Hand a job in; its id. Raises RayhpcError."""
     job_id = f"job-{uuid.uuid4().hex[:8]}"
     request = pair.request
-    open_to_all = {name: value for name, value in request.environment.items() if name not in request.secrets}
-    with _package(request) as package:
-        submission = Submission(
-            job_id, script(request), package, open_to_all, request.resources, user, request.entrypoint
-        )
+    with bundle.packed(request) as package:
+        environment = runtime_env(request, package)
+        submission = Submission(job_id, script(request), environment, request.resources, user, request.entrypoint)
         rayjobs.submit(pair.server, submission)
     return job_id
-
-
-@contextmanager
-def _package(request: JobRequest) -> Iterator[str]:
-    """A directory, its owner's alone, with the secrets and an archive for each mount: they keep modes and links."""
-    if not (request.mounts or request.secrets):
-        yield ""
-        return
-    with tempfile.TemporaryDirectory(prefix="rayhpc-") as directory:
-        if request.secrets:
-            Path(directory, SECRETS).write_text(secrets(request))
-        for number, (local, remote) in enumerate(request.mounts):
-            with tarfile.open(Path(directory, member(number)), "w") as archive:
-                archive.add(Path(local).expanduser().resolve(), arcname=Path(remote).name)
-        yield directory

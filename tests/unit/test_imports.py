@@ -20,15 +20,16 @@ FLOORS = {
     "words, the data": "model",
     "pure, schedulers' facts": "schedulers.facts",
     "pure, schedulers": "schedulers.*",
-    "pure, on its own": "rayhook",
+    "pure, on its own": "rayhook variables",
     "pure": "roster decision liveness schedulers share rayargs environment addressfile",
-    "hands": "keeper comm net beats host records rayapi rayjobs signals log commands tls",
-    "hands on hands": "proc allocations registry",
+    "on the cluster": "probes probes.*",
+    "hands": "keeper comm net beats host records rayapi rayjobs signals log commands tls sheet",
+    "hands on hands": "proc allocations registry jobfile",
     "hands, all together": "watch registration",
     "stages": "bootstrap.*",
     "stories": "bootstrap.lead bootstrap.follow batch.jobscript batch.status batch.cancel clusters.sight",
     "stories of jobs": "jobs.script jobs.targets jobs.find",
-    "stories of jobs that were found": "jobs.wait",
+    "stories of jobs that were found": "jobs.wait jobs.bundle",
     "whole stories": "bootstrap.story batch.* clusters.* jobs.*",
     "command line": "commandline cli_base",
     "entry points": "start cli_*",
@@ -38,17 +39,20 @@ FLOORS = {
 # Each outside dependency and who may import it.
 OWNERS = {
     "mpi4py": "comm",
-    "ray": "rayapi rayjobs",
+    "ray": "rayapi rayjobs probes.*",
     "psutil": "host",
     "filelock": "records",
+    "yaml": "sheet jobfile",
+    "torch": "probes.*",
     "click": "commandline start cli cli_*",
     "rich": "log start cli cli_*",
 }
 # Never imported with the module: the login node works without them.
-LAZY = ("mpi4py", "ray")
+LAZY = ("mpi4py", "ray", "torch")
 # Who may import less than the floors allow: the keeper runs without our package; the login side shares data only.
 FENCES = {
     "keeper": "",
+    "probes.*": "rayhpc",
     "batch.*": "rayhpc errors paths units model schedulers schedulers.* records allocations commands log batch.*",
     "jobs.*": "rayhpc errors model addressfile registry rayjobs jobs.*",
     "clusters.*": "rayhpc errors paths units model schedulers schedulers.* "
