@@ -62,23 +62,22 @@ def job() -> None:
 
 @job.command("submit", options_metavar="[OPTIONS] [--]", context_settings={"allow_interspersed_args": False})
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
-@click.option("--config", default="", metavar="FILE", help="The job as a job.yaml describes it, instead of COMMAND.")
+@click.option("--config", default="", metavar="FILE", help="The job in a file, job.yaml, in place of COMMAND.")
 @click.option("--env-file", default="", metavar="FILE", help="Secrets for ${VAR} in it.  [default: .env beside it]")
 @click.option("--dry-run", is_flag=True, help="Print what would be submitted; submit nothing.")
 @click.option("--follow/--no-follow", help="Print what the job writes, and end with its code.  [default: no-follow]")
 @click.option("--each", is_flag=True, help="Each word is a job's command line: the first for the first cluster, …")
 @click.option("--all", "to_all", is_flag=True, help="The same job to every cluster.")
 @click.option("--working-dir", default="", metavar="DIR", help="Where the job starts.  [default: here]")
-@click.option("--num-cpus", type=click.FloatRange(0), default=0.0, metavar="N", help="CPUs that the job waits for.")
-@click.option("--num-gpus", type=click.FloatRange(0), default=0.0, metavar="N", help="GPUs that the job waits for.")
+@click.option("--num-cpus", type=click.FloatRange(0), metavar="N", help="CPUs that the job waits for.")
+@click.option("--num-gpus", type=click.FloatRange(0), metavar="N", help="GPUs that the job waits for.")
 @_chosen
 def submit_jobs(
-    choice: Choice, command: tuple[str, ...], follow: bool, each: bool, to_all: bool, dry_run: bool, **details: Any
+    choice: Choice, command: tuple[str, ...], follow: bool, each: bool, to_all: bool, dry_run: bool, **said: Any
 ) -> None:
     """Run COMMAND as a job, on the newest cluster if none is named. What follows COMMAND is its own."""
-    if sum((follow, each, to_all)) > 1:
-        raise _usage("--follow, --each and --all exclude each other", "to wait for many jobs: rayhpc job wait ID...")
-    request = _request(command, each, **details)
+    _check_words(command, said, follow, each, to_all)
+    request = _request(command, **said)
     if dry_run:
         for line in command if each else [request.entrypoint]:
             click.echo(preview(dataclasses.replace(request, entrypoint=line)))
@@ -88,27 +87,31 @@ def submit_jobs(
     _hand_in(submitting.to_each(servers, request, command) if each else pairs, choice, follow)
 
 
+def _check_words(command: Sequence[str], said: dict[str, Any], follow: bool, each: bool, to_all: bool) -> None:
+    """Raises RayhpcError for what cannot be said together: with --each, a file is for all that is no command."""
+    if follow + each + to_all > 1:
+        raise _usage("--follow, --each and --all exclude each other", "to wait for many jobs: rayhpc job wait ID...")
+    if not command if each else bool(command) == bool(said["config"]):
+        what = "--config is in place of a command" if command else "there is no command and no --config"
+        raise _usage(what, "rayhpc job submit -- python train.py, or rayhpc job submit --config job.yaml")
+    if said["env_file"] and not said["config"]:
+        raise _usage("--env-file is for --config", "rayhpc job submit --help")
+
+
+def _usage(what: str, step: str) -> RayhpcError:
+    return RayhpcError(Fault(what, ExitCode.USAGE, next_step=step))
+
+
 def _request(
-    command: Sequence[str], each: bool, config: str, env_file: str, working_dir: str, num_cpus: float, num_gpus: float
+    command: Sequence[str], config: str, env_file: str, working_dir: str, num_cpus: float | None, num_gpus: float | None
 ) -> JobRequest:
-    """The job that is meant: of the file, or of the command; what is said in options wins over the file."""
-    if config and command and not each:
-        raise _usage(f"both {config} and a command say what to run", "give one; --each takes commands with --config")
-    if not (config or command):
-        raise _usage("nothing says what to run", "rayhpc job submit -- COMMAND, or --config job.yaml")
-    if env_file and not config:
-        raise _usage("--env-file is for the ${VAR} of a file: there is no --config", "name the file with --config")
-    said = {name: value for name, value in (("num_cpus", num_cpus), ("num_gpus", num_gpus)) if value}
-    if not config:
-        return JobRequest(shlex.join(command), resources=said, working_dir=working_dir or str(Path.cwd()))
-    request = jobfile.load(Path(config), os.environ, Path(env_file) if env_file else None)
-    return dataclasses.replace(
-        request, resources={**request.resources, **said}, working_dir=working_dir or request.working_dir
-    )
-
-
-def _usage(what: str, next_step: str) -> RayhpcError:
-    return RayhpcError(Fault(what, ExitCode.USAGE, next_step=next_step))
+    """The job of a file or of the words; what the options say wins."""
+    file = Path(env_file) if env_file else None
+    made = jobfile.load(Path(config), os.environ, file) if config else JobRequest(shlex.join(command))
+    amounts = {"num_cpus": num_cpus, "num_gpus": num_gpus}
+    given = {name: amount for name, amount in amounts.items() if amount is not None}
+    directory = working_dir or made.working_dir or str(Path.cwd())
+    return dataclasses.replace(made, working_dir=directory, resources={**made.resources, **given})
 
 
 def _hand_in(pairs: Sequence[Pair], choice: Choice, follow: bool) -> None:
