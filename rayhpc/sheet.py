@@ -41,7 +41,7 @@ def refusal(name: str, problems: Iterable[Problem]) -> RayhpcError:
         f"{name} cannot be used: {counted(len(lines), 'problem')}",
         *lines[:_SHOWN_PROBLEMS],
         *more,
-        next_step="correct it; nothing was submitted, and --dry-run submits nothing either",
+        next_step="correct the lines; nothing was submitted. --dry-run tries a file out",
     )
 
 
