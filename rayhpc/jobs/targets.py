@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,18 @@ def read(file: str) -> tuple[Address, ...]:
             f"the address file {file} cannot be read: {why}",
             next_step="name one whose lines are http://HOST:PORT",
         ) from error
+
+
+def write(file: str, entries: Sequence[ClusterEntry]) -> int:
+    """Write the addresses of clusters that take jobs into a file; how many these are. Raises RayhpcError."""
+    addresses = [Address(entry.dashboard, entry.id) for entry in entries if entry.dashboard]
+    try:
+        Path(file).write_text(addressfile.text(addresses))
+    except OSError as error:
+        raise configuration(
+            f"the address file {file} cannot be written: {error.strerror}", next_step="name a place that is writable"
+        ) from error
+    return len(addresses)
 
 
 def registered() -> list[Server]:
