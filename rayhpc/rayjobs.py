@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import importlib.util
 import json
 import logging
 import os
@@ -204,11 +205,14 @@ def _resources(resources: dict[str, Any]) -> dict[str, Any]:
 
 
 def _client(server: Server) -> Any:
-    """Ray's client; raises what Ray does."""
+    """Ray's client; raises what Ray does, and ImportError before it is asked for what it cannot do without aiohttp."""
+    if importlib.util.find_spec("aiohttp") is None:
+        raise ImportError("there is no module aiohttp")
     for name in _OVERRIDING:
         os.environ.pop(name, None)
-    host = urllib.parse.urlsplit(server.url).hostname or ""
-    os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy"), host]))
+    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    direct = ",".join(filter(None, [known, urllib.parse.urlsplit(server.url).hostname]))
+    os.environ.update({"no_proxy": direct, "NO_PROXY": direct})
     from ray.job_submission import JobSubmissionClient
 
     logging.disable(logging.INFO)
@@ -263,24 +267,31 @@ class Tail:
     def __init__(self, server: Server, job_id: str) -> None:
         self._chunks: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._server, self._job_id = server, job_id
-        threading.Thread(target=self._run, daemon=True, name="job-log").start()
+        self._error: Exception | None = None
         self.over = False
-        self.error: Exception | None = None
+        threading.Thread(target=self._run, daemon=True, name="job-log").start()
+
+    @property
+    def whole(self) -> bool:
+        """True once all that the job has ever written was read."""
+        return self.over and self._error is None
 
     def read(self, seconds: float) -> str:
-        """The next piece; empty if none came in time, or if there are no more (`over`)."""
+        """The next piece; empty if none came in time or will come (`over`). Raises RayhpcError without a client."""
         try:
             piece = self._chunks.get(timeout=seconds)
         except queue.Empty:
             return ""
         self.over = piece is None
+        if self.over and isinstance(self._error, ImportError):
+            raise _told(self._server, self._error)
         return piece or ""
 
     def _run(self) -> None:
         try:
             asyncio.run(self._copy())
-        except Exception as error:  # the connection's end is told by the job's state, which is asked for then
-            self.error = error
+        except Exception as error:  # aiohttp's own and Ray's: what has become of the job is asked for then
+            self._error = error
         self._chunks.put(None)
 
     async def _copy(self) -> None:

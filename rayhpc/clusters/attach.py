@@ -10,6 +10,7 @@ from typing import NoReturn
 from rayhpc import environment, registry
 from rayhpc.clusters import sight
 from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration
+from rayhpc.keeper import write_no_core_files
 from rayhpc.liveness import Life
 from rayhpc.model import ClusterEntry
 
@@ -19,7 +20,8 @@ _SHELL = "/bin/sh"
 def attach(entry: ClusterEntry, command: Sequence[str], tell: Callable[[str], None]) -> NoReturn:
     """Become the command, or the user's shell without one: its exit code is ours; raises RayhpcError where it cannot.
 
-    A cluster that is gone is refused: Ray's clients would look for it for a minute.
+    A cluster that is gone is refused: Ray's clients would look for it for a minute. Like all that may hold the token in
+    its memory, the command writes no core file.
     """
     seen = sight.glance(entry)
     if seen.life is Life.GONE:
@@ -29,6 +31,7 @@ def attach(entry: ClusterEntry, command: Sequence[str], tell: Callable[[str], No
             next_step=f"rayhpc cluster forget {entry.id}; rayhpc cluster list",
         )
     tell(f"{entry.id} at {entry.address}; ray.init() works on the cluster's hosts only ({entry.host})")
+    write_no_core_files()
     become(list(command) or [os.environ.get("SHELL") or _SHELL], variables(os.environ, entry))
 
 

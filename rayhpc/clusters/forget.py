@@ -13,15 +13,20 @@ from rayhpc.model import ClusterEntry
 
 def forget(entries: Sequence[ClusterEntry], force: bool) -> None:
     """Remove the entries; raises RayhpcError, having removed none, where one may be alive and force is not given."""
-    for seen in [] if force else sight.look(entries)[0]:
+    if not force:
+        _check_gone(entries)
+    for entry in entries:
+        registry.forget(entry)
+
+
+def _check_gone(entries: Sequence[ClusterEntry]) -> None:
+    for seen in sight.look(entries)[0]:
         if seen.life is not Life.GONE:
             raise configuration(
                 f"the cluster {seen.entry.id} is not known to be gone: it is {seen.life.value}",
                 seen.verdict.why,
                 next_step=f"rayhpc cluster stop {seen.entry.id} ends it; --force forgets it, its token included",
             )
-    for entry in entries:
-        registry.forget(entry)
 
 
 def forget_gone() -> tuple[list[ClusterEntry], list[Fault]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from rayhpc import rayjobs
 from rayhpc.jobs.find import Found
 from rayhpc.jobs.wait import now
 from rayhpc.rayjobs import Job, Tail
@@ -25,17 +26,22 @@ def follow(entry: Found, write: Callable[[str], None]) -> Job:
             continue
         job, asked = now(entry), time.monotonic()
         if job.ended:
-            _drain(tail, skip)
+            _finish(entry, tail, skip)
             return job
         if tail.over:  # the connection was lost, the job was not
+            time.sleep(_LOOK_SECONDS)
             tail = Tail(entry.server, entry.job.id)
             skip.again()
 
 
-def _drain(tail: Tail, skip: _Skip) -> None:
+def _finish(entry: Found, tail: Tail, skip: _Skip) -> None:
+    """Write the last lines: as they come, or, where they do not, from the whole log."""
     end = time.monotonic() + _LATE_SECONDS
     while not tail.over and time.monotonic() < end:
         skip.write(tail.read(_LOOK_SECONDS))
+    if not tail.whole:
+        skip.again()
+        skip.write(rayjobs.logs(entry.server, entry.job.id))
 
 
 class _Skip:

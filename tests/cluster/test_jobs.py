@@ -238,11 +238,16 @@ def test_a_dashboard_that_hangs(lab: Lab) -> None:
 
 def test_a_cluster_that_is_gone(lab: Lab) -> None:
     """Its host died with it, so its entry stays: jobs that are waited for end the waiting."""
-    (job,) = lab.submit("--", "sleep", "300")
+    done, job = [*lab.submit("--", "true"), *lab.submit("--", "sleep", "300")]
+    assert lab.run("job", "wait", done).returncode == 0
     entry = lab.token(2).parent
     with tempfile.TemporaryDirectory() as kept:
         shutil.copytree(entry, f"{kept}/entry")
-        waiter = subprocess.Popen(lab.argv("job", "wait", job), env=lab.environment, stderr=subprocess.PIPE, text=True)
+        waiter = subprocess.Popen(
+            lab.argv("job", "wait", done, job), env=lab.environment, stderr=subprocess.PIPE, text=True
+        )
+        assert waiter.stderr
+        assert waiter.stderr.readline() == f"job {done} SUCCEEDED, exit code 0\n"
         lab.runs[2].process.send_signal(signal.SIGTERM)
         assert lab.runs[2].wait(60) == 0
         shutil.copytree(f"{kept}/entry", entry)

@@ -241,6 +241,7 @@ def test_attach_knows_the_certificate(listening: str) -> None:
     ("words", "code", "output"),
     [
         (["sh", "-c", "exit 7"], 7, ""),
+        (["sh", "-c", "ulimit -S -c"], 0, "0\n"),
         (["sh", "-c", "kill -9 $$"], -9, ""),  # no process of ours is left in between
         (["printf", "%s|", "--json", "--", "-x", "two words", ""], 0, "--json|--|-x|two words||"),
         (["no-such-program"], 127, ""),

@@ -56,7 +56,7 @@ FENCES = {
     "batch.*": "rayhpc errors paths units model schedulers schedulers.* records allocations commands log batch.*",
     "jobs.*": "rayhpc errors model variables probes.node_probe addressfile registry rayjobs jobs.*",
     "clusters.*": "rayhpc errors paths units model schedulers schedulers.* "
-    "registry liveness environment net commands clusters.*",
+    "registry liveness environment keeper net commands clusters.*",
 }
 
 ROOT = Path(rayhpc.__file__).parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import pwd
@@ -19,7 +20,7 @@ from click.testing import CliRunner
 
 from rayhpc import cli, rayjobs, registry
 from rayhpc.errors import ExitCode, RayhpcError
-from rayhpc.jobs import find, stop, submit, targets, wait
+from rayhpc.jobs import find, follow, stop, submit, targets, wait
 from rayhpc.jobs.targets import Choice
 from rayhpc.model import JobRequest
 from rayhpc.rayjobs import Job, Server
@@ -210,6 +211,39 @@ def test_a_token_that_cannot_be_read(content: bytes | None, why: str, dashboard:
     with pytest.raises(RayhpcError, match=f"the token of mine cannot be read: {why}"):
         rayjobs.probe(Server("mine", dashboard.url, file))
     assert dashboard.requests == []
+
+
+def test_an_environment_without_rays_client(
+    server: Server, dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told at once, for a submission and for a live log; what asks only needs no client."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    dashboard.answers["/api/version"] = (200, "{}")
+    dashboard.tells(row())
+    (found,) = find.meant([server], ["job-1"])
+    for use in (
+        lambda: submit.submit(submit.Pair(server, JobRequest("ls")), "ada"),
+        lambda: follow.follow(found, print),
+    ):
+        with pytest.raises(RayhpcError, match="this environment has no client of Ray's job API") as error:
+            use()
+        assert error.value.fault.next_step == "pip install 'rayhpc[dashboard]'"
+
+
+def test_what_a_broken_live_log_did_not_bring_comes_from_the_whole_one(
+    server: Server, dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(rayjobs.Tail):
+        async def _copy(self) -> None:
+            self._chunks.put("one\n")
+            raise RuntimeError("WebSocket error")
+
+    monkeypatch.setattr(follow, "Tail", Broken)
+    dashboard.tells(row(status="SUCCEEDED", driver_exit_code=0))
+    dashboard.answers["/api/jobs/job-1/logs"] = (200, json.dumps({"logs": "one\ntwo\n"}))
+    written: list[str] = []
+    assert follow.follow(find.meant([server], ["job-1"])[0], written.append).exit_code == 0
+    assert "".join(written) == "one\ntwo\n"
 
 
 # ------------------------------------------------------------------------------------------- which clusters, which job
