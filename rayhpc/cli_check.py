@@ -14,7 +14,7 @@ from rayhpc.cli_base import JSON_OPTION, json_text, print_table, tell
 from rayhpc.errors import ExitCode, Fault, RayhpcError, counted
 from rayhpc.jobs import check as checking
 from rayhpc.jobs import targets
-from rayhpc.jobs.check import Answer
+from rayhpc.jobs.check import Answer, Terms
 from rayhpc.model import ClusterEntry
 from rayhpc.rayjobs import Server
 
@@ -57,7 +57,7 @@ def check(ids: tuple[str, ...], num_jobs: int, timeout: float, as_json: bool) ->
 def _checked(entries: Sequence[ClusterEntry], number: int, seconds: float) -> list[Checked]:
     servers = [_server(entry) for entry in entries]
     reached = [server for server in servers if isinstance(server, Server)]
-    answers = iter(checking.check(reached, number, seconds, registry.account()))
+    answers = iter(checking.check(reached, number, Terms(seconds, registry.account())))
     return [
         _result(entry, next(answers)) if isinstance(server, Server) else Checked(entry.id, (), (), (), (server,))
         for entry, server in zip(entries, servers, strict=True)

@@ -28,7 +28,7 @@ from typing import Any
 from rayhpc.errors import RayhpcError, configuration
 
 _ASK_SECONDS = 10.0
-# Packages of up to 500 MiB are packed and sent.
+# Packages of up to 100 MiB are packed and sent.
 _SUBMIT_SECONDS = 300.0
 _CONNECT_SECONDS = 3.0
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")

@@ -48,3 +48,9 @@ def jobs(mpich: Mpi, tmp_path: Path) -> Iterator[Jobs]:
 def jobs_of(mpi: Mpi, tmp_path: Path) -> Iterator[Jobs]:
     """Jobs under each MPI; afterwards nothing of them is left."""
     yield from _jobs(mpi, tmp_path)
+
+
+@pytest.fixture
+def jobs_with_dashboard(dashboard: Mpi, tmp_path: Path) -> Iterator[Jobs]:
+    """Jobs that may have Ray's dashboard; afterwards nothing of them is left."""
+    yield from _jobs(dashboard, tmp_path)

@@ -23,7 +23,7 @@ _ROOM = 2**20
 def packed(request: JobRequest) -> Iterator[str]:
     """The bundle of a job, in a directory that is its owner's alone and gone afterwards; empty for a job without one.
 
-    Raises RayhpcError as check() does, and for what cannot be read.
+    Raises RayhpcError as check() does, and for what cannot be packed.
     """
     if not has_bundle(request):
         yield ""
@@ -51,7 +51,7 @@ def _archive(file: Path, source: Path, name: str) -> None:
             tar.add(source.resolve(), name, filter=_anonymous)
     except OSError as error:
         raise configuration(
-            f"the file mount {source} cannot be read: {error.strerror}",
+            f"the file mount {source} cannot be packed: {error.strerror}",
             next_step=f"ls -ld {error.filename or source}",
         ) from error
 

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.cluster
 SECRET = "s3cret-of-the-env-file"
 OPEN = "anybody-may-see-this"
 MOUNT = Path("/tmp/rayhpc-example-settings.json")
+HOLD = ("--hold", "--dashboard", "--num-cpus=1", "--memory=500M", "--object-store-memory=100M", "--timeout=280")
 Done = subprocess.CompletedProcess[str]
 Command = Callable[..., Done]
 
@@ -47,13 +48,12 @@ def command_of(mpi: Mpi, state: dict[str, str]) -> Command:
 
 @pytest.mark.timeout(900)
 def test_a_cluster_is_checked_and_runs_the_jobs_of_files(
-    jobs: Jobs, dashboard: Mpi, example: Path, tmp_path: Path
+    jobs_with_dashboard: Jobs, example: Path, tmp_path: Path
 ) -> None:
     state = registry_in(tmp_path)
-    rayhpc = command_of(dashboard, state)
-    words = [*jobs.mpi.mpirun, "-np", "2", dashboard.python, "-m", "rayhpc.start"]
-    held = jobs.start_raw(*words, "--hold", "--dashboard", "--num-cpus=1", env={**dashboard.environment, **state})
-    held.until("holding the cluster", 240)
+    rayhpc = command_of(jobs_with_dashboard.mpi, state)
+    held = jobs_with_dashboard.start(*HOLD, ranks=2, env=state)
+    held.until("holding the cluster", 300)
     shown = [
         *all_is_well(rayhpc, held),
         *the_example_runs(rayhpc, example),
