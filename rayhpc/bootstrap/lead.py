@@ -170,8 +170,8 @@ class Leader:
         """What the user may want to do now."""
         spec, lines = self._spec, []
         if spec.dashboard_port:
-            port = spec.dashboard_port
-            lines += [f"dashboard: ssh -N -L 8265:127.0.0.1:{port} {spec.head.host}   then http://localhost:8265"]
+            where = replace(spec, port=spec.dashboard_port).address
+            lines += [f"dashboard: ssh -N -L 8265:{where} {spec.head.host}   then http://localhost:8265"]
         if self._options.hold:
             settings = {"RAY_ADDRESS": spec.address, **self._node.authentication}
             exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in settings.items())

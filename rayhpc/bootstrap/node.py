@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -11,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from rayhpc import environment, net, paths, records, registry
+from rayhpc import environment, paths, records, registry
 from rayhpc.errors import RayhpcError, configuration
 from rayhpc.model import HEAD_RANK, Assignment, Milestone, NodeEnded, NodeSpec, Options
 from rayhpc.proc import Child, Order
@@ -193,15 +192,11 @@ def start_arguments(own: Assignment, spec: NodeSpec, options: Options, port: int
 
 
 def _head_arguments(own: Assignment, options: Options, port: int) -> list[str]:
-    dashboard = ["--dashboard-host=127.0.0.1", f"--dashboard-port={own.dashboard_port}"] if options.dashboard else []
-    # Ray's client server opens 10001 wherever grpcio can be imported; no flag turns it off, and 0 is refused.
-    port_of_client = net.free_port(own.head_address, taken=frozenset({port, own.dashboard_port}))
-    client = [f"--ray-client-server-port={port_of_client}"] if importlib.util.find_spec("grpc") else []
+    dashboard = [f"--dashboard-host={own.head_address}", f"--dashboard-port={own.dashboard_port}"]
     return [
         "--head",
         f"--port={port}",
         "--no-monitor",
         f"--include-dashboard={str(options.dashboard).lower()}",
-        *dashboard,
-        *client,
+        *(dashboard if options.dashboard else []),
     ]

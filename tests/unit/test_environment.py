@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayhpc import environment
+from rayhpc import environment, rayhook
 from rayhpc.model import Certificate, Gpus
 
 from .making import assignment, cluster, node
@@ -59,6 +63,12 @@ def driver(environ: dict[str, str]) -> dict[str, str]:
     return environment.of_driver(environ, OWN, SPEC)
 
 
+def test_python_in_a_job_is_ours() -> None:
+    own = str(Path(sys.executable).parent)
+    assert daemons({"PATH": "/usr/bin"})["PATH"] == f"{own}:/usr/bin"
+    assert daemons({"PATH": f"/mine:{own}:/usr/bin"})["PATH"] == f"/mine:{own}:/usr/bin"
+
+
 def test_mpi_and_other_clusters_are_scrubbed_and_nothing_else() -> None:
     assert environment.scrubbed({**USERS_OWN, **MPIS, **RAYS}) == USERS_OWN
 
@@ -98,6 +108,25 @@ def test_no_deadline_is_no_variable() -> None:
 def test_an_ipv6_head_is_bracketed() -> None:
     spec = cluster([node(0, address="fd00::5")])
     assert environment.of_driver({}, OWN, spec)["RAY_ADDRESS"] == "[fd00::5]:20001"
+
+
+@pytest.mark.parametrize(
+    ("ray", "rank", "hooked"), [("2.60.0", 0, 1), ("2.60.0", 1, 0), ("2.54.0", 0, 2), ("2.54.0", 1, 2)]
+)
+def test_the_hook_is_set_where_it_has_something_to_do(ray: str, rank: int, hooked: int) -> None:
+    made = environment.of_daemons({}, replace(OWN, ray=ray), SPEC.nodes[rank])
+    assert len({"RAY_START_HOOK", "RAYHPC_RAY_TEMP_DIR"} & set(made)) == hooked
+    assert made.get("RAY_START_HOOK", rayhook.NAME) == "rayhpc.rayhook.adjust"
+
+
+@pytest.mark.parametrize(("head", "expected"), [(True, (None, "/given")), (False, (10001, "/own"))])
+def test_the_hook(head: bool, expected: tuple[object, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_START_HOOK", rayhook.NAME)
+    monkeypatch.setenv("RAYHPC_RAY_TEMP_DIR", "/own")
+    parameters = SimpleNamespace(ray_client_server_port=10001, temp_dir="/given")
+    rayhook.adjust(parameters, head)
+    assert (parameters.ray_client_server_port, parameters.temp_dir) == expected
+    assert "RAY_START_HOOK" not in os.environ
 
 
 def test_daemons_have_no_address_of_a_cluster() -> None:

@@ -21,6 +21,7 @@ class FakeComm:
     rank: int
     size: int
     sent: list[Any] = field(default_factory=list)
+    gone: frozenset[int] = frozenset()
 
     def send(self, _: int, message: object) -> None:
         self.sent.append(message)

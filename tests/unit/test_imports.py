@@ -16,18 +16,21 @@ import rayhpc
 # The lowest first. A module imports what stands on a line below its own, never its own line: modules that may import
 # each other's neighbours stand on lines of their own. A full name counts before a pattern.
 FLOORS = {
-    "words": "rayhpc errors paths units bootstrap batch clusters",
+    "words": "rayhpc errors paths units bootstrap batch clusters jobs",
     "words, the data": "model",
     "pure, schedulers' facts": "schedulers.facts",
     "pure, schedulers": "schedulers.*",
-    "pure, on its own": "rayhook",
-    "pure": "roster decision liveness timeline schedulers share rayargs environment",
-    "hands": "keeper comm net beats host records rayapi signals log commands tls star runs plots",
-    "hands on hands": "proc allocations registry meeting",
+    "pure, on its own": "rayhook variables",
+    "pure": "roster decision liveness timeline schedulers share rayargs environment addressfile findings",
+    "on the cluster": "probes probes.*",
+    "hands": "keeper comm net beats host records rayapi rayjobs signals log commands tls star runs plots sheet",
+    "hands on hands": "proc allocations registry meeting jobfile",
     "hands, all together": "watch registration rendezvous",
     "stages": "bootstrap.*",
     "stories": "bootstrap.lead bootstrap.follow batch.jobscript batch.status batch.cancel clusters.sight",
-    "whole stories": "bootstrap.story batch.* clusters.*",
+    "stories of jobs": "jobs.script jobs.targets jobs.find",
+    "stories of jobs that were found": "jobs.wait jobs.bundle",
+    "whole stories": "bootstrap.story batch.* clusters.* jobs.*",
     "command line": "commandline cli_base",
     "entry points": "start cli_*",
     "an entry point on another": "terminals",
@@ -38,19 +41,23 @@ FLOORS = {
 # Each outside dependency and who may import it.
 OWNERS = {
     "mpi4py": "comm",
-    "ray": "rayapi",
+    "ray": "rayapi rayjobs probes.*",
     "psutil": "host",
     "filelock": "records",
+    "yaml": "sheet jobfile",
+    "torch": "probes.*",
     "click": "commandline start cli cli_*",
     "rich": "log start cli cli_*",
     "matplotlib": "plots",
 }
 # Never imported with the module: the login node works without them.
-LAZY = ("mpi4py", "ray", "matplotlib")
+LAZY = ("mpi4py", "ray", "torch", "matplotlib")
 # Who may import less than the floors allow: the keeper runs without our package; the login side shares data only.
 FENCES = {
     "keeper": "",
+    "probes.*": "rayhpc",
     "batch.*": "rayhpc errors paths units model schedulers schedulers.* records allocations commands log batch.*",
+    "jobs.*": "rayhpc errors model variables probes.node_probe addressfile registry rayjobs jobs.*",
     "clusters.*": "rayhpc errors paths units model schedulers schedulers.* "
     "registry liveness environment keeper net commands clusters.*",
 }

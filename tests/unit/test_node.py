@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import stat
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rayhpc.bootstrap.node import Node, start_arguments
+from rayhpc.bootstrap.node import Node
 from rayhpc.errors import ExitCode, RayhpcError
 from rayhpc.model import Certificate, Options
 
@@ -117,16 +116,3 @@ def test_the_directory_is_the_nodes_and_not_the_heads(tmp_path: Path) -> None:
     made = Node(assignment(spec, 1), spec.nodes[1], Options())
     assert made.authentication["RAY_AUTH_TOKEN_PATH"] == str(tmp_path / "x" / "token")
     assert made.log.name == "rank-1.log"
-
-
-@pytest.mark.parametrize("importable", [True, False])
-def test_rays_client_gets_a_free_port_where_it_would_open_10001(
-    monkeypatch: pytest.MonkeyPatch, importable: bool
-) -> None:
-    """Ray refuses ports below 1024, 0 included, and a port for the client where grpcio is missing."""
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object() if importable else None)
-    spec = cluster()
-    words = start_arguments(assignment(spec), spec.head, Options(), 25001, "")
-    ports = [int(word.partition("=")[2]) for word in words if word.startswith("--ray-client-server-port=")]
-    assert len(ports) == importable
-    assert all(port >= 1024 and port not in (10001, 25001) for port in ports)

@@ -1,0 +1,91 @@
+"""What a job brings along, packed for Ray on this side: file mounts and secrets."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from rayhpc.errors import configuration
+from rayhpc.jobs.script import BUNDLE, MOUNTS, archive_name, bundle_files, has_bundle
+from rayhpc.model import JobRequest
+
+# What Ray's dashboard takes in one request (DASHBOARD_CLIENT_MAX_SIZE); it answers 413 to more.
+LIMIT = 100 * 2**20
+# Headers of tar and zip.
+_ROOM = 2**20
+
+
+@contextmanager
+def packed(request: JobRequest) -> Iterator[str]:
+    """The bundle of a job, in a directory that is its owner's alone and gone afterwards; empty for a job without one.
+
+    Raises RayhpcError as check() does, and for what cannot be packed.
+    """
+    if not has_bundle(request):
+        yield ""
+        return
+    check(request)
+    with tempfile.TemporaryDirectory(prefix="rayhpc-job-") as scratch:
+        bundle = Path(scratch, BUNDLE)
+        bundle.mkdir()
+        for name, text in {**bundle_files(request), MOUNTS: _shell()}.items():
+            (bundle / name).write_text(text, encoding="utf-8")
+        for number, (local, remote) in enumerate(request.mounts, 1):
+            source = Path(local).expanduser()
+            _archive(bundle / archive_name(number, source.is_dir()), source, PurePosixPath(remote).name)
+        yield str(bundle)
+
+
+def _shell() -> str:
+    return Path(__file__).with_name(MOUNTS).read_text(encoding="utf-8")
+
+
+def _archive(file: Path, source: Path, name: str) -> None:
+    """Pack a file or a directory, with modes and links; a link that is a mount itself stands for what it leads to."""
+    try:
+        with tarfile.open(file, "w") as tar:
+            tar.add(source.resolve(), name, filter=_anonymous)
+    except OSError as error:
+        raise configuration(
+            f"the file mount {source} cannot be packed: {error.strerror}",
+            next_step=f"ls -ld {error.filename or source}",
+        ) from error
+
+
+def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    """An entry without its owner, whom the cluster's hosts need not know."""
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = ""
+    return entry
+
+
+def check(request: JobRequest) -> None:
+    """Raises RayhpcError for file mounts that are not there, or together larger than what Ray's job API takes."""
+    sizes = sorted(((_size(Path(local).expanduser()), local) for local, _ in request.mounts), reverse=True)
+    total = sum(size for size, _ in sizes)
+    if total > LIMIT - _ROOM:
+        raise configuration(
+            f"the file mounts are {_mebibytes(total)} MiB: Ray's job API takes {LIMIT >> 20} MiB at once",
+            *(f"{_mebibytes(size)} MiB  {local}" for size, local in sizes[:5]),
+            next_step="leave large ones on the shared file system and name them there; nothing was submitted",
+        )
+
+
+def _mebibytes(size: int) -> int:
+    return -(-size >> 20)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of the files below a directory; raises RayhpcError where there is neither."""
+    try:
+        if not path.is_dir():
+            return path.stat().st_size
+        return sum(Path(folder, name).lstat().st_size for folder, _, names in os.walk(path) for name in names)
+    except OSError as error:
+        raise configuration(
+            f"the file mount {path} is not there: {error.strerror}", next_step="correct the path; nothing was submitted"
+        ) from error

@@ -1,0 +1,62 @@
+"""Jobs in many clusters: all of them, or those that are meant by an id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from rayhpc import rayjobs
+from rayhpc.errors import Fault, RayhpcError, configuration, shortened
+from rayhpc.rayjobs import Job, Server
+
+_SIDE_BY_SIDE = 16
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A job and the cluster that has it."""
+
+    server: Server
+    job: Job
+
+
+def each(servers: Sequence[Server], question: Callable[[Server], T]) -> list[tuple[T | None, Fault | None]]:
+    """The answer of each cluster, or why there is none; all are asked at once."""
+
+    def asked(server: Server) -> tuple[T | None, Fault | None]:
+        try:
+            return question(server), None
+        except RayhpcError as error:
+            return None, error.fault
+
+    with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
+        return list(pool.map(asked, servers))
+
+
+def everywhere(servers: Sequence[Server]) -> tuple[list[Found], list[Fault]]:
+    """All jobs, the oldest first, and why some clusters do not tell theirs."""
+    answers = each(servers, rayjobs.every)
+    found = [Found(server, job) for server, (jobs, _) in zip(servers, answers, strict=True) for job in jobs or ()]
+    faults = [fault for _, fault in answers if fault is not None]
+    return sorted(found, key=lambda entry: (entry.job.started_at, entry.job.id)), faults
+
+
+def meant(servers: Sequence[Server], words: Iterable[str]) -> list[Found]:
+    """The jobs that are meant by ids or their beginnings; raises RayhpcError for what is not there or is several."""
+    known, faults = everywhere(servers)
+    return [_meant(known, faults, word) for word in words]
+
+
+def _meant(known: Sequence[Found], faults: Sequence[Fault], word: str) -> Found:
+    exact = [entry for entry in known if entry.job.id == word]
+    matching = exact or [entry for entry in known if word and entry.job.id.startswith(word)]
+    if len(matching) == 1:
+        return matching[0]
+    if not matching and faults:
+        raise RayhpcError(faults[0])
+    ids = shortened([entry.job.id for entry in reversed(matching or known)])
+    what = f"{len(matching)} jobs are meant by {word}" if matching else f"there is no job {word}"
+    raise configuration(what, f"known: {ids}", next_step="rayhpc job list --all-users --all-statuses")

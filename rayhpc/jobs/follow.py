@@ -1,0 +1,64 @@
+"""What a job writes, as it comes, until the job has ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rayhpc import rayjobs
+from rayhpc.jobs.find import Found
+from rayhpc.jobs.wait import now
+from rayhpc.rayjobs import Job, Tail
+
+_LOOK_SECONDS = 0.5
+_ASK_SECONDS = 3.0
+# The last lines come after the end is known.
+_LATE_SECONDS = 15.0
+
+
+def follow(entry: Found, write: Callable[[str], None]) -> Job:
+    """Write what the job writes, from its beginning, until it has ended: its last state. Raises RayhpcError."""
+    tail, skip = Tail(entry.server, entry.job.id), _Skip(write)
+    asked = time.monotonic()
+    while True:
+        skip.write(tail.read(_LOOK_SECONDS))
+        if not tail.over and time.monotonic() - asked < _ASK_SECONDS:
+            continue
+        job, asked = now(entry), time.monotonic()
+        if job.ended:
+            _finish(entry, tail, skip)
+            return job
+        if tail.over:  # the connection was lost, the job was not
+            time.sleep(_LOOK_SECONDS)
+            tail = Tail(entry.server, entry.job.id)
+            skip.again()
+
+
+def _finish(entry: Found, tail: Tail, skip: _Skip) -> None:
+    """Write the last lines: as they come, or, where they do not, from the whole log."""
+    end = time.monotonic() + _LATE_SECONDS
+    while not tail.over and time.monotonic() < end:
+        skip.write(tail.read(_LOOK_SECONDS))
+    if not tail.whole:
+        skip.again()
+        skip.write(rayjobs.logs(entry.server, entry.job.id))
+
+
+class _Skip:
+    """Writes what was not written before, when the log is read from its beginning again."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._written = self._seen = 0
+
+    def again(self) -> None:
+        """The log begins anew."""
+        self._seen = 0
+
+    def write(self, piece: str) -> None:
+        """Write the part of a piece that is new."""
+        fresh = piece[max(0, self._written - self._seen) :]
+        self._seen += len(piece)
+        self._written = max(self._written, self._seen)
+        if fresh:
+            self._write(fresh)

@@ -1,0 +1,58 @@
+"""Hand jobs in: one, one to each cluster, or one to all."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from rayhpc import rayjobs
+from rayhpc.errors import ExitCode, Fault, RayhpcError, counted
+from rayhpc.jobs import bundle, find
+from rayhpc.jobs.script import runtime_env, script
+from rayhpc.model import JobRequest
+from rayhpc.rayjobs import Server, Submission
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A job and the cluster that shall run it."""
+
+    server: Server
+    request: JobRequest
+
+
+def to_each(servers: Sequence[Server], request: JobRequest, commands: Sequence[str]) -> list[Pair]:
+    """The first command for the first cluster and so on; raises RayhpcError if there are more jobs than clusters."""
+    if len(commands) > len(servers):
+        raise RayhpcError(
+            Fault(
+                f"{counted(len(commands), 'job')} for {counted(len(servers), 'cluster')}: nothing was submitted",
+                ExitCode.USAGE,
+                evidence=tuple(f"{server.name}  {server.url}" for server in servers),
+                next_step="name as many jobs as there are clusters, or start more clusters",
+            )
+        )
+    return [
+        Pair(server, replace(request, entrypoint=command)) for server, command in zip(servers, commands, strict=False)
+    ]
+
+
+def check(pairs: Sequence[Pair]) -> None:
+    """Raises RayhpcError, before anything is submitted, if one of the clusters or one of the files is not there."""
+    for pair in pairs:
+        bundle.check(pair.request)
+    for _, fault in find.each([pair.server for pair in pairs], rayjobs.probe):
+        if fault is not None:
+            raise RayhpcError(fault)
+
+
+def submit(pair: Pair, user: str) -> str:
+    """Hand a job in; its id. Raises RayhpcError."""
+    job_id = f"job-{uuid.uuid4().hex[:8]}"
+    request = pair.request
+    with bundle.packed(request) as package:
+        environment = runtime_env(request, package)
+        submission = Submission(job_id, script(request), environment, request.resources, user, request.entrypoint)
+        rayjobs.submit(pair.server, submission)
+    return job_id

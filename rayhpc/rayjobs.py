@@ -1,0 +1,367 @@
+"""Ray's job API, as the dashboard of a cluster serves it. The only owner of it.
+
+Questions go over Ray's documented REST interface: each with a deadline, and with no import of ray, which takes a second
+here and many on a login node's slow file system; a state that this release of Ray has no word for stays readable. What
+takes more than a question, packing files and following a log, is JobSubmissionClient's.
+
+The token goes into a header of each request: Ray's own way, RAY_AUTH_TOKEN_PATH, holds for one cluster a process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import importlib.util
+import json
+import logging
+import os
+import queue
+import socket
+import threading
+import urllib.parse
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rayhpc.errors import RayhpcError, configuration
+
+_ASK_SECONDS = 10.0
+# Packages of up to 100 MiB are packed and sent.
+_SUBMIT_SECONDS = 300.0
+_CONNECT_SECONDS = 3.0
+_ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+_ALIVE = ("PENDING", "RUNNING")
+# By these, Ray's client would talk to another cluster than the one that it is told.
+_OVERRIDING = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
+_USER, _COMMAND = "user", "command"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A cluster's job API. name: the run's id, or the URL; gcs: HOST:PORT of its GCS, empty where nobody knows it."""
+
+    name: str
+    url: str
+    token_file: Path
+    gcs: str = ""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job. status: Ray's word; started_at, ended_at: Unix seconds, 0.0 before; code: None if not known."""
+
+    id: str
+    cluster: str
+    user: str
+    status: str
+    started_at: float
+    ended_at: float
+    entrypoint: str
+    code: int | None
+    message: str
+
+    @property
+    def ended(self) -> bool:
+        """True once it is over; a state that we do not know is none of an end."""
+        return self.status in _ENDED
+
+    @property
+    def exit_code(self) -> int:
+        """The job's code, 128 + n for signal n; 143 for STOPPED, and 1 for FAILED where Ray tells none."""
+        if self.status == "STOPPED":
+            return 143
+        if self.code is None:
+            return 0 if self.status == "SUCCEEDED" else 1
+        return self.code if self.code >= 0 else 128 - self.code
+
+    @property
+    def words(self) -> str:
+        """'FAILED, exit code 7', with Ray's reason where the job itself never ran."""
+        code = f", exit code {self.exit_code}" if self.ended else ""
+        why = self.message.strip().splitlines()[:1] if self.status == "FAILED" and self.code is None else []
+        return "".join([self.status, code, *(f": {line}" for line in why)])
+
+
+# ------------------------------------------------------------------------------------------------------ questions
+
+
+class Late(RayhpcError):
+    """No answer in time, from a cluster that is there: another try may get one."""
+
+
+def every(server: Server) -> list[Job]:
+    """All jobs that were submitted to the cluster, the oldest first; raises RayhpcError where they cannot be told."""
+    rows = [row for row in _json(server, "/api/jobs/") if row.get("type") == "SUBMISSION"]
+    return sorted((_job(server, row) for row in rows), key=lambda job: (job.started_at, job.id))
+
+
+def one(server: Server, job_id: str) -> Job:
+    """A job as it is now; raises RayhpcError."""
+    return _job(server, _json(server, f"/api/jobs/{urllib.parse.quote(job_id, safe='')}"))
+
+
+def logs(server: Server, job_id: str) -> str:
+    """All that a job has written so far; raises RayhpcError."""
+    return str(_json(server, f"/api/jobs/{urllib.parse.quote(job_id, safe='')}/logs")["logs"])
+
+
+def stop(server: Server, job_id: str) -> None:
+    """Ask for a job's end: SIGTERM, after 3 s SIGKILL; raises RayhpcError where the cluster refuses."""
+    _json(server, f"/api/jobs/{urllib.parse.quote(job_id, safe='')}/stop", "POST")
+
+
+def probe(server: Server) -> None:
+    """Raises RayhpcError if the cluster takes no jobs with this token."""
+    _json(server, "/api/version")
+
+
+def _job(server: Server, row: dict[str, Any]) -> Job:
+    metadata = row.get("metadata") or {}
+    return Job(
+        id=str(row["submission_id"]),
+        cluster=server.name,
+        user=str(metadata.get(_USER, "")),
+        status=str(row["status"]),
+        started_at=(row.get("start_time") or 0) / 1000,
+        ended_at=(row.get("end_time") or 0) / 1000,
+        entrypoint=str(metadata.get(_COMMAND) or row.get("entrypoint", "")),
+        code=row.get("driver_exit_code"),
+        message=str(row.get("message") or ""),
+    )
+
+
+def _json(server: Server, path: str, method: str = "GET") -> Any:
+    status, text = _exchange(server, path, method)
+    if status != http.client.OK:
+        raise _refusal(server, status, text)
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise _refusal(server, status, text) from None
+
+
+def _exchange(server: Server, path: str, method: str) -> tuple[int, str]:
+    """Status and text of an answer. No proxy, no redirection: the token goes nowhere else."""
+    address = urllib.parse.urlsplit(server.url)
+    kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
+    headers = {"Authorization": f"Bearer {_token(server)}"}
+    with closing(kind(address.hostname or "", address.port, timeout=_ASK_SECONDS)) as connection:
+        try:
+            connection.request(method, address.path.rstrip("/") + path, headers=headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode(errors="replace")
+        except (OSError, http.client.HTTPException) as error:
+            raise _silence(server, error) from error
+
+
+def _token(server: Server) -> str:
+    try:
+        return server.token_file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "no text"
+        raise configuration(
+            f"the token of {server.name} cannot be read: {why}",
+            f"file: {server.token_file}",
+            next_step="ask who runs the cluster for a file that you may read, and name it with --token-file",
+        ) from error
+
+
+# ---------------------------------------------------------------------------------------------------- submission
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job that is ready to go. script: for the shell; runtime_env: Ray's, with local directories to be sent along.
+
+    resources: as in JobRequest; user and command: what lists of jobs show.
+    """
+
+    id: str
+    script: str
+    runtime_env: dict[str, Any]
+    resources: dict[str, Any]
+    user: str
+    command: str
+
+
+def submit(server: Server, submission: Submission) -> None:
+    """Hand a job in; raises RayhpcError."""
+    probe(server)
+    arguments = {
+        "entrypoint": submission.script,
+        "submission_id": submission.id,
+        "metadata": {_USER: submission.user, _COMMAND: submission.command},
+        "runtime_env": submission.runtime_env,
+        **_resources(submission.resources),
+    }
+    _within(_SUBMIT_SECONDS, server, lambda: _client(server).submit_job(**arguments))
+
+
+def _resources(resources: dict[str, Any]) -> dict[str, Any]:
+    names = {"num_cpus": "num_cpus", "num_gpus": "num_gpus", "memory": "memory", "custom": "resources"}
+    return {f"entrypoint_{name}": resources[key] for key, name in names.items() if resources.get(key)}
+
+
+def _client(server: Server) -> Any:
+    """Ray's client; raises what Ray does, and ImportError before it is asked for what it cannot do without aiohttp."""
+    if importlib.util.find_spec("aiohttp") is None:
+        raise ImportError("there is no module aiohttp")
+    for name in _OVERRIDING:
+        os.environ.pop(name, None)
+    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    direct = ",".join(filter(None, [known, urllib.parse.urlsplit(server.url).hostname]))
+    os.environ.update({"no_proxy": direct, "NO_PROXY": direct})
+    from ray.job_submission import JobSubmissionClient
+
+    logging.disable(logging.INFO)
+    return JobSubmissionClient(server.url, headers={"Authorization": f"Bearer {_token(server)}"})
+
+
+def _within(seconds: float, server: Server, call: Callable[[], Any]) -> Any:
+    """What a call of Ray's client returns, which knows no deadline of its own; raises RayhpcError."""
+    answers: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            answers.put((call(), None))
+        except (
+            Exception
+        ) as error:  # Ray's client raises RuntimeError, ConnectionError, AuthenticationError and requests' own
+            answers.put((None, error))
+
+    threading.Thread(target=work, daemon=True, name="job-client").start()
+    try:
+        value, error = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise _silence(server, TimeoutError(f"no answer within {seconds:g} s")) from None
+    if error is not None:
+        raise _told(server, error)
+    return value
+
+
+def _told(server: Server, error: Exception) -> RayhpcError:
+    """Our error for one of Ray's client."""
+    if isinstance(error, RayhpcError):
+        return error
+    if isinstance(error, ImportError):
+        return configuration(
+            "this environment has no client of Ray's job API",
+            f"{type(error).__name__}: {error}",
+            next_step="pip install 'rayhpc[dashboard]'",
+        )
+    return configuration(
+        f"cluster {server.name} does not take the job",
+        *_last_lines(f"{type(error).__name__}: {error}"),
+        next_step="correct the request; rayhpc job list shows whether it got there all the same",
+    )
+
+
+# ----------------------------------------------------------------------------------------------------- the live log
+
+
+class Tail:
+    """What a job writes, from its beginning, read by a thread of its own: Ray's client has no deadline."""
+
+    def __init__(self, server: Server, job_id: str) -> None:
+        self._chunks: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._server, self._job_id = server, job_id
+        self._error: Exception | None = None
+        self.over = False
+        threading.Thread(target=self._run, daemon=True, name="job-log").start()
+
+    @property
+    def whole(self) -> bool:
+        """True once all that the job has ever written was read."""
+        return self.over and self._error is None
+
+    def read(self, seconds: float) -> str:
+        """The next piece; empty if none came in time or will come (`over`). Raises RayhpcError without a client."""
+        try:
+            piece = self._chunks.get(timeout=seconds)
+        except queue.Empty:
+            return ""
+        self.over = piece is None
+        if self.over and isinstance(self._error, ImportError):
+            raise _told(self._server, self._error)
+        return piece or ""
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._copy())
+        except Exception as error:  # aiohttp's own and Ray's: what has become of the job is asked for then
+            self._error = error
+        self._chunks.put(None)
+
+    async def _copy(self) -> None:
+        async for piece in _client(self._server).tail_job_logs(self._job_id):
+            self._chunks.put(piece)
+
+
+# ----------------------------------------------------------------------------------------------------------- faults
+
+
+def _silence(server: Server, error: Exception) -> RayhpcError:
+    """Why nobody answers: the cluster is gone, or its dashboard alone."""
+    evidence = [f"{server.url}: {_reason(error)}"]
+    if server.gcs:
+        heard = _listens(server.gcs)
+        evidence.append(f"{server.gcs} (GCS): {heard or 'open'}")
+        if heard:
+            return configuration(
+                f"cluster {server.name} is gone, and its jobs with it",
+                *evidence,
+                next_step=f"rayhpc cluster list shows what runs; rayhpc cluster forget {server.name}",
+            )
+        dead = configuration(
+            f"the dashboard of cluster {server.name} does not answer, though the cluster runs",
+            *evidence,
+            next_step=f"try again; if it hangs for good: rayhpc cluster stop {server.name}, and start another",
+        )
+        return Late(dead.fault) if isinstance(error, TimeoutError) else dead
+    return configuration(
+        f"nobody answers at {server.url}",
+        *evidence,
+        next_step="check the address and that the cluster still runs; from outside, open a tunnel: ssh -L",
+    )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError) and not error.errno:
+        return str(error) if str(error) != "timed out" else f"no answer within {_ASK_SECONDS:g} s"
+    return error.strerror or str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+
+
+def _listens(address: str) -> str:
+    """Why a port does not open; empty if it does."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        return _reason(error)
+    return ""
+
+
+def _refusal(server: Server, status: int, text: str) -> RayhpcError:
+    evidence = (f"{server.url}: HTTP {status}", *_last_lines(text))
+    if status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
+        return configuration(
+            f"cluster {server.name} refuses the token",
+            *evidence,
+            f"token: {server.token_file}",
+            next_step="each run has a token of its own: name this run's file with --token-file",
+        )
+    if status == http.client.NOT_FOUND and text.startswith("Job "):
+        return configuration(
+            f"cluster {server.name} has no such job", *evidence, next_step="rayhpc job list --all-users --all-statuses"
+        )
+    return configuration(
+        f"cluster {server.name} gives no answer of Ray's job API",
+        *evidence,
+        next_step="check that the address is a Ray dashboard's; if so, its job API has failed: start another cluster",
+    )
+
+
+def _last_lines(text: str, count: int = 4) -> tuple[str, ...]:
+    return tuple(line[:200] for line in text.splitlines() if line.strip())[-count:]

@@ -1,0 +1,149 @@
+"""`rayhpc cluster check`, and jobs of a file, on a real cluster of two nodes with Ray's dashboard."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.test_main_job import _daemon as daemon
+from tests.launch import REPOSITORY, Job, Jobs, Mpi, registry_in, until
+
+pytestmark = pytest.mark.cluster
+
+SECRET = "s3cret-of-the-env-file"
+OPEN = "anybody-may-see-this"
+MOUNT = Path("/tmp/rayhpc-example-settings.json")
+HOLD = ("--hold", "--dashboard", "--num-cpus=1", "--memory=500M", "--object-store-memory=100M", "--timeout=280")
+Done = subprocess.CompletedProcess[str]
+Command = Callable[..., Done]
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> Path:
+    """The example, with an .env file."""
+    shutil.copytree(REPOSITORY / "examples" / "job", tmp_path / "example")
+    (tmp_path / "example" / ".env").write_text(f"WANDB_API_KEY={SECRET}\n")
+    return tmp_path / "example"
+
+
+def command_of(mpi: Mpi, state: dict[str, str]) -> Command:
+    """`rayhpc …` with this registry."""
+    env = {**mpi.environment, **state, "USER": OPEN}
+    env.pop("WANDB_API_KEY", None)
+
+    def run(*words: str | Path) -> Done:
+        argv = [mpi.python, "-m", "rayhpc", *map(str, words)]
+        return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=300, check=False)
+
+    return run
+
+
+@pytest.mark.timeout(900)
+def test_a_cluster_is_checked_and_runs_the_jobs_of_files(
+    jobs_with_dashboard: Jobs, example: Path, tmp_path: Path
+) -> None:
+    state = registry_in(tmp_path)
+    rayhpc = command_of(jobs_with_dashboard.mpi, state)
+    held = jobs_with_dashboard.start(*HOLD, ranks=2, env=state)
+    held.until("holding the cluster", 300)
+    shown = [
+        *all_is_well(rayhpc, held),
+        *the_example_runs(rayhpc, example),
+        *a_job_is_stopped(rayhpc, example),
+        *broken_files_are_refused(rayhpc, example),
+    ]
+    assert not [done for done in shown if SECRET in done.stdout + done.stderr]
+    a_lost_node_is_a_finding(rayhpc, held)
+    held.process.terminate()
+    assert held.wait(60) == 0, held.output()
+    no_log_has_the_secret(held)
+
+
+def all_is_well(rayhpc: Command, held: Job) -> list[Done]:
+    done = rayhpc("cluster", "check")
+    assert done.returncode == 0, done.stdout + done.stderr
+    header, *rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert header[:3] == ["CLUSTER", "RANK", "HOST"]
+    assert [row[:2] for row in rows] == [[held.run.name, "0"], [held.run.name, "1"]]
+    assert all(float(row[-1]) > 1 for row in rows), rows
+    many = rayhpc("cluster", "check", held.run.name, "--num-jobs", "3", "--json")
+    assert many.returncode == 0, many.stdout + many.stderr
+    (found,) = json.loads(many.stdout)
+    assert (len(found["nodes"]), len(found["seconds"]), found["findings"]) == (2, 3, [])
+    assert len({node["versions"]["ray"] for node in found["nodes"]}) == 1
+    assert all(node["disk_free"] > 0 and node["shm_free"] > 0 for node in found["nodes"])
+    return [done, many]
+
+
+def the_example_runs(rayhpc: Command, example: Path) -> list[Done]:
+    """Its mount is there for it and gone afterwards; its secret is with every process of it, and in no output."""
+    planned = rayhpc("job", "submit", "--config", example / "job.yaml", "--dry-run")
+    assert planned.returncode == 0, planned.stderr
+    assert "WANDB_API_KEY=***" in planned.stdout
+    done = rayhpc("job", "submit", "--config", example / "job.yaml", "--follow")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"count-{OPEN} starts on {os.uname().nodename}\n" in done.stdout
+    assert done.stdout.count(f"3 rounds of count-{OPEN}, a key of {len(SECRET)} characters\n") == 2, done.stdout
+    assert "2 nodes\n" in done.stdout
+    assert not MOUNT.exists()
+    listed = rayhpc("job", "list", "--all-statuses", "--json")
+    assert "count.py --settings" in listed.stdout
+    return [planned, done, listed]
+
+
+def a_job_is_stopped(rayhpc: Command, example: Path) -> list[Done]:
+    """One that ignores SIGTERM, and one that another job's mount stands in the way of."""
+    text = (example / "job.yaml").read_text().partition("script:")[2].partition("\n")[2]
+    text = "\n".join(line for line in text.splitlines() if not line.startswith("args:"))
+    (example / "long.yaml").write_text(f"command: trap '' TERM; cat {MOUNT}; while true; do sleep 1; done\n{text}")
+    submitted = rayhpc("job", "submit", "--config", example / "long.yaml")
+    assert submitted.returncode == 0, submitted.stderr
+    job_id = submitted.stdout.strip()
+    assert until(lambda: '"rounds": 3' in rayhpc("job", "logs", job_id).stdout, 120)
+    second = rayhpc("job", "submit", "--config", example / "job.yaml", "--num-cpus", "0", "--follow")
+    assert second.returncode == 78, second.stdout + second.stderr
+    assert f"the file mount {MOUNT} cannot be put into its place on " in second.stdout
+    assert MOUNT.exists()
+    stopped = rayhpc("job", "stop", job_id)
+    assert stopped.returncode == 0, stopped.stderr
+    assert until(lambda: not MOUNT.exists(), 30)
+    return [submitted, second, stopped]
+
+
+def broken_files_are_refused(rayhpc: Command, example: Path) -> list[Done]:
+    file = example / "broken.yaml"
+    file.write_text(f"command: x\nfile_mount: {SECRET}\nenvironment:\n  A: ${{NOWHERE}}\n")
+    wrong = rayhpc("job", "submit", "--config", file)
+    assert wrong.returncode == 78
+    assert f"{file}:2: unknown key file_mount: is it file_mounts?\n" in wrong.stderr
+    assert f"{file}:4: NOWHERE is not set\n" in wrong.stderr
+    file.write_text("command: [x\n")
+    broken = rayhpc("job", "submit", "--config", file)
+    assert (broken.returncode, broken.stdout) == (78, "")
+    assert f"{file}:2: broken YAML: " in broken.stderr
+    return [wrong, broken]
+
+
+def a_lost_node_is_a_finding(rayhpc: Command, held: Job) -> None:
+    os.kill(daemon(held, 1, "raylet"), signal.SIGKILL)
+    held.until("rank 1 on .* lost|lost .*rank 1", 60)
+    done = rayhpc("cluster", "check", "--timeout", "60")
+    assert done.returncode == 78, done.stdout + done.stderr
+    assert f"{held.run.name}: 1 of 2 nodes are alive\n" in done.stderr
+
+
+def no_log_has_the_secret(held: Job) -> None:
+    """Ray's own logs have the environment of every job: that of OPEN shows that this looks in the right place."""
+    with tarfile.open(held.run / "ray-logs.tar.gz") as tar:
+        logs = [file.read() for entry in tar if (file := tar.extractfile(entry))]
+    texts = [*logs, *(path.read_bytes() for path in held.run.iterdir() if path.is_file())]
+    assert [text for text in texts if OPEN.encode() in text]
+    assert not [text for text in texts if SECRET.encode() in text]
