@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,7 @@ from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration, merged, s
 # Ranks that a busy scheduler starts late are waited for; a rank that is lost while all leave is not.
 _INIT_SECONDS = 300.0
 _FINALIZE_SECONDS = 30.0
+_LEAVING_IGNORES = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _NETMOD = "MPIR_CVAR_CH4_NETMOD"
 SRUN = "srun"
 
@@ -130,7 +132,13 @@ class Mpi:
                 Path("/dev/shm", name).unlink(missing_ok=True)
 
     def leave(self) -> None:
-        """MPI_Finalize, which waits for all ranks."""
+        """MPI_Finalize, which waits for all ranks; from here on signals are ignored, since all has been given back.
+
+        srun --kill-on-bad-exit ends with the greatest code: a rank that it signals because rank 0 has ended with 7
+        must still end with 0, however slowly.
+        """
+        for signum in _LEAVING_IGNORES:
+            signal.signal(signum, signal.SIG_IGN)
         with _ending_after(_FINALIZE_SECONDS):
             self._mpi.Request.Waitall(self._sending)
             self._mpi.Finalize()

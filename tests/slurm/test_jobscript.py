@@ -146,6 +146,24 @@ def test_ranks_meet_whatever_is_in_memory(slurm_cluster: SlurmCluster, tmp_path:
     assert ended.output.count("the driver absent.py was not found") == 1
 
 
+# Rank 1 needs a while to end: an interpreter on a busy host, or on a slow file system.
+SLOW_END = """
+import atexit, os, time
+if os.environ.get("SLURM_PROCID") == "1":
+    atexit.register(time.sleep, 3)
+"""
+
+
+def test_a_rank_that_ends_slowly_does_not_change_the_code(
+    slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path
+) -> None:
+    """srun --kill-on-bad-exit signals it when rank 0 has ended with the job's code."""
+    write(tmp_path, "sitecustomize.py", SLOW_END)
+    env = active(mpich_python, PYTHONPATH=str(tmp_path))
+    ended = slurm_cluster.sbatch("-N2", SCRIPT, "absent.py", cwd=tmp_path, env=env).wait(60)
+    assert ended.exit_code == 127, ended.output
+
+
 @pytest.mark.parametrize("launcher", ["srun", "mpiexec"])
 def test_scancel_leaves_nothing(slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path, launcher: str) -> None:
     driver = write(tmp_path, "wait.py", WAIT)
