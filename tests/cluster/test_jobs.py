@@ -21,7 +21,8 @@ from tests.launch import Job, Jobs, Mpi, nothing_left, ours, registry_in, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
-CLUSTERS = 3
+CLUSTERS = int(os.environ.get("RAYHPC_TEST_CLUSTERS", "3"))
+TURNS = 15 // CLUSTERS
 HOLD = (
     "--hold",
     "--dashboard",
@@ -103,35 +104,37 @@ def registered(lab: Lab) -> list[str]:
     return [found["id"] for found in json.loads(lab.run("cluster", "list", "--json").stdout)]
 
 
-def test_twenty_jobs_on_three_clusters(lab: Lab) -> None:
-    """Paired with clusters in their listed order, or sent to all; codes and lists tell which was which."""
+def test_twenty_jobs(lab: Lab) -> None:
+    """Paired with three clusters in their listed order, or sent to all; codes and lists tell which was which."""
     file = lab.home / "addresses"
     assert lab.run("cluster", "list", "--address-file", str(file)).returncode == 0
     names = [run.run.name for run in lab.runs]
     assert [line.removeprefix("# Cluster: ") for line in file.read_text().splitlines()[::2]] == names
     ids = []
-    for turn in range(5):
+    for turn in range(TURNS):
         where = ["--address-file", str(file)] if turn else []
-        ids += lab.submit("--each", *where, "--", *(f"echo job {turn}-{place}; exit {place}" for place in range(3)))
+        ids += lab.submit(
+            "--each", *where, "--", *(f"echo job {turn}-{place}; exit {place}" for place in range(CLUSTERS))
+        )
     ids += lab.submit("--all", "--", "sh", "-c", 'echo "$1"', "x", "two  words; $HOME `id`")
     ids += [*lab.submit("--cluster", names[0], "--", "true"), *lab.submit("--", "true")]
-    assert len(set(ids)) == 20
+    assert len(set(ids)) == (TURNS + 1) * CLUSTERS + 2
     done = lab.run("job", "wait", *ids, seconds=240)
     assert done.returncode == 1, done.stderr  # the first that is not 0
-    assert done.stderr.count("SUCCEEDED, exit code 0") == 5 + 3 + 2
+    assert done.stderr.count("SUCCEEDED, exit code 0") == TURNS + CLUSTERS + 2
     jobs = lab.jobs("--all-statuses")
-    assert [jobs[name]["exit_code"] for name in ids] == [0, 1, 2] * 5 + [0] * 5
-    assert [jobs[name]["cluster"] for name in ids] == names * 6 + [names[0], names[-1]]
+    assert [jobs[name]["exit_code"] for name in ids] == [*range(CLUSTERS)] * TURNS + [0] * (CLUSTERS + 2)
+    assert [jobs[name]["cluster"] for name in ids] == names * (TURNS + 1) + [names[0], names[-1]]
     assert list(jobs) == sorted(jobs, key=lambda name: jobs[name]["started_at"])
     assert lab.jobs() == {}
-    assert "\njob 3-1\n" in lab.run("job", "logs", ids[10]).stdout
-    assert "\ntwo  words; $HOME `id`\n" in lab.run("job", "logs", ids[16]).stdout
+    assert "\njob 3-1\n" in lab.run("job", "logs", ids[3 * CLUSTERS + 1]).stdout
+    assert "\ntwo  words; $HOME `id`\n" in lab.run("job", "logs", ids[-3]).stdout
 
 
 def test_more_jobs_than_clusters_and_one_that_is_gone(lab: Lab) -> None:
     done = lab.run("job", "submit", "--each", "--", *["true"] * (CLUSTERS + 1))
     assert (done.returncode, done.stdout) == (2, "")
-    assert "4 jobs for 3 clusters: nothing was submitted" in done.stderr
+    assert f"{CLUSTERS + 1} jobs for {CLUSTERS} clusters: nothing was submitted" in done.stderr
     assert lab.jobs() == {}
 
 
@@ -219,7 +222,7 @@ def test_a_wrong_token(lab: Lab) -> None:
 
 
 def test_a_dashboard_that_hangs(lab: Lab) -> None:
-    daemons = [pid for pid, command in ours([lab.runs[2].run.name]) if "dashboard/dashboard.py" in command]
+    daemons = [pid for pid, command in ours([lab.runs[-1].run.name]) if "dashboard/dashboard.py" in command]
     assert len(daemons) == 1
     os.kill(daemons[0], signal.SIGSTOP)
     try:
@@ -227,7 +230,7 @@ def test_a_dashboard_that_hangs(lab: Lab) -> None:
         done = lab.run("job", "submit", "--", "true")
         assert (done.returncode, done.stdout) == (78, "")
         assert (
-            f"the dashboard of cluster {lab.runs[2].run.name} does not answer, though the cluster runs" in done.stderr
+            f"the dashboard of cluster {lab.runs[-1].run.name} does not answer, though the cluster runs" in done.stderr
         )
         assert time.monotonic() - began < 40
         done = lab.run("job", "list", "--all-users", "--all-statuses")
@@ -240,7 +243,7 @@ def test_a_cluster_that_is_gone(lab: Lab) -> None:
     """Its host died with it, so its entry stays: jobs that are waited for end the waiting."""
     done, job = [*lab.submit("--", "true"), *lab.submit("--", "sleep", "300")]
     assert lab.run("job", "wait", done).returncode == 0
-    entry = lab.token(2).parent
+    entry = lab.token(-1).parent
     with tempfile.TemporaryDirectory() as kept:
         shutil.copytree(entry, f"{kept}/entry")
         waiter = subprocess.Popen(
@@ -248,14 +251,14 @@ def test_a_cluster_that_is_gone(lab: Lab) -> None:
         )
         assert waiter.stderr
         assert waiter.stderr.readline() == f"job {done} SUCCEEDED, exit code 0\n"
-        lab.runs[2].process.send_signal(signal.SIGTERM)
-        assert lab.runs[2].wait(60) == 0
+        lab.runs[-1].process.send_signal(signal.SIGTERM)
+        assert lab.runs[-1].wait(60) == 0
         shutil.copytree(f"{kept}/entry", entry)
     _, told = waiter.communicate(timeout=60)
     assert waiter.returncode == 78
-    gone = f"cluster {lab.runs[2].run.name} is gone, and its jobs with it"
+    gone = f"cluster {lab.runs[-1].run.name} is gone, and its jobs with it"
     for text in (told, lab.run("job", "list").stderr, lab.run("job", "submit", "--", "true").stderr):
         assert gone in text
         assert "Connection refused" in text
-        assert f"rayhpc cluster forget {lab.runs[2].run.name}" in text
-    assert lab.run("cluster", "forget", lab.runs[2].run.name).returncode == 0
+        assert f"rayhpc cluster forget {lab.runs[-1].run.name}" in text
+    assert lab.run("cluster", "forget", lab.runs[-1].run.name).returncode == 0
