@@ -83,7 +83,9 @@ class Terminals:
     """What `rayhpc node` asks besides Options. A field is an option, as there."""
 
     head: str = option("", "Where the head waits, as it prints it.", metavar="HOST:PORT")
-    port: int = option(0, "Port at which the terminals meet. 0: a free one.", minimum=0, maximum=65535, metavar="PORT")
+    port: int = option(
+        0, "Port of the head at which the terminals meet. 0: a free one.", minimum=0, maximum=65535, metavar="PORT"
+    )
     nodes: int = option(2, "The head and its workers: so many terminals.", minimum=1, metavar="N")
     token_file: str = option("", "File of the secret, where the hosts share no home directory.", metavar="FILE")
 

@@ -262,7 +262,8 @@ def lead_terminals(
     command = f"rayhpc node worker --head {_shown(_addresses(options.interface)[0], port)}"
     if file != token_file("", port, {name: environ[name] for name in ("HOME",) if name in environ}):
         command += f" --token-file {file}"
-    wait = Wait(seconds, tell, f"rank 0 on {host.name()}", f"in the other terminal: {command}")
+    others = "the other terminal" if terminals.nodes == 2 else f"{terminals.nodes - 1} other terminals"
+    wait = Wait(seconds, tell, f"rank 0 on {host.name()}", f"in {others}: {command}")
     with _secret(file, bool(terminals.token_file)) as secret:
         return gather(listener, secret, terminals.nodes, options, wait)
 

@@ -121,7 +121,7 @@ def test_a_head_whose_worker_never_comes(terminals: Terminals) -> None:
     head = terminals.head("--timeout", "1", "--nodes", "3")
     assert head.wait(60) == 72, head.output()
     assert "2 of 3 ranks have not come within 1 s" in head.output()
-    assert "next: in the other terminal: rayhpc node worker --head " in head.output()
+    assert "next: in 2 other terminals: rayhpc node worker --head " in head.output()
     assert terminals.secrets() == []
 
 

@@ -226,7 +226,9 @@ class Processes:
         with (self.directory / f"output-{number}").open("wb") as output:
             env = {**os.environ, "RAYHPC_STATE_DIR": f"{self.directory}/state", **environ}
             argv = [sys.executable, "-c", PROGRAM, way, how]
-            self.started.append(subprocess.Popen(argv, env=env, stdout=output, stderr=subprocess.STDOUT))
+            self.started.append(
+                subprocess.Popen(argv, env=env, stdout=output, stderr=subprocess.STDOUT, cwd=self.directory)
+            )
         return number
 
     def start_by_file(self, size: int, how: str) -> None:
@@ -286,6 +288,15 @@ def test_without_rank_0_the_others_end_at_once(processes: Processes) -> None:
     processes.start_by_file(3, "headless")
     assert processes.codes() == [-signal.SIGKILL, 71, 71], processes.outputs()
     assert "rank 0 has ended before the cluster was agreed" in processes.output(1)
+
+
+def test_a_step_of_slurm_meets_under_the_run_directory(processes: Processes) -> None:
+    for rank in range(2):
+        step = {**STEP, "SLURM_PROCID": str(rank), "SLURM_STEP_NUM_TASKS": "2"}
+        processes.start("slurm", "well", **step)
+    assert processes.codes() == [0, 0], processes.outputs()
+    assert "share 1\n" in processes.output(1)
+    assert list((processes.directory / "rayhpc-runs").iterdir()) == []
 
 
 def test_by_address_the_first_is_rank_0(processes: Processes) -> None:
