@@ -1,35 +1,42 @@
-"""What the node table costs rank 0 when it is long: python -m benchmarks.nodetable [ROWS] (default: 4000).
+"""What many nodes cost rank 0 alone: python -m benchmarks.nodetable [ROWS] (default: 4000).
 
-A real head, started as rayhpc starts it. Its GCS is told of that many nodes more, one after the other, each a copy of
+A real head, started as rayhpc starts it. Its GCS is told of that many nodes more, a hundred at a time, each a copy of
 the head's own row with another id, address and rank; they are never asked whether they live. Then the product's own
-NodeTable asks it. Needs grpcio to speak to the GCS: pip install 'rayhpc[dashboard]'.
+NodeTable asks it. Needs grpcio to speak to the GCS: pip install 'rayhpc[dashboard]'. And the plan for as many hosts,
+made up from this one.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import pickle
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks import processes, report
 from benchmarks.contenders import free_port
 from benchmarks.floor import end_all, node_of, start, until
-from rayhpc import keeper
+from rayhpc import keeper, records
 from rayhpc.bootstrap import allocation, readiness
 from rayhpc.bootstrap.node import Node
-from rayhpc.model import Assignment, Gpus, NodeSpec, Options
+from rayhpc.bootstrap.plan import Planner
+from rayhpc.model import Assignment, Gpus, NodeSpec, Options, Reach
 from rayhpc.rayapi import NodeTable
 from rayhpc.rayargs import RANK_LABEL
 from rayhpc.roster import Roster
 
-_SECONDS = 20.0
-_ASKS = 20
+_ASKS = 10
+# Nodes that join at the same time.
+_AT_ONCE = 100
 # The rows have no raylet behind them: nobody shall look for one.
 _PATIENCE = {"RAY_health_check_initial_delay_ms": "100000000"}
 
@@ -45,14 +52,17 @@ def measure(rows: int, directory: Path) -> dict[str, float]:
     try:
         os.environ.update(_PATIENCE)
         head = start(node, own, "")
-        table = NodeTable((own.head_address, own.port), node.authentication, 0.02)
-        until(lambda: table.nodes, "the head")
-        table.every = 1.0
+        address = (own.head_address, own.port)
+        alone = NodeTable(address, node.authentication, 0.02)
+        until(lambda: alone.nodes, "the head")
+        alone.close()
+        alone.join()
         began, gcs = time.monotonic(), _cpu(head)
         register(f"{own.head_address}:{own.port}", own.token, rows)
         joins = {"join_seconds": (time.monotonic() - began) / rows, "join_gcs_cpu": (_cpu(head) - gcs) / rows}
+        table = NodeTable(address, node.authentication, 0.0)
         until(lambda: len(table.nodes or ()) == rows + 1, "all rows")
-        return {"rows": rows + 1, **joins, **_asking(table, head), **_thinking(table)}
+        return {"rows": rows + 1, **joins, **_asking(table, head), **_thinking(table), **planning(rows, directory)}
     finally:
         end_all(node)
 
@@ -69,36 +79,35 @@ def register(address: str, token: str, rows: int) -> None:
         known = service.GetClusterId(words.GetClusterIdRequest(), metadata=bearer)
         metadata = [*bearer, ("ray_cluster_id", known.cluster_id.hex())]
         pattern = service.GetAllNodeInfo(words.GetAllNodeInfoRequest(), metadata=metadata).node_info_list[0]
-        for number in range(1, rows + 1):
-            row = type(pattern)()
-            row.CopyFrom(pattern)
-            row.node_id, row.is_head_node = secrets.token_bytes(len(pattern.node_id)), False
-            row.node_manager_address = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
-            row.node_manager_hostname = row.node_name = f"nid{number:06}"
-            row.labels[RANK_LABEL] = str(number)
-            service.RegisterNode(words.RegisterNodeRequest(node_info=row), metadata=metadata)
+        for first in range(1, rows + 1, _AT_ONCE):
+            numbers = range(first, min(first + _AT_ONCE, rows + 1))
+            asked = [words.RegisterNodeRequest(node_info=_row(pattern, number)) for number in numbers]
+            for answer in [service.RegisterNode.future(request, metadata=metadata) for request in asked]:
+                answer.result()
+
+
+def _row(pattern: Any, number: int) -> Any:
+    """A copy of the head's row as another node."""
+    row = type(pattern)()
+    row.CopyFrom(pattern)
+    row.node_id, row.is_head_node = secrets.token_bytes(len(pattern.node_id)), False
+    row.node_manager_address = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
+    row.node_manager_hostname = row.node_name = f"nid{number:06}"
+    row.labels[RANK_LABEL] = str(number)
+    return row
 
 
 def _asking(table: NodeTable, head: subprocess.Popen[bytes]) -> dict[str, float]:
-    """One question after the other, then one a second as while a driver runs."""
-    table.every = 0.0
-    seconds, own, gcs = _span(table, head, _ASKS)
-    table.every = 1.0
-    calm, calm_cpu, calm_gcs = _span(table, head, int(_SECONDS))
-    minutes = calm / 60
-    return {
-        "answer_seconds": seconds / _ASKS, "answer_cpu": own / _ASKS, "answer_gcs_cpu": gcs / _ASKS,
-        "calm_cpu_per_minute": calm_cpu / minutes, "calm_gcs_cpu_per_minute": calm_gcs / minutes,
-    }  # fmt: skip
-
-
-def _span(table: NodeTable, head: subprocess.Popen[bytes], answers: int) -> tuple[float, float, float]:
-    """Seconds until so many answers have come; the CPU seconds of this process and of the head's in that time."""
+    """One question after the other: seconds of an answer, CPU seconds of this process and of the GCS for it."""
     _next(table)
-    began, own, others = time.monotonic(), time.process_time(), _cpu(head)
-    for _ in range(answers):
+    began, own, gcs = time.monotonic(), time.process_time(), _cpu(head)
+    for _ in range(_ASKS):
         _next(table)
-    return time.monotonic() - began, time.process_time() - own, _cpu(head) - others
+    spent = {
+        "answer_seconds": time.monotonic() - began, "answer_cpu": time.process_time() - own,
+        "answer_gcs_cpu": _cpu(head) - gcs,
+    }  # fmt: skip
+    return {name: seconds / _ASKS for name, seconds in spent.items()}
 
 
 def _next(table: NodeTable) -> None:
@@ -126,6 +135,29 @@ def _thinking(table: NodeTable) -> dict[str, float]:
     }
 
 
+def planning(hosts: int, directory: Path) -> dict[str, float]:
+    """CPU seconds from the surveys and probes of so many hosts to what each rank is told, and to the written record.
+
+    assignment_bytes: of what one rank is told.
+    """
+    own = allocation.survey(0, Options(), None, "", os.environ)
+    surveys = [replace(own, rank=rank, host=f"nid{rank:06}", host_id=str(rank)) for rank in range(hosts)]
+    address = own.interfaces[0].address
+    reaches = [Reach(rank, f"rank {rank}", {address: address}) for rank in range(hosts)]
+    planner = Planner(Options(run_dir=str(directory / "runs"), login_node=True), None, {})
+    began = time.process_time()
+    planner.propose(surveys)
+    told = planner.settle(reaches)
+    planned = time.process_time()
+    planner.close()
+    records.write_json(directory / "cluster.json", planner.spec)
+    written = time.process_time()
+    return {
+        "plan_seconds": planned - began, "record_seconds": written - planned,
+        "assignment_bytes": len(pickle.dumps(told[-1])),
+    }  # fmt: skip
+
+
 def node_spec(rank: int) -> NodeSpec:
     """A node's description, of which only the rank counts here."""
     return NodeSpec(rank, f"nid{rank:06}", "", 1, Gpus(), 0, 0, "")
@@ -140,6 +172,7 @@ def _each(work: Callable[[], object]) -> float:
 
 def main() -> None:
     """Print the figures as JSON."""
+    signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))  # which else would leave the head
     keeper.become_subreaper()
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else 4000
     with tempfile.TemporaryDirectory(prefix="table-") as made:

@@ -43,6 +43,17 @@ _HASTE = 0.01
 _CALM = 0.1
 _TABLE_HASTE = 0.02
 _TABLE_CALM = 1.0
+# A row of the table costs the GCS 50 microseconds of CPU time for each answer, and rank 0 about as much.
+_TABLE_HASTE_PER_NODE = 0.0005
+_TABLE_CALM_PER_NODE = 0.0025
+
+
+def table_pauses(nodes: int) -> tuple[float, float]:
+    """Seconds between two looks at the node table, while it fills and later: longer for more nodes than 40 and 400.
+
+    Asking takes a tenth of a core while the nodes join, and a fiftieth while the driver runs, whatever their number.
+    """
+    return max(_TABLE_HASTE, _TABLE_HASTE_PER_NODE * nodes), max(_TABLE_CALM, _TABLE_CALM_PER_NODE * nodes)
 
 
 class Leader:
@@ -60,6 +71,7 @@ class Leader:
         self._supervisor = Supervisor(comm, self._watch, spec, options, console, self._log)
         self._timeout = options.timeout or readiness.default_timeout(len(spec.nodes))
         self._end = time.monotonic() + self._timeout
+        self._pauses = table_pauses(len(spec.nodes))
         self._tries = 1
         self._registration: Registration | None = None
 
@@ -138,7 +150,9 @@ class Leader:
             return readiness.wait_for_nodes(table, nodes, lost, self._end, self._supervisor.poll, bar)
 
     def _start_workers(self) -> Outcome | None:
-        """All workers at once, as soon as the head can take them in."""
+        """All workers, as soon as the head can take them in."""
+        assert self._supervisor.table is not None
+        self._supervisor.table.every = self._pauses[0]
         for node in self._spec.nodes[1:]:
             self._comm.send(node.rank, StartNode(self._spec.address))
         return self._await([node.rank for node in self._spec.nodes], "nodes")
@@ -153,7 +167,7 @@ class Leader:
         assert supervisor.table is not None
         alive = supervisor.table.nodes or ()
         self._stage("up", f"{len(alive)}/{len(self._spec.nodes)} nodes, {readiness.totals(alive)}")
-        supervisor.table.every, self._watch.every = _TABLE_CALM, _CALM
+        supervisor.table.every, self._watch.every = self._pauses[1], _CALM
         if self._options.register:
             entry = cluster_entry(self._spec, alive, self._argv, self._options.tls)
             self._registration = Registration(entry, self._own.token, self._own.certificate, self._console.line)

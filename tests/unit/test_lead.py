@@ -13,8 +13,9 @@ import pytest
 
 from rayhpc import records
 from rayhpc.bootstrap import teardown
-from rayhpc.bootstrap.lead import Leader
+from rayhpc.bootstrap.lead import Leader, table_pauses
 from rayhpc.bootstrap.node import Node
+from rayhpc.bootstrap.supervise import head_silence
 from rayhpc.errors import ExitCode, Fault
 from rayhpc.log import Console
 from rayhpc.model import Leave, Options, Outcome, Stop, Stopped
@@ -140,3 +141,10 @@ def test_a_record_that_cannot_be_begun_is_an_outcome(
     assert made.run([]) != 0
     assert comm.end == "left"
     assert not (tmp_path / "private").exists()
+
+
+def test_a_long_table_is_asked_for_less_often() -> None:
+    assert table_pauses(1) == table_pauses(40) == (0.02, 1.0)
+    assert table_pauses(4000) == (2.0, 10.0)
+    calm = table_pauses(10_000)[1]
+    assert calm < head_silence(10_000) / 2  # a head that is silent is still told from one that is not asked
