@@ -255,8 +255,10 @@ def join(find: Callable[[], Door], hello: Hello, wait: Wait) -> tuple[Star, Any]
     while True:
         try:
             link, news = _knock(find(), hello)
-            welcome = _admitted(link, news, wait)
-            return Star(welcome.rank, welcome.size, {0: link}), welcome.own
+            welcome, more = _admitted(link, news, wait)
+            made = Star(welcome.rank, welcome.size, {0: link})
+            made.keep(0, more)
+            return made, welcome.own
         except NotYet as reason:
             wait.say(f"waiting {wait.seconds:.0f} s for rank 0: {reason}")
             if wait.left <= 0:
@@ -299,8 +301,8 @@ def _silence(link: Link) -> str:
     return link.lost or f"what answers has said nothing in {_HELLO_SECONDS:.0f} s"
 
 
-def _admitted(link: Link, news: list[Any], wait: Wait) -> Welcome:
-    """Wait for the welcome; raises NotYet if rank 0 goes before, RayhpcError when it says no or the time is over."""
+def _admitted(link: Link, news: list[Any], wait: Wait) -> tuple[Welcome, list[Any]]:
+    """Wait for the welcome, and what comes with it; raises NotYet if rank 0 goes before, RayhpcError as rank 0 does."""
     try:
         while (welcome := _heard(news, wait)) is None:
             if link.lost:
@@ -312,12 +314,13 @@ def _admitted(link: Link, news: list[Any], wait: Wait) -> Welcome:
     except (NotYet, RayhpcError):
         link.close()
         raise
-    return welcome
+    return welcome, news
 
 
 def _heard(news: list[Any], wait: Wait) -> Welcome | None:
-    """The welcome, if it has come; raises the RayhpcError that rank 0 has told."""
-    for message in news:
+    """The welcome, if it has come: all before it is taken out of the news; raises RayhpcError that rank 0 has told."""
+    while news:
+        message = news.pop(0)
         if isinstance(message, Fault):
             raise RayhpcError(message)
         if isinstance(message, Welcome):

@@ -18,7 +18,7 @@ import struct
 import sys
 import time
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -217,11 +217,15 @@ class Star:
         for key, _ in self._selector.select(0):
             self._take(key.data, self._links[key.data])
 
-    def _take(self, rank: int, link: Link) -> None:
-        for message in link.take():
+    def keep(self, rank: int, messages: Iterable[Any]) -> None:
+        """Take in what a rank has sent; an abort ends this process."""
+        for message in messages:
             if isinstance(message, _Abort):
                 self._aborted(rank, message.code)
             self._mail.append((rank, message))
+
+    def _take(self, rank: int, link: Link) -> None:
+        self.keep(rank, link.take())
         if link.lost:
             self._selector.unregister(link)
             self.gone |= {rank}
