@@ -271,11 +271,6 @@ class Tail:
         self.over = False
         threading.Thread(target=self._run, daemon=True, name="job-log").start()
 
-    @property
-    def whole(self) -> bool:
-        """True once all that the job has ever written was read."""
-        return self.over and self._error is None
-
     def read(self, seconds: float) -> str:
         """The next piece; empty if none came in time or will come (`over`). Raises RayhpcError without a client."""
         try:

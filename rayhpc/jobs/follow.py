@@ -35,13 +35,15 @@ def follow(entry: Found, write: Callable[[str], None]) -> Job:
 
 
 def _finish(entry: Found, tail: Tail, skip: _Skip) -> None:
-    """Write the last lines: as they come, or, where they do not, from the whole log."""
+    """Write the last lines as they come, and what has not come from the whole log.
+
+    Ray's live log ends when the job's state does, which may be before its last lines (2.60).
+    """
     end = time.monotonic() + _LATE_SECONDS
     while not tail.over and time.monotonic() < end:
         skip.write(tail.read(_LOOK_SECONDS))
-    if not tail.whole:
-        skip.again()
-        skip.write(rayjobs.logs(entry.server, entry.job.id))
+    skip.again()
+    skip.write(rayjobs.logs(entry.server, entry.job.id))
 
 
 class _Skip:
