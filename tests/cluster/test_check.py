@@ -28,7 +28,8 @@ Command = Callable[..., Done]
 
 @pytest.fixture
 def example(tmp_path: Path) -> Path:
-    """The example, with an .env file."""
+    """The example, with an .env file; a test that was killed may have left the mount."""
+    MOUNT.unlink(missing_ok=True)
     shutil.copytree(REPOSITORY / "examples" / "job", tmp_path / "example")
     (tmp_path / "example" / ".env").write_text(f"WANDB_API_KEY={SECRET}\n")
     return tmp_path / "example"
@@ -47,21 +48,30 @@ def command_of(mpi: Mpi, state: dict[str, str]) -> Command:
 
 
 @pytest.mark.timeout(900)
-def test_a_cluster_is_checked_and_runs_the_jobs_of_files(
-    jobs_with_dashboard: Jobs, example: Path, tmp_path: Path
-) -> None:
+def test_a_cluster_is_checked(jobs_with_dashboard: Jobs, tmp_path: Path) -> None:
     state = registry_in(tmp_path)
     rayhpc = command_of(jobs_with_dashboard.mpi, state)
     held = jobs_with_dashboard.start(*HOLD, ranks=2, env=state)
     held.until("holding the cluster", 300)
+    all_is_well(rayhpc, held)
+    a_lost_node_is_a_finding(rayhpc, held)
+    held.process.terminate()
+    assert held.wait(60) == 0, held.output()
+
+
+@pytest.mark.timeout(900)
+def test_a_cluster_runs_the_jobs_of_files(jobs_with_dashboard: Jobs, example: Path, tmp_path: Path) -> None:
+    """On one node: of several on a host, Ray finds the logs of the head's jobs alone."""
+    state = registry_in(tmp_path)
+    rayhpc = command_of(jobs_with_dashboard.mpi, state)
+    held = jobs_with_dashboard.start(*HOLD, ranks=0, env=state)
+    held.until("holding the cluster", 300)
     shown = [
-        *all_is_well(rayhpc, held),
         *the_example_runs(rayhpc, example),
         *a_job_is_stopped(rayhpc, example),
         *broken_files_are_refused(rayhpc, example),
     ]
     assert not [done for done in shown if SECRET in done.stdout + done.stderr]
-    a_lost_node_is_a_finding(rayhpc, held)
     held.process.terminate()
     assert held.wait(60) == 0, held.output()
     no_log_has_the_secret(held)
@@ -91,8 +101,8 @@ def the_example_runs(rayhpc: Command, example: Path) -> list[Done]:
     done = rayhpc("job", "submit", "--config", example / "job.yaml", "--follow")
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"count-{OPEN} starts on {os.uname().nodename}\n" in done.stdout
-    assert done.stdout.count(f"3 rounds of count-{OPEN}, a key of {len(SECRET)} characters\n") == 2, done.stdout
-    assert "2 nodes\n" in done.stdout
+    assert done.stdout.count(f"3 rounds of count-{OPEN}, a key of {len(SECRET)} characters\n") == 1, done.stdout
+    assert "1 nodes\n" in done.stdout
     assert not MOUNT.exists()
     listed = rayhpc("job", "list", "--all-statuses", "--json")
     assert "count.py --settings" in listed.stdout
@@ -134,7 +144,7 @@ def broken_files_are_refused(rayhpc: Command, example: Path) -> list[Done]:
 
 def a_lost_node_is_a_finding(rayhpc: Command, held: Job) -> None:
     os.kill(daemon(held, 1, "raylet"), signal.SIGKILL)
-    held.until("rank 1 on .* lost|lost .*rank 1", 60)
+    held.until("LOST rank 1 on", 60)
     done = rayhpc("cluster", "check", "--timeout", "60")
     assert done.returncode == 78, done.stdout + done.stderr
     assert f"{held.run.name}: 1 of 2 nodes are alive\n" in done.stderr

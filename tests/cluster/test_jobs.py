@@ -261,4 +261,4 @@ def test_a_cluster_that_is_gone(lab: Lab) -> None:
         assert gone in text
         assert "Connection refused" in text
         assert f"rayhpc cluster forget {lab.runs[-1].run.name}" in text
-    assert lab.run("cluster", "forget", lab.runs[-1].run.name).returncode == 0
+    assert lab.run("cluster", "forget", "--force", lab.runs[-1].run.name).returncode == 0
