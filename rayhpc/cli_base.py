@@ -17,6 +17,7 @@ from rayhpc.model import Options
 from rayhpc.records import plain
 
 _INTERRUPTED = 130
+_LEAST_WIDTH = 100
 
 
 def default_run_dir() -> str:
@@ -75,7 +76,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_column(column, no_wrap=column != columns[-1])
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+    console = Console()
+    console.width = max(console.width, _LEAST_WIDTH)  # an id that is cut in two cannot be copied
+    console.print(table)
 
 
 class WithCommand(click.Command):
