@@ -200,7 +200,10 @@ class Star:
             self._selector.register(link, selectors.EVENT_READ, number)
 
     def send(self, to: int, message: object) -> None:
-        """Queue a message; one to a rank that has gone is dropped."""
+        """Queue a message, also to oneself; one to a rank that has gone is dropped."""
+        if to == self.rank:
+            self._mail.append((to, message))
+            return
         if to not in self._links:
             raise ValueError(f"rank {self.rank} has no connection to rank {to}")
         self._links[to].send(message)

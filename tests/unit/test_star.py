@@ -267,3 +267,9 @@ def test_one_that_hangs_is_not_waited_for_at_the_end(monkeypatch: pytest.MonkeyP
     head.leave()
     assert 0.25 < time.monotonic() - began < 10
     hanging._close()
+
+
+def test_a_rank_writes_to_itself() -> None:
+    alone = Star(0, 2, {})
+    alone.send(0, "news")
+    assert (alone.receive(), alone.receive()) == ((0, "news"), None)
