@@ -141,7 +141,7 @@ def ours(run_ids: Sequence[str]) -> list[tuple[int, str]]:
             continue
         marks = [f"RAYHPC_NODE={run}/".encode() in environ or f"{run}/".encode() in command for run in run_ids]
         if any(marks):
-            found.append((int(entry.name), command.replace(b"\0", b" ").decode(errors="replace")[:120]))
+            found.append((int(entry.name), command.replace(b"\0", b" ").decode(errors="replace")))
     return found
 
 
