@@ -82,7 +82,7 @@ bench: .venv/ready  ## beside Ray's own ways to start, with four nodes; build/be
 
 test-oldest:  ## the smaller set with the lowest Ray that setup.cfg allows
 	$(PYTHON) -m venv .venv-oldest
-	PIP_CONSTRAINT= .venv-oldest/bin/pip install --quiet 'ray==2.54.0' mpi4py mpich psutil filelock click rich pyyaml pytest pytest-timeout
+	PIP_CONSTRAINT= .venv-oldest/bin/pip install --quiet 'ray==2.54.0' mpi4py mpich psutil click rich pyyaml pytest pytest-timeout
 	PIP_CONSTRAINT= .venv-oldest/bin/pip install --quiet --no-deps --editable .
 	RAYHPC_TEST_MPICH_PYTHON=$(CURDIR)/.venv-oldest/bin/python .venv-oldest/bin/pytest -q tests/cluster -m oldest
 

@@ -1,4 +1,4 @@
-"""Whole hosts: without power, frozen, shut down, or behind a cut cable that is healed in time, or never."""
+"""Whole hosts: without power, frozen, shut down, behind a cut cable that is healed in time, or never; the wrong one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.cells import FAULTS, Cell, met
+from tests.faults.cells import FAULTS, WORLDS, Cell, met
+from tests.faults.odd import BOUND
 from tests.faults.victims import DRIVER, Victims
 from tests.launch import until
 from tests.slurm.conftest import mpich_python, shared_directories, skip  # noqa: F401 - two are fixtures
@@ -229,3 +230,20 @@ def test_a_workers_host_without_power_under_mpiexec(bring_up: Callable[..., Run]
     seconds = run.is_empty(HEAD, began, 30)
     outcome = f"74 NODE_LOST: '{cause(run.job.output)}  [rank 1 on {WORKER}]'; seconds until the head's host is empty"
     met(Cell(FAULTS, "a worker's host, power loss, abort; two hosts, mpiexec", outcome, seconds, END + 3.0))
+
+
+def test_a_login_node(patient_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:  # noqa: F811
+    """Refused, since it is shared and not for work, unless one insists."""
+    (tmp_path / "driver.py").write_text("print('on the login node')\n")
+    began = time.monotonic()
+    start = (mpich_python, "-m", "rayhpc.start")
+    done = patient_cluster.sh("ctl", *start, "driver.py", cwd=tmp_path, env=active(mpich_python), check=False)
+    seconds = time.monotonic() - began
+    assert (done.returncode, done.stdout) == (78, ""), done.stderr
+    assert "ctl is a login node: Slurm runs no jobs on it" in done.stderr
+    assert not list(tmp_path.glob("rayhpc-runs/2*"))
+    insists = (*start, "--login-node", "driver.py")
+    done = patient_cluster.sh("ctl", *insists, cwd=tmp_path, env=active(mpich_python), timeout=90)
+    assert done.stdout == "on the login node\n", done.stderr
+    outcome = "78 CONFIGURATION: 'ctl is a login node: Slurm runs no jobs on it'; with --login-node it runs"
+    met(Cell(WORLDS, "a login node of Slurm", outcome, seconds, BOUND))

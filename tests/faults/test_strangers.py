@@ -15,6 +15,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -102,10 +103,10 @@ class Account:
         assert found["uid"] == self.uid
         return found
 
-    def runs(self, code: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    def runs(self, code: str, mpi: str = "mpich", **variables: str) -> subprocess.CompletedProcess[str]:
         """Python code in an environment that holds nothing but these variables."""
         settings = [f"{name}={value}" for name, value in {"HOME": str(self.home), **variables}.items()]
-        argv = [*self.prefix, "env", "-i", *settings, installed("mpich").python, "-c", code]
+        argv = [*self.prefix, "env", "-i", *settings, installed(mpi).python, "-c", code]
         return subprocess.run(argv, capture_output=True, text=True, timeout=120, cwd="/", check=False)
 
 
@@ -236,6 +237,11 @@ class Running:
         return f"{self.address}:{self.job.record('cluster.json')['port']}"
 
     @property
+    def dashboard(self) -> str:
+        """Where the dashboard listens, of a run that has one."""
+        return f"{self.address}:{self.job.record('cluster.json')['dashboard_port']}"
+
+    @property
     def private(self) -> list[Path]:
         return [Path(node["temp_dir"]) for node in self.job.record("cluster.json")["nodes"]]
 
@@ -248,12 +254,12 @@ LOCAL_TOKEN = "0123456789abcdef" * 4
 
 
 @contextmanager
-def started(directory: Path, *options: str) -> Iterator[Running]:
+def started(directory: Path, *options: str, mpi: str = "mpich") -> Iterator[Running]:
     """Such a run with two ranks, once its driver works."""
     home = directory / "home"
     (home / ".ray").mkdir(parents=True)
     (home / ".ray" / "auth_token").write_text(LOCAL_TOKEN)
-    with jobs_in(installed("mpich"), directory) as jobs:
+    with jobs_in(installed(mpi), directory) as jobs:
         start = [*jobs.mpi.mpirun, "-np", "2", jobs.mpi.python, "-m", "rayhpc.start", *options, *DRIVER]
         shell = ["sh", "-c", 'umask 000; ulimit -S -c unlimited; exec "$@"', "sh"]
         job = jobs.start_raw(*shell, *start, env={"HOME": str(home)})
@@ -272,8 +278,10 @@ def argv_of(pid: int) -> list[str]:
 
 
 def program(pid: int) -> str:
-    """What a process is: gcs_server, raylet, agent, worker, driver, or a part of MPI."""
+    """What a process is: gcs_server, raylet, agent, dashboard, worker, driver, or a part of MPI."""
     words = argv_of(pid)
+    if any(word.endswith("dashboard/dashboard.py") for word in words):
+        return "dashboard"
     if words[0].startswith("ray::"):
         return "agent" if "Agent" in words[0] else "worker"
     if words[-1] == WORK:
@@ -331,13 +339,13 @@ GRPC = {"gcs_server", "raylet", "worker", "driver"}
 
 
 def granted(answers: dict[str, dict[str, str]], owners: dict[str, str]) -> list[tuple[str, str, str, str]]:
-    """(program, port, method, answer) of the calls that were not refused, and of ports that did not speak at all."""
+    """(program, port, method, answer) of the calls that were not refused, and of servers that did not speak at all."""
     return [
         (owners[port], port, method, answer)
         for port, said in answers.items()
         for method, answer in said.items()
-        if (answer not in (UNAUTHENTICATED, UNIMPLEMENTED) and method not in OPEN and owners[port] in GRPC)
-        or (answer.isdigit() and owners[port] not in GRPC)
+        if answer not in (UNAUTHENTICATED, UNIMPLEMENTED) and method not in OPEN
+        if answer.isdigit() or owners[port] in GRPC
     ]
 
 
@@ -458,6 +466,86 @@ def test_no_socket_without_a_directory(running: Running) -> None:
     heard = [row[7] for row in rows if row[6] in inodes and row[3] == "00010000" and len(row) > 7]
     assert heard
     assert not [name for name in heard if name.startswith("@")]
+
+
+# ---------------------------------------------------------------------------- its dashboard, seen from another account
+
+JOBS = """
+from ray.job_submission import JobSubmissionClient
+print(JobSubmissionClient({!r}).submit_job(entrypoint="id"))
+"""
+# The protocol of ray:// lies in Python files and not in Ray's programs.
+CLIENT = "/ray.rpc.RayletDriver/Init"
+# What Ray's dashboard serves to everybody: the page that asks for the token, and whether it need ask.
+WELCOME = {"/", "/api/authentication_mode"}
+DASHBOARD_PAGES = [*PAGES, *WELCOME, "/api/v0/nodes", "/api/actors", "/logs", "/api/cluster_status"]
+
+
+@pytest.fixture(scope="module")
+def watched(account: Account) -> Iterator[Running]:
+    with open_directory() as directory, started(directory, "--dashboard", mpi="dashboard") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def answers(watched: Running, account: Account) -> tuple[dict[str, str], dict[str, Any]]:
+    """Who listens on which port of the run, and what each of them answers to a stranger."""
+    ports = listening(watched)
+    order = {"ports": list(ports), "methods": [*methods(installed("dashboard")), CLIENT], "pages": DASHBOARD_PAGES}
+    return named(ports), account.tries(order)
+
+
+Answers = tuple[dict[str, str], dict[str, Any]]
+
+
+def test_with_a_dashboard_every_call_is_refused(answers: Answers) -> None:
+    """Agents of ray[default] speak gRPC, too; a server for the Ray client (ray://) is nowhere."""
+    owners, found = answers
+    assert not granted(found["calls"], owners)
+    served = {owners[port] for port, said in found["calls"].items() if UNAUTHENTICATED in said.values()}
+    assert served == GRPC | {"agent"}
+    assert {said[CLIENT] for said in found["calls"].values() if CLIENT in said} <= {UNIMPLEMENTED, UNAUTHENTICATED}
+    count = sum(len(said) for said in found["calls"].values())
+    what = "another account on the host, with --dashboard, no token: every gRPC method on every port; the Ray client"
+    met(Cell(STRANGERS, what, f"{len(owners)} ports, {count} calls: each is refused; gRPC health answers"))
+
+
+def test_a_dashboard_shows_strangers_its_first_page_alone(watched: Running, answers: Answers) -> None:
+    owners, found = answers
+    (place,) = [port for port in found["pages"] if port == watched.dashboard]
+    assert owners[place] == "dashboard"
+    pages = found["pages"][place]
+    assert {page for page, code in pages.items() if code == "200"} == WELCOME
+    assert {code for page, code in pages.items() if page not in WELCOME} == {"401"}
+    met(Cell(STRANGERS, "another account: the dashboard by HTTP", "401, but for the page that asks for the token"))
+
+
+def test_metrics_are_open_and_hold_no_token(watched: Running, answers: Answers) -> None:
+    """Prometheus ports have no authentication in Ray: docs/security.md says so."""
+    _, found = answers
+    rest = {port: said for port, said in found["pages"].items() if port != watched.dashboard}
+    metrics = {port for port, said in rest.items() if "200" in said.values()}
+    assert len(metrics) == 3, rest  # the dashboard's, and one of each node's agent
+    for port in metrics:
+        with urllib.request.urlopen(f"http://{port}/metrics", timeout=10) as answer:
+            text = answer.read()
+        assert b"# TYPE" in text
+        assert watched.token.encode() not in text
+    others = {code for port, said in rest.items() if port not in metrics for code in said.values()}
+    assert not [code for code in others if code.startswith(("2", "3"))], others
+    what = "another account, with --dashboard: Ray's Prometheus ports"
+    met(Cell(STRANGERS, what, "open by Ray's design: figures, names of hosts and tasks; the token is not among them"))
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_the_job_api_refuses_strangers(watched: Running, account: Account, key: str) -> None:
+    done = account.runs(JOBS.format(f"http://{watched.dashboard}"), mpi="dashboard", **KEYS[key])
+    assert done.returncode != 0, done.stdout
+    assert re.search("(?i)authenticat|token", done.stderr), done.stderr[-2000:]
+    met(Cell(STRANGERS, f"another account on the host: the job API with {key}", "refused: Ray asks for the token"))
+
+
+# ------------------------------------------------------------------------------------ what stays, and what was planted
 
 
 @pytest.mark.quick

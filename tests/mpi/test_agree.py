@@ -51,3 +51,27 @@ def test_agree(jobs_of: Jobs, tmp_path: Path, ranks: int, how: str, code: int) -
         assert job.output().count(f"share {sum(n * n for n in range(ranks))}") == ranks
     if how == "silent":
         assert f"no word from rank {ranks - 1} within 3 s" in job.output()
+
+
+ABORT = r"""
+import os
+from rayhpc import comm as ranks
+comm = ranks.connect(os.environ)
+if comm.rank == 0:
+    print("last words", flush=True)
+    comm.abort(71)
+while True:
+    comm.receive()
+"""
+
+
+def test_last_words_before_an_abort_arrive(jobs_of: Jobs, tmp_path: Path) -> None:
+    """Launchers drop what they have not read when a rank aborts; an idle machine is fast enough, so several at once."""
+    program = tmp_path / "abort.py"
+    program.write_text(ABORT)
+    start = [*jobs_of.mpi.mpirun, "-np", "2", jobs_of.mpi.python, str(program)]
+    for round_ in range(4):
+        started = [jobs_of.start_raw(*start, name=f"job{round_}-{number}") for number in range(4)]
+        for job in started:
+            assert job.wait(40) == 71, job.output()
+            assert "last words" in job.output()

@@ -43,7 +43,6 @@ OWNERS = {
     "mpi4py": "comm",
     "ray": "rayapi rayjobs probes.*",
     "psutil": "host",
-    "filelock": "records",
     "yaml": "sheet jobfile",
     "torch": "probes.*",
     "click": "commandline start cli cli_*",
