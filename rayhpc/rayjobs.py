@@ -40,7 +40,7 @@ _USER, _COMMAND = "user", "command"
 
 @dataclass(frozen=True)
 class Server:
-    """A cluster's job API. name: the run's id, or the URL; gcs: HOST:PORT of its GCS, empty where nobody knows it."""
+    """A cluster's job API. name: the run's id, or the URL; gcs: HOST:PORT of the GCS, empty if it is not registered."""
 
     name: str
     url: str
@@ -161,6 +161,8 @@ def _token(server: Server) -> str:
         return server.token_file.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "no text"
+        if server.gcs and isinstance(error, FileNotFoundError):  # a run takes its entry in the registry along
+            raise _gone(server, f"{server.token_file}: {why}", next_step="rayhpc cluster list") from error
         raise configuration(
             f"the token of {server.name} cannot be read: {why}",
             f"file: {server.token_file}",
@@ -304,11 +306,8 @@ def _silence(server: Server, error: Exception) -> RayhpcError:
         heard = _listens(server.gcs)
         evidence.append(f"{server.gcs} (GCS): {heard or 'open'}")
         if heard:
-            return configuration(
-                f"cluster {server.name} is gone, and its jobs with it",
-                *evidence,
-                next_step=f"rayhpc cluster list shows what runs; rayhpc cluster forget {server.name}",
-            )
+            step = f"rayhpc cluster list shows what runs; rayhpc cluster forget {server.name}"
+            return _gone(server, *evidence, next_step=step)
         dead = configuration(
             f"the dashboard of cluster {server.name} does not answer, though the cluster runs",
             *evidence,
@@ -320,6 +319,10 @@ def _silence(server: Server, error: Exception) -> RayhpcError:
         *evidence,
         next_step="check the address and that the cluster still runs; from outside, open a tunnel: ssh -L",
     )
+
+
+def _gone(server: Server, *evidence: str, next_step: str) -> RayhpcError:
+    return configuration(f"cluster {server.name} is gone, and its jobs with it", *evidence, next_step=next_step)
 
 
 def _reason(error: Exception) -> str:

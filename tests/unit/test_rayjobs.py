@@ -213,6 +213,15 @@ def test_a_token_that_cannot_be_read(content: bytes | None, why: str, dashboard:
     assert dashboard.requests == []
 
 
+def test_a_registered_cluster_takes_its_token_along(tmp_path: Path) -> None:
+    """It has ended in order, a moment ago: its port may still be open."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        place = f"127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(RayhpcError, match="cluster mine is gone, and its jobs with it") as caught:
+            rayjobs.probe(Server("mine", f"http://{place}", tmp_path / "token", place))
+    assert caught.value.fault.evidence == (f"{tmp_path / 'token'}: No such file or directory",)
+
+
 def test_an_environment_without_rays_client(
     server: Server, dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
