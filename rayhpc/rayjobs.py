@@ -88,7 +88,7 @@ class Job:
 
 
 class Late(RayhpcError):
-    """No answer in time, from a cluster that is there: another try may get one."""
+    """No answer, from a cluster that is there: another try may get one, or find the cluster gone."""
 
 
 def every(server: Server) -> list[Job]:
@@ -313,7 +313,7 @@ def _silence(server: Server, error: Exception) -> RayhpcError:
             *evidence,
             next_step=f"try again; if it hangs for good: rayhpc cluster stop {server.name}, and start another",
         )
-        return Late(dead.fault) if isinstance(error, TimeoutError) else dead
+        return Late(dead.fault)
     return configuration(
         f"nobody answers at {server.url}",
         *evidence,

@@ -257,7 +257,8 @@ def test_a_cluster_that_is_gone(lab: Lab) -> None:
     _, told = waiter.communicate(timeout=60)
     assert waiter.returncode == 78
     gone = f"cluster {lab.runs[-1].run.name} is gone, and its jobs with it"
-    for text in (told, lab.run("job", "list").stderr, lab.run("job", "submit", "--", "true").stderr):
+    assert gone in told
+    for text in (lab.run("job", "list").stderr, lab.run("job", "submit", "--", "true").stderr):
         assert gone in text
         assert "Connection refused" in text
         assert f"rayhpc cluster forget {lab.runs[-1].run.name}" in text

@@ -203,6 +203,15 @@ def test_the_dashboard_alone_hangs(token: Path, monkeypatch: pytest.MonkeyPatch)
         assert silent.accept()
 
 
+def test_a_dashboard_that_has_ended_before_its_cluster(token: Path) -> None:
+    """It is the first to go when a cluster ends: whoever waits shall ask again, and hear that the cluster is gone."""
+    with socket.create_server(("127.0.0.1", 0)) as gcs, socket.create_server(("127.0.0.1", 0)) as closed:
+        places = [f"127.0.0.1:{server.getsockname()[1]}" for server in (closed, gcs)]
+        closed.close()
+        with pytest.raises(rayjobs.Late, match="does not answer, though the cluster runs"):
+            rayjobs.probe(Server("mine", f"http://{places[0]}", token, places[1]))
+
+
 @pytest.mark.parametrize(("content", "why"), [(None, "No such file"), (b"\xff\xfe", "no text")])
 def test_a_token_that_cannot_be_read(content: bytes | None, why: str, dashboard: Dashboard, tmp_path: Path) -> None:
     file = tmp_path / "token"
