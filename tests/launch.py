@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -49,12 +49,19 @@ class Mpi:
         }
 
 
+def skip(reason: str) -> NoReturn:
+    """Skip the test, or fail it where RAYHPC_REQUIRE_ALL=1 says that nothing may be missing."""
+    if os.environ.get("RAYHPC_REQUIRE_ALL") == "1":
+        pytest.fail(f"{reason} (a failure since RAYHPC_REQUIRE_ALL=1)", pytrace=False)
+    pytest.skip(reason)
+
+
 def installed(name: str) -> Mpi:
     """The MPI of this name, or skip with the reason; dashboard: MPICH beside Ray's dashboard."""
     variable, default = _INTERPRETERS[name]
     python = os.environ.get(variable, str(default))
     if not Path(python).exists():
-        pytest.skip(f"no {name}: {python} is missing (make setup)")
+        skip(f"no {name}: {python} is missing (make setup)")
     return Mpi(name, python)
 
 

@@ -15,8 +15,8 @@ import pytest
 from tests.faults.cells import FAULTS, WORLDS, Cell, met
 from tests.faults.odd import BOUND
 from tests.faults.victims import DRIVER, Victims
-from tests.launch import until
-from tests.slurm.conftest import mpich_python, shared_directories, skip  # noqa: F401 - two are fixtures
+from tests.launch import skip, until
+from tests.slurm.conftest import mpich_python, shared_directories  # noqa: F401 - fixtures
 from tests.slurm.slurm_cluster import Job, SlurmCluster, virtual_cluster, why_unavailable
 from tests.slurm.test_jobscript import SCRIPT, active
 

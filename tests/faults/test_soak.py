@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.cells import FAULTS, Cell, met
-from tests.slurm.conftest import mpich_python, shared_directories, skip  # noqa: F401 - two are fixtures
+from tests.launch import skip
+from tests.slurm.conftest import mpich_python, shared_directories  # noqa: F401 - fixtures
 from tests.slurm.slurm_cluster import SlurmCluster, virtual_cluster, why_unavailable
 from tests.slurm.test_jobscript import active
 

@@ -27,7 +27,7 @@ import pytest
 
 from rayhpc.keeper import descendants
 from tests.faults.cells import STRANGERS, Cell, met
-from tests.launch import Job, Jobs, Mpi, installed, nothing_left, ours, registry_in
+from tests.launch import Job, Jobs, Mpi, installed, nothing_left, ours, registry_in, skip
 from tests.slurm.slurm_cluster import SlurmCluster, poll, virtual_cluster, why_unavailable
 
 PROGRAM = Path(__file__).with_name("stranger.py")
@@ -639,7 +639,7 @@ def test_a_temporary_directory_that_others_rule_is_refused(account: Account, fau
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
     """Two hosts with a network between them."""
     if reason := why_unavailable():
-        (pytest.fail if os.environ.get("RAYHPC_REQUIRE_SLURM") == "1" else pytest.skip)(reason)
+        skip(reason)
     pythons = [Path(sys.executable), Path(installed("mpich").python)]
     homes = [start.parent.parent for python in pythons for start in (python, python.resolve())]
     shared = (tmp_path_factory.getbasetemp(), Path(__file__).parents[2], *homes)

@@ -1,6 +1,6 @@
 """Fixtures for tests on several virtual hosts; where those cannot run, skip with the reason.
 
-With RAYHPC_REQUIRE_SLURM=1 in the environment every such skip is a failure.
+With RAYHPC_REQUIRE_ALL=1 in the environment every such skip is a failure.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
+
+from tests.launch import skip
 
 from .slurm_cluster import SlurmCluster, virtual_cluster, why_unavailable
 
@@ -22,13 +23,6 @@ _INTERPRETERS = {
     "RAYHPC_TEST_MPICH_PYTHON": REPOSITORY / ".venv" / "bin" / "python",
     "RAYHPC_TEST_OPENMPI_PYTHON": REPOSITORY / ".venv-openmpi" / "bin" / "python",
 }
-
-
-def skip(reason: str) -> NoReturn:
-    """Skip the test, or fail it where RAYHPC_REQUIRE_SLURM=1 says that nothing may be missing."""
-    if os.environ.get("RAYHPC_REQUIRE_SLURM") == "1":
-        pytest.fail(f"{reason} (a failure since RAYHPC_REQUIRE_SLURM=1)", pytrace=False)
-    pytest.skip(reason)
 
 
 def _interpreter(variable: str) -> Path:

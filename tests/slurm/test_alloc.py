@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from .conftest import skip
+from tests.launch import skip
+
 from .slurm_cluster import SlurmCluster, poll
 
 pytestmark = pytest.mark.slurm

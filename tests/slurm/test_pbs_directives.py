@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import skip
+from tests.launch import skip
+
 from .slurm_cluster import Job, SlurmCluster
 from .test_jobscript import COUNT, active, nodes_of, write
 

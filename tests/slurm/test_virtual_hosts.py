@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import skip
+from tests.launch import skip
+
 from .slurm_cluster import SECOND_ACCOUNT, HarnessError, Process, SlurmCluster, poll, virtual_cluster
 
 pytestmark = pytest.mark.slurm
@@ -240,9 +241,9 @@ def test_nothing_survives_the_sudden_death_of_the_owner(slurm_cluster: SlurmClus
 
 
 def test_a_skip_can_be_made_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAYHPC_REQUIRE_SLURM", "1")
+    monkeypatch.setenv("RAYHPC_REQUIRE_ALL", "1")
     with pytest.raises(pytest.fail.Exception, match="a reason"):
         skip("a reason")
-    monkeypatch.delenv("RAYHPC_REQUIRE_SLURM")
+    monkeypatch.delenv("RAYHPC_REQUIRE_ALL")
     with pytest.raises(pytest.skip.Exception, match="a reason"):
         skip("a reason")
