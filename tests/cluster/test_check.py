@@ -35,10 +35,16 @@ def example(tmp_path: Path) -> Path:
     return tmp_path / "example"
 
 
-def command_of(mpi: Mpi, state: dict[str, str]) -> Command:
-    """`rayhpc …` with this registry."""
+def environment_of(mpi: Mpi, state: dict[str, str]) -> dict[str, str]:
+    """A user's, with this registry."""
     env = {**mpi.environment, **state, "USER": OPEN}
     env.pop("WANDB_API_KEY", None)
+    return env
+
+
+def command_of(mpi: Mpi, state: dict[str, str]) -> Command:
+    """`rayhpc …` with this registry."""
+    env = environment_of(mpi, state)
 
     def run(*words: str | Path) -> Done:
         argv = [mpi.python, "-m", "rayhpc", *map(str, words)]
@@ -54,6 +60,7 @@ def test_a_cluster_is_checked(jobs_with_dashboard: Jobs, tmp_path: Path) -> None
     held = jobs_with_dashboard.start(*HOLD, ranks=2, env=state)
     held.until("holding the cluster", 300)
     all_is_well(rayhpc, held)
+    ctrl_c_ends_the_probe(rayhpc, jobs_with_dashboard.mpi, state)
     a_lost_node_is_a_finding(rayhpc, held)
     held.process.terminate()
     assert held.wait(60) == 0, held.output()
@@ -91,6 +98,21 @@ def all_is_well(rayhpc: Command, held: Job) -> list[Done]:
     assert len({node["versions"]["ray"] for node in found["nodes"]}) == 1
     assert all(node["disk_free"] > 0 and node["shm_free"] > 0 for node in found["nodes"])
     return [done, many]
+
+
+def ctrl_c_ends_the_probe(rayhpc: Command, mpi: Mpi, state: dict[str, str]) -> None:
+    def probes(*states: str) -> set[str]:
+        listed = json.loads(rayhpc("job", "list", "--all-statuses", "--json").stdout)
+        return {job["id"] for job in listed if job["id"].startswith("check-") and job["status"] in states}
+
+    argv = [mpi.python, "-m", "rayhpc", "cluster", "check"]
+    check = subprocess.Popen(argv, env=environment_of(mpi, state), stderr=subprocess.PIPE, text=True)
+    assert until(lambda: bool(probes("PENDING", "RUNNING")), 60)
+    check.send_signal(signal.SIGINT)
+    _, told = check.communicate(timeout=60)
+    assert (check.returncode, "Traceback" in told) == (130, False), told
+    assert until(lambda: not probes("PENDING", "RUNNING"), 30)
+    assert len(probes("STOPPED")) == 1
 
 
 def the_example_runs(rayhpc: Command, example: Path) -> list[Done]:
