@@ -240,10 +240,10 @@ def test_a_login_node(patient_cluster: SlurmCluster, tmp_path: Path, mpich_pytho
     done = patient_cluster.sh("ctl", *start, "driver.py", cwd=tmp_path, env=active(mpich_python), check=False)
     seconds = time.monotonic() - began
     assert (done.returncode, done.stdout) == (78, ""), done.stderr
-    assert "ctl is a login node: Slurm runs no jobs on it" in done.stderr
+    assert "ctl is a login node: slurm runs no jobs on it" in done.stderr
     assert not list(tmp_path.glob("rayhpc-runs/2*"))
     insists = (*start, "--login-node", "driver.py")
     done = patient_cluster.sh("ctl", *insists, cwd=tmp_path, env=active(mpich_python), timeout=90)
     assert done.stdout == "on the login node\n", done.stderr
-    outcome = "78 CONFIGURATION: 'ctl is a login node: Slurm runs no jobs on it'; with --login-node it runs"
+    outcome = "78 CONFIGURATION: 'ctl is a login node: slurm runs no jobs on it'; with --login-node it runs"
     met(Cell(WORLDS, "a login node of Slurm", outcome, seconds, BOUND))
