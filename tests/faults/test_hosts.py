@@ -75,8 +75,11 @@ class Run:
 
 
 def _ours(argv: tuple[str, ...]) -> bool:
-    """Whether a process of a host belongs to the ranks, to Ray or to the driver."""
-    return any(word in argument for argument in argv for word in ("rayhpc", "ray::", "/ray/", "driver.py"))
+    """Whether a process belongs to the ranks, to Ray or to the driver; srun and the batch script wait for KillWait."""
+    slurms = Path(argv[0]).name == "srun" or any(word.endswith("/slurm_script") for word in argv)
+    return not slurms and any(
+        word in argument for argument in argv for word in ("rayhpc", "ray::", "/ray/", "driver.py")
+    )
 
 
 @pytest.fixture

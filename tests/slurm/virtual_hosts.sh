@@ -373,7 +373,8 @@ check_can_start() { # N
 all_idle() { # every node idle, and no job left (COMPLETING ones are still in the queue)
     [[ $(ask_slurm sinfo -h -N -p main -o %T | sort -u) == idle && -z $(ask_slurm squeue -h) ]]
 }
-wait_idle() { wait_for 30 'every node to be idle' slurmctld all_idle; }
+# slurmctld asks a node that has come back for the jobs that it had before: 24 s on an idle machine.
+wait_idle() { wait_for 90 'every node to be idle' slurmctld all_idle; }
 
 up() { # N
     local host
