@@ -28,6 +28,7 @@ _FINALIZE_SECONDS = 30.0
 # MPICH's mpiexec lost the last words of one abort in ten on a busy machine.
 _DELIVERY_SECONDS = 1.0
 _LEAVING_IGNORES = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_TOPOLOGY = "/tmp/hydra_hwloc_xmlfile_"
 _NETMOD = "MPIR_CVAR_CH4_NETMOD"
 SRUN = "srun"
 
@@ -128,14 +129,12 @@ class Mpi:
         return (status.Get_source(), message.recv()) if message else None
 
     def settle(self) -> None:
-        """Unlink the shared memory in /dev/shm, whose names are needed only while the ranks of a host find each other.
+        """Unlink what the ranks of a host need only to find each other: MPI's shared memory, the launcher's topology.
 
-        MPICH and Open MPI unlink it in MPI_Finalize, so that of a rank that is killed or aborts it would stay for ever.
+        MPI_Finalize and the launcher's end do so: those of a rank or a launcher that is killed would stay for ever.
         """
-        for line in Path("/proc/self/maps").read_text().splitlines():
-            name = line.partition("/dev/shm/")[2]
-            if name and not name.endswith(" (deleted)"):
-                Path("/dev/shm", name).unlink(missing_ok=True)
+        for path in [*_shared_memory(), *_topology_files()]:
+            path.unlink(missing_ok=True)
 
     def leave(self) -> None:
         """MPI_Finalize, which waits for all ranks; from here on signals are ignored, since all has been given back.
@@ -157,6 +156,35 @@ class Mpi:
         _wait_for_readers(_DELIVERY_SECONDS)
         self._world.Abort(code)
         os._exit(code)
+
+
+def _shared_memory() -> list[Path]:
+    """What this process has mapped of /dev/shm."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    names = [line.partition("/dev/shm/")[2] for line in lines]
+    return [Path("/dev/shm", name) for name in names if name and not name.endswith(" (deleted)")]
+
+
+def _topology_files() -> list[Path]:
+    """The host's topology in /tmp, which the proxy of MPICH's mpiexec, an ancestor, keeps open for its ranks."""
+    names = [name for pid in _ancestors() for name in _open_files(pid)]
+    return [Path(name) for name in names if name.startswith(_TOPOLOGY)]
+
+
+def _ancestors() -> Iterator[int]:
+    pid = os.getppid()
+    with contextlib.suppress(OSError):
+        while pid > 1:
+            yield pid
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def _open_files(pid: int) -> Iterator[str]:
+    """The names of what a process has open; nothing of another account's."""
+    with contextlib.suppress(OSError):
+        for file in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                yield str(file.readlink())
 
 
 def _wait_for_readers(seconds: float) -> None:

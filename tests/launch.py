@@ -177,15 +177,16 @@ def until(what: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-def mpi_segments() -> set[str]:
-    """Shared memory of MPICH and Open MPI that still has a name."""
-    return {name for name in os.listdir("/dev/shm") if name.startswith(("mpich_shm", "sm_segment"))}
+def of_mpi() -> set[str]:
+    """Shared memory of MPICH and Open MPI that still has a name, and the topology files of MPICH's mpiexec."""
+    starts = ("mpich_shm", "sm_segment", "hydra_hwloc_xmlfile")
+    return {name for place in ("/dev/shm", "/tmp") for name in os.listdir(place) if name.startswith(starts)}
 
 
 @contextmanager
 def nothing_left(directory: Path, seconds: float = 5.0) -> Iterator[None]:
     """Whatever happens inside, afterwards no process, directory or /dev/shm entry of the runs is left."""
-    shm = set(os.listdir("/dev/shm"))
+    shm, mpi = set(os.listdir("/dev/shm")), of_mpi()
     yield
     if not until(lambda: not left_over(directory), seconds):
         remains = left_over(directory)
@@ -197,6 +198,7 @@ def nothing_left(directory: Path, seconds: float = 5.0) -> Iterator[None]:
         pytest.fail(f"left after {seconds:g} s: {remains}")
     fresh = {name for name in set(os.listdir("/dev/shm")) - shm if name.startswith(("plasma", "ray"))}
     assert not fresh, f"left in /dev/shm: {fresh}"
+    assert until(lambda: of_mpi() <= mpi, seconds), f"left by MPI: {of_mpi() - mpi}"
 
 
 @dataclass

