@@ -180,8 +180,13 @@ if os.fork() == 0:
 os.wait()
 subprocess.Popen(["setsid", "sleep", "333.25"])
 subprocess.Popen(["nohup", "sleep", "333.25"])
+def sleeps(pid):
+    try:
+        return b"333.25" in open(f"/proc/{pid}/cmdline", "rb").read()
+    except OSError:  # ended meanwhile
+        return False
 def sleepers():
-    return [p for p in os.listdir("/proc") if p.isdigit() and b"333.25" in open(f"/proc/{p}/cmdline", "rb").read()]
+    return [pid for pid in os.listdir("/proc") if pid.isdigit() and sleeps(pid)]
 while len(found := sleepers()) < 3:
     pass
 print("pids", *found, flush=True)

@@ -290,7 +290,7 @@ def test_a_stopped_driver_and_the_end_of_the_job(jobs: Jobs) -> None:
 
 # ----------------------------------------------------------------------------------------- ranks and launcher
 
-LAUNCHERS_WORD = "EXIT CODE: 9|exited on signal 9"
+LAUNCHERS_WORD = r"EXIT CODE: 9|exited on\s+signal 9"
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -402,6 +402,11 @@ def everything(run: Running) -> list[str]:
     return [str(path) for top in tops if top.exists() for path in (top, *top.rglob("*"))]
 
 
+def entry_of(run: Running) -> str:
+    """The directory of a run in the registry."""
+    return registry_in(run.job.directory)["RAYHPC_STATE_DIR"] + f"/clusters/{run.job.run.name}"
+
+
 @pytest.mark.quick
 def test_no_file_is_open_under_umask_000(running: Running, account: Account) -> None:
     paths = everything(running)
@@ -427,8 +432,7 @@ def test_the_token_is_nowhere_but_in_its_files(running: Running) -> None:
     ]
     assert not spoken
     files = [path for path in everything(running) if token in read(Path(path))]
-    entry = registry_in(running.job.directory)["RAYHPC_STATE_DIR"] + f"/clusters/{running.job.run.name}"
-    assert files == [f"{place}/token" for place in (*running.private, entry)]
+    assert files == [f"{place}/token" for place in (*running.private, entry_of(running))]
     assert token not in running.job.output().encode()
     what = "the token in command lines, environments, logs, the record, the terminal"
     met(Cell(STRANGERS, what, f"only in {len(files)} files of mode 0600"))
@@ -713,9 +717,8 @@ def test_tls(account: Account) -> None:
         modes = {path.name: path.stat().st_mode & 0o777 for path in run.private[0].glob("tls.*")}
         assert modes == {"tls.crt": 0o600, "tls.key": 0o600}
         key = (run.private[0] / "tls.key").read_bytes().splitlines()[1]
-        assert [path for path in everything(run) if key in read(Path(path))] == [
-            str(path / "tls.key") for path in run.private
-        ]
+        files = [path for path in everything(run) if key in read(Path(path))]
+        assert files == [f"{place}/tls.key" for place in (*run.private, entry_of(run))]
         assert not account.tries({"paths": everything(run)})["opened"]
         (run.job.directory / "stop").touch()
         assert run.job.wait(30) == 7, run.job.output()
