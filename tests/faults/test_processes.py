@@ -144,9 +144,6 @@ ENDED_OR_DEAD = r"(the Ray node ended with 1|Ray has declared the node dead)  \[
 KILLED = r"the Ray node was killed by SIGKILL  \[rank 1 on \S+\]"
 DEAD = r"Ray has declared the node dead  \[rank 1 on \S+\]"
 SILENT = r"the rank has not been heard of for 12 s  \[rank 1 on \S+\]"
-# The runtime environment agent is an aiohttp server, which gives open connections 60 s when it is told to end; its node
-# works meanwhile.
-FAREWELL = 60.0 + DEATH
 AT_ONCE = DEATH + LADDER + GIVEN_BACK
 HUNG = HANG + LADDER + GIVEN_BACK
 
@@ -190,7 +187,6 @@ LOST_RANK = r"LOST rank 1 on \S+: the rank has not been heard of for 12 s; the r
     Fault("worker's dashboard agent", SIGKILL, dashboard_agent, None, LOST, DEATH),
     Fault("worker's dashboard agent", SIGTERM, dashboard_agent, None, LOST, DEATH),
     Fault("worker's runtime environment agent", SIGKILL, runtime_env_agent, None, LOST, DEATH),
-    Fault("worker's runtime environment agent", SIGTERM, runtime_env_agent, None, LOST, FAREWELL),
     Fault("worker's keeper", SIGKILL, worker_keeper, None, LOST_KILLED, DEATH),
     quick=("worker raylet, SIGKILL",),
 )
@@ -210,6 +206,8 @@ def test_a_ray_process_costs_its_node(jobs: Jobs, fault: Fault) -> None:
     Fault("worker's ray start", SIGSTOP, worker_ray_start),
     Fault("worker's dashboard agent", SIGSTOP, dashboard_agent),
     Fault("worker's runtime environment agent", SIGSTOP, runtime_env_agent),
+    # An HTTP server that gives open connections a minute, or longer, when it is told to end; its node works meanwhile.
+    Fault("worker's runtime environment agent", SIGTERM, runtime_env_agent),
     Fault("worker's keeper", SIGSTOP, worker_keeper),
     Fault("worker's keeper", SIGTERM, worker_keeper),
     quick=("worker's keeper, SIGSTOP",),
