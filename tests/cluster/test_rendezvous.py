@@ -136,3 +136,19 @@ def test_a_file_of_ones_own_launcher(jobs: Jobs) -> None:
     assert "nodes 2\n" in ranks[1].output()
     assert (ranks[0].wait(30), ranks[0].output()) == (0, "")
     assert until(lambda: not file.exists(), 1)
+
+
+def test_an_address_that_all_know(jobs: Jobs) -> None:
+    """The first to listen there is rank 0."""
+    words = [jobs.mpi.python, "-m", "rayhpc.start", "--rendezvous=tcp", "--", "python", "-c", COUNT]
+    env = {
+        "RAYHPC_SIZE": "2",
+        "RAYHPC_HEAD": f"127.0.0.1:{free_port('here')}",
+        "RAYHPC_STATE_DIR": str(jobs.directory / "state"),
+        **PATIENT,
+    }
+    started = [jobs.start_raw(*words, env=env, name=f"process{number}") for number in range(2)]
+    ended = {job.wait(COMING): job.output() for job in started}
+    assert set(ended) == {0, 7}, ended
+    assert "nodes 2\n" in ended[7]
+    assert ended[0] == ""
