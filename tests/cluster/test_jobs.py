@@ -205,7 +205,8 @@ def test_a_colleague_with_the_token_file(lab: Lab) -> None:
     assert (mine in everybody, hers in everybody) == (True, True)
     done = guest("stop", mine, hers)
     assert (done.returncode, f"job {mine} is not yours: nothing was stopped" in done.stderr) == (78, True)
-    assert {found["status"] for found in lab.jobs("--all-users").values() if found["id"] in (mine, hers)} == {"RUNNING"}
+    states = lambda: {found["status"] for name, found in lab.jobs("--all-users").items() if name in (mine, hers)}  # noqa: E731
+    assert until(lambda: states() == {"RUNNING"}, 30), states()
     assert lab.run("job", "stop", hers).returncode == 78
     done = guest("stop", "--force", mine, hers)
     assert done.stderr.count("STOPPED, exit code 143") == 2, done.stderr
