@@ -5,30 +5,23 @@ A rank never blocks in MPI: a rank that spins in a barrier takes a core from the
 
 from __future__ import annotations
 
-import array
 import contextlib
 import faulthandler
-import fcntl
 import os
 import signal
-import stat
 import sys
-import termios
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
+from rayhpc import launcher
 from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration, merged, shortened
 
 # Ranks that a busy scheduler starts late are waited for; a rank that is lost while all leave is not.
 _INIT_SECONDS = 300.0
 _FINALIZE_SECONDS = 30.0
-# MPICH's mpiexec lost the last words of one abort in ten on a busy machine.
-_DELIVERY_SECONDS = 1.0
 _LEAVING_IGNORES = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-_TOPOLOGY = "/tmp/hydra_hwloc_xmlfile_"
 _NETMOD = "MPIR_CVAR_CH4_NETMOD"
 SRUN = "srun"
 
@@ -133,7 +126,7 @@ class Mpi:
 
         MPI_Finalize and the launcher's end do so: those of a rank or a launcher that is killed would stay for ever.
         """
-        for path in [*_shared_memory(), *_topology_files()]:
+        for path in [*launcher.shared_memory(), *launcher.topology_files()]:
             path.unlink(missing_ok=True)
 
     def leave(self) -> None:
@@ -153,54 +146,9 @@ class Mpi:
         self.settle()
         sys.stdout.flush()
         sys.stderr.flush()
-        _wait_for_readers(_DELIVERY_SECONDS)
+        launcher.wait_for_readers()
         self._world.Abort(code)
         os._exit(code)
-
-
-def _shared_memory() -> list[Path]:
-    """What this process has mapped of /dev/shm."""
-    lines = Path("/proc/self/maps").read_text().splitlines()
-    names = [line.partition("/dev/shm/")[2] for line in lines]
-    return [Path("/dev/shm", name) for name in names if name and not name.endswith(" (deleted)")]
-
-
-def _topology_files() -> list[Path]:
-    """The host's topology in /tmp, which the proxy of MPICH's mpiexec, an ancestor, keeps open for its ranks."""
-    names = [name for pid in _ancestors() for name in _open_files(pid)]
-    return [Path(name) for name in names if name.startswith(_TOPOLOGY)]
-
-
-def _ancestors() -> Iterator[int]:
-    pid = os.getppid()
-    with contextlib.suppress(OSError):
-        while pid > 1:
-            yield pid
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def _open_files(pid: int) -> Iterator[str]:
-    """The names of what a process has open; nothing of another account's."""
-    with contextlib.suppress(OSError):
-        for file in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                yield str(file.readlink())
-
-
-def _wait_for_readers(seconds: float) -> None:
-    """Wait until standard output and error, where they are pipes, are empty, or until the time is over."""
-    end = time.monotonic() + seconds
-    while any(_unread(descriptor) for descriptor in (1, 2)) and time.monotonic() < end:
-        time.sleep(0.001)
-
-
-def _unread(descriptor: int) -> int:
-    """Bytes in a pipe that nobody has read yet; 0 for anything else."""
-    if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-        return 0
-    count = array.array("i", [0])
-    fcntl.ioctl(descriptor, termios.FIONREAD, count)
-    return count[0]
 
 
 @contextlib.contextmanager

@@ -179,7 +179,6 @@ class Keeper:
         while (left := self._living()) and time.monotonic() < end:
             killed |= {pid for pid in left if send(pid, signal.SIGKILL)}
             self._sleep(time.monotonic() + _POLL_SECONDS)
-        self._reap()  # whoever ended while we looked
         return len(killed), len(left)
 
     def _living(self) -> list[int]:

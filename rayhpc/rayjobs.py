@@ -308,12 +308,12 @@ def _silence(server: Server, error: Exception) -> RayhpcError:
         if heard:
             step = f"rayhpc cluster list shows what runs; rayhpc cluster forget {server.name}"
             return _gone(server, *evidence, next_step=step)
-        dead = configuration(
+        hung = configuration(
             f"the dashboard of cluster {server.name} does not answer, though the cluster runs",
             *evidence,
             next_step=f"try again; if it hangs for good: rayhpc cluster stop {server.name}, and start another",
         )
-        return Late(dead.fault)
+        return Late(hung.fault)
     return configuration(
         f"nobody answers at {server.url}",
         *evidence,

@@ -23,6 +23,7 @@ FLOORS = {
     "pure, on its own": "rayhook variables",
     "pure": "roster decision liveness timeline schedulers share rayargs environment addressfile findings",
     "on the cluster": "probes probes.*",
+    "what a hand needs": "launcher",
     "hands": "keeper comm net beats host records rayapi rayjobs signals log commands tls star runs plots sheet",
     "hands on hands": "proc allocations registry meeting jobfile",
     "hands, all together": "watch registration rendezvous",
