@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rayhpc import paths, rayhook
-from rayhpc.model import HEAD_RANK, Assignment, ClusterEntry, ClusterSpec, Gpus, NodeSpec
+from rayhpc.model import Assignment, ClusterEntry, ClusterSpec, Gpus, NodeSpec
 
 # What tells an MPI library that it is a rank of our job: a second MPI program in the driver would join it (ray#7893).
 _MPI_PREFIXES = (
@@ -121,7 +121,7 @@ def _python_first(inherited: Mapping[str, str]) -> dict[str, str]:
 
 def _hook(ray_version: str, spec: NodeSpec) -> dict[str, str]:
     own = {rayhook.VARIABLE: paths.ray_temp_dir(spec.temp_dir)} if rayhook.own_temp_dir_needed(ray_version) else {}
-    return {rayhook.HOOK: rayhook.NAME, **own} if own or spec.rank == HEAD_RANK else {}
+    return {rayhook.HOOK: rayhook.NAME, **own}
 
 
 def _visible(gpus: Gpus, inherited: Mapping[str, str]) -> dict[str, str]:

@@ -251,11 +251,48 @@ def test_a_port_that_was_taken_meanwhile(jobs: Jobs, tmp_path: Path) -> None:
     assert "port taken" in [event["stage"] for event in job.events()]
 
 
+LATE = """
+import os, ray
+
+@ray.remote(runtime_env={"env_vars": {"COLOUR": "green"}})
+def colour():
+    print("said in a task")
+    return os.environ["COLOUR"]
+
+ray.init()
+print(ray.get([colour.options(label_selector={"rayhpc-rank": str(n)}).remote() for n in range(2)]), flush=True)
+"""
+
+
+def test_agents_that_are_called_first_by_the_driver(jobs: Jobs) -> None:
+    """No node waited for them: a runtime environment is made, and what tasks print is shown."""
+    job = jobs.start("--", "python", "-c", LATE, ranks=2)
+    assert job.wait() == 0, job.output()
+    assert "['green', 'green']" in job.output()
+    assert "said in a task" in job.output()
+
+
+def test_an_agent_that_hangs(jobs: Jobs, tmp_path: Path) -> None:
+    """As it may on a slow file system, for minutes: a driver that does not need it is not kept."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import pathlib, signal, sys\n"
+        "if any(word.endswith('rayagent.py') for word in sys.orig_argv):\n"
+        f"    pathlib.Path({str(tmp_path / 'hung')!r}).touch()\n"
+        "    signal.pause()\n"
+    )
+    job = jobs.start("--", "python", "-c", COUNT, ranks=1, env={"PYTHONPATH": str(tmp_path)})
+    assert job.wait() == 7, job.output()
+    assert (tmp_path / "hung").exists()
+    assert "WARNING" not in job.output()
+
+
 def test_a_host_too_slow_for_ray(jobs: Jobs, tmp_path: Path) -> None:
-    """Ray gives an agent 30 s to say its port; one that hangs once, as on a slow file system, costs no job."""
+    """A release of Ray that nobody looked at waits for its agents, 30 s: one that hangs once costs no job."""
     hung = tmp_path / "hung"
     (tmp_path / "sitecustomize.py").write_text(
         "import pathlib, signal, sys\n"
+        "import rayhpc.rayhaste\n"
+        "rayhpc.rayhaste.known = lambda version: False\n"
         f"hung = pathlib.Path({str(hung)!r})\n"
         "if 'dashboard/agent.py' in ' '.join(sys.orig_argv) and not hung.exists():\n"
         "    hung.touch()\n"

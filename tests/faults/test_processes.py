@@ -122,12 +122,13 @@ def worker_ray_start(victims: Victims) -> int:
     return victims.ray_start(1)
 
 
-def dashboard_agent(victims: Victims) -> int:
-    return victims.titled(1, "ray::DashboardAgent")
+def dashboards_stand_in(victims: Victims) -> int:
+    return victims.daemon(1, "sleep")
 
 
 def runtime_env_agent(victims: Victims) -> int:
-    return victims.titled(1, "ray::RuntimeEnvAgent")
+    """One that nobody has called yet."""
+    return victims.running(1, "rayagent.py")
 
 
 def worker_keeper(victims: Victims) -> int:
@@ -184,9 +185,10 @@ LOST_RANK = r"LOST rank 1 on \S+: the rank has not been heard of for 12 s; the r
     Fault("worker raylet", SIGSTOP, worker_raylet, None, LOST_DEAD, HANG),
     Fault("worker's ray start", SIGKILL, worker_ray_start, None, LOST_KILLED, DEATH),
     Fault("worker's ray start", SIGTERM, worker_ray_start, None, LOST, DEATH),
-    Fault("worker's dashboard agent", SIGKILL, dashboard_agent, None, LOST, DEATH),
-    Fault("worker's dashboard agent", SIGTERM, dashboard_agent, None, LOST, DEATH),
+    Fault("stand-in for a worker's dashboard agent", SIGKILL, dashboards_stand_in, None, LOST, DEATH),
+    Fault("stand-in for a worker's dashboard agent", SIGTERM, dashboards_stand_in, None, LOST, DEATH),
     Fault("worker's runtime environment agent", SIGKILL, runtime_env_agent, None, LOST, DEATH),
+    Fault("worker's runtime environment agent", SIGTERM, runtime_env_agent, None, LOST, DEATH),
     Fault("worker's keeper", SIGKILL, worker_keeper, None, LOST_KILLED, DEATH),
     quick=("worker raylet, SIGKILL",),
 )
@@ -204,10 +206,8 @@ def test_a_ray_process_costs_its_node(jobs: Jobs, fault: Fault) -> None:
 
 @cells(
     Fault("worker's ray start", SIGSTOP, worker_ray_start),
-    Fault("worker's dashboard agent", SIGSTOP, dashboard_agent),
+    Fault("stand-in for a worker's dashboard agent", SIGSTOP, dashboards_stand_in),
     Fault("worker's runtime environment agent", SIGSTOP, runtime_env_agent),
-    # An HTTP server that gives open connections a minute, or longer, when it is told to end; its node works meanwhile.
-    Fault("worker's runtime environment agent", SIGTERM, runtime_env_agent),
     Fault("worker's keeper", SIGSTOP, worker_keeper),
     Fault("worker's keeper", SIGTERM, worker_keeper),
     quick=("worker's keeper, SIGSTOP",),

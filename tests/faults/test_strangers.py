@@ -282,6 +282,8 @@ def program(pid: int) -> str:
     words = argv_of(pid)
     if any(word.endswith("dashboard/dashboard.py") for word in words):
         return "dashboard"
+    if any(word.endswith("rayagent.py") for word in words):
+        return "agent"
     if words[0].startswith("ray::"):
         return "agent" if "Agent" in words[0] else "worker"
     if words[-1] == WORK:

@@ -107,8 +107,12 @@ class Victims:
         """The `gcs_server` or `raylet` of a rank."""
         return self._marked(rank, name, lambda process: process.program == name)
 
+    def running(self, rank: int, script: str) -> int:
+        """The Python of a rank's node that runs a script."""
+        return self._marked(rank, script, lambda process: any(word.endswith(script) for word in process.argv))
+
     def titled(self, rank: int, title: str) -> int:
-        """A Ray process of a rank with a title: ray::DashboardAgent, ray::RuntimeEnvAgent, an actor's ray::Class."""
+        """A Ray process of a rank with a title, such as an actor's ray::Class."""
         return self._marked(rank, title, lambda process: process.argv[0].startswith(title))
 
     def child(self, rank: int, title: str) -> int:

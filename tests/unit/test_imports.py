@@ -20,6 +20,7 @@ FLOORS = {
     "words, the data": "model",
     "pure, schedulers' facts": "schedulers.facts",
     "pure, schedulers": "schedulers.*",
+    "Ray's private parts": "rayhaste rayagent",
     "pure, on its own": "rayhook variables",
     "pure": "roster decision liveness timeline schedulers share rayargs environment addressfile findings",
     "on the cluster": "probes probes.*",
@@ -42,7 +43,7 @@ FLOORS = {
 # Each outside dependency and who may import it.
 OWNERS = {
     "mpi4py": "comm",
-    "ray": "rayapi rayjobs probes.*",
+    "ray": "rayhaste rayhook rayapi rayjobs probes.*",
     "psutil": "host",
     "yaml": "sheet jobfile",
     "torch": "probes.*",
@@ -55,6 +56,7 @@ LAZY = ("mpi4py", "ray", "torch", "matplotlib")
 # Who may import less than the floors allow: the keeper runs without our package; the login side shares data only.
 FENCES = {
     "keeper": "",
+    "rayagent": "",
     "probes.*": "rayhpc",
     "batch.*": "rayhpc errors paths units model schedulers schedulers.* records allocations commands log batch.*",
     "jobs.*": "rayhpc errors model variables probes.node_probe addressfile registry rayjobs jobs.*",
