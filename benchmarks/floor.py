@@ -21,12 +21,11 @@ from benchmarks.contenders import CPUS, OBJECT_STORE, free_port
 from benchmarks.places import HERE
 from rayhpc import environment, keeper, records, share
 from rayhpc.bootstrap import allocation
-from rayhpc.bootstrap.node import Node, start_arguments
+from rayhpc.bootstrap.node import PROGRAM, Node, start_arguments
 from rayhpc.model import Assignment, ClusterSpec, NodeSpec, Options
 from rayhpc.rayapi import NodeTable
 
 _SECONDS = 120.0
-_RAY = "import ray.scripts.scripts as ray; ray.main()"
 _OPTIONS = Options(num_cpus=CPUS, object_store_memory=str(OBJECT_STORE))
 
 
@@ -48,9 +47,19 @@ def node_of(rank: int, run_id: str) -> NodeSpec:
 
 def start(node: Node, own: Assignment, address: str) -> subprocess.Popen[bytes]:
     """The `ray start` of this rank."""
-    arguments = start_arguments(own, node.spec, _OPTIONS, own.port, address)
-    with node.log.open("wb") as log:
-        return subprocess.Popen([sys.executable, "-c", _RAY, *arguments], env=node.environment, stdout=log, stderr=log)
+    return ray_start(start_arguments(own, node.spec, _OPTIONS, own.port, address), node.log, node.environment)
+
+
+def ray_start(arguments: list[str], log: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Ray's command as rayhpc runs it, without a keeper."""
+    with log.open("ab") as output:
+        started = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=output, stderr=output, env=env
+        )
+    assert started.stdin is not None
+    started.stdin.write(json.dumps(arguments).encode())
+    started.stdin.close()
+    return started
 
 
 def lead(directory: Path, ranks: int) -> None:

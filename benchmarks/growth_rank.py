@@ -130,7 +130,7 @@ def main() -> None:
     """Run the rank."""
     CountingMpi.directory = Path(sys.argv[1])
     for module, name, stub in [
-        (node, "_RAY", _SLEEPS), (lead, "NodeTable", StubTable), (lead, "Supervisor", StubbedSupervisor),
+        (node, "PROGRAM", _SLEEPS), (lead, "NodeTable", StubTable), (lead, "Supervisor", StubbedSupervisor),
         (lead, "EventLog", CountingLog), (comm, "Mpi", CountingMpi),
     ]:  # fmt: skip
         assert hasattr(module, name)

@@ -1,7 +1,8 @@
 """Where a head's start goes: a head alone under settings that may spare something: python -m benchmarks.head [TURNS].
 
-For each setting, alternating: the seconds until its raylet is alive in the node table, and the CPU seconds that all its
-processes have used by then and three seconds later, when the last of them has started.
+For each setting, alternating: the seconds until its raylet is alive in the node table, the CPU seconds that all its
+processes have used by then and three seconds later, when the last of them has started, their number, and their memory
+in MB, shared pages divided.
 """
 
 from __future__ import annotations
@@ -14,16 +15,18 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks import processes
 from benchmarks.contenders import CPUS, OBJECT_STORE, free_port
+from benchmarks.floor import ray_start
 from benchmarks.report import Spread
-from rayhpc import keeper, share
+from rayhpc import keeper, rayhaste, rayhook, share
 from rayhpc.bootstrap import allocation
 from rayhpc.bootstrap.node import Node, start_arguments
 from rayhpc.model import Assignment, Options
 
-_RAY = "import ray.scripts.scripts as ray; ray.main()"
+_PROC = Path("/proc")
 _ALIVE = """
 import sys, time
 from ray._raylet import GcsClient
@@ -40,19 +43,46 @@ while True:
     time.sleep(0.02)
 print("alive", flush=True)
 """
-# What each setting changes: environment variables, further arguments.
-SETTINGS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
-    "as rayhpc": ({}, ()),
-    "no log monitor": ({}, ("--include-log-monitor=false",)),
-    "no metrics": ({"RAY_enable_metrics_collection": "0"}, ()),
-    "two threads": ({"RAY_num_server_call_thread": "1", "RAY_gcs_server_rpc_server_thread_num": "1"}, ()),
-    "plasma's sleep": ({"RAY_raylet_client_connect_timeout_milliseconds": "1000"}, ()),
+_HOOK = "RAY_START_HOOK"
+# What each setting changes: who is called before Ray starts anything (nobody: as Ray starts a head), environment
+# variables, further arguments.
+SETTINGS: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
+    "as rayhpc starts it": (rayhook.NAME, {}, ()),
+    "as Ray starts it": ("", {}, ()),
+    "no dashboard's process": (f"{__spec__.name}.without_dashboard", {}, ()),
+    "agents behind": (f"{__spec__.name}.with_agents_behind", {}, ()),
+    "log monitor as a thread": (f"{__spec__.name}.with_log_thread", {}, ()),
+    "rayhpc, no log monitor": (rayhook.NAME, {}, ("--include-log-monitor=false",)),
+    "rayhpc, one server thread": (
+        rayhook.NAME,
+        {"RAY_num_server_call_thread": "1", "RAY_gcs_server_rpc_server_thread_num": "1"},
+        (),
+    ),
+    "rayhpc, plasma's sleep": (rayhook.NAME, {"RAY_raylet_client_connect_timeout_milliseconds": "1000"}, ()),
 }
 
 
-def head(setting: str, directory: Path) -> tuple[float, float, float]:
-    """Seconds until alive, CPU seconds then, CPU seconds three seconds later."""
-    environ, arguments = SETTINGS[setting]
+def without_dashboard(_: Any, __: bool) -> None:
+    """One part of what rayhpc does, as Ray's start hook."""
+    rayhaste.leave_out_dashboard()
+
+
+def with_agents_behind(ray_params: Any, _: bool) -> None:
+    """Another part of it."""
+    rayhaste.leave_agents_behind(ray_params)
+
+
+def with_log_thread(_: Any, __: bool) -> None:
+    """The third part."""
+    rayhaste.monitor_logs_here()
+
+
+Figures = tuple[float, float, float, float, float]
+
+
+def head(setting: str, directory: Path) -> Figures:
+    """Seconds until alive, CPU seconds then and three seconds later, processes, MB."""
+    hook, environ, arguments = SETTINGS[setting]
     options = Options(num_cpus=CPUS, object_store_memory=str(OBJECT_STORE), ray_arg=arguments)
     run_id = f"head-{secrets.token_hex(4)}"
     spec = share.divide([allocation.survey(0, options, None, "", os.environ)], options, run_id)[0]
@@ -61,14 +91,14 @@ def head(setting: str, directory: Path) -> tuple[float, float, float]:
     node = Node(own, spec, options)
     node.prepare()
     try:
-        return _timed(node, own, options, environ)
+        rest = {name: value for name, value in node.environment.items() if name != _HOOK}
+        return _timed(node, own, options, {**rest, **environ, **({_HOOK: hook} if hook else {})})
     finally:
         end_all()
         node.discard()
 
 
-def _timed(node: Node, own: Assignment, options: Options, environ: dict[str, str]) -> tuple[float, float, float]:
-    env = {**node.environment, **environ}
+def _timed(node: Node, own: Assignment, options: Options, env: dict[str, str]) -> Figures:
     words = start_arguments(own, node.spec, options, own.port, "")
     address = f"{own.head_address}:{own.port}"
     with node.log.open("wb") as log, subprocess.Popen(
@@ -77,18 +107,21 @@ def _timed(node: Node, own: Assignment, options: Options, environ: dict[str, str
         assert watcher.stdin is not None and watcher.stdout is not None
         watcher.stdout.readline()
         began = time.monotonic()
-        started = subprocess.Popen([sys.executable, "-c", _RAY, *words], env=env, stdout=log, stderr=log)
+        started = ray_start(words, node.log, env)
         watcher.stdin.write(b"\n")
         watcher.stdin.flush()
         watcher.stdout.readline()
         seconds = time.monotonic() - began
-        early = _cpu(started.pid)
+        early = processes.cpu(_PROC, family(started.pid), children=True)
         time.sleep(3.0)
-        return seconds, early, _cpu(started.pid)
+        late = processes.usage(_PROC, family(started.pid))
+        cpu = processes.cpu(_PROC, family(started.pid), children=True)
+        return seconds, early, cpu, late.count, late.pss / 2**20
 
 
-def _cpu(root: int) -> float:
-    return processes.cpu(Path("/proc"), [root, *keeper.descendants(root)], children=True)
+def family(root: int) -> list[int]:
+    """A process and all below it."""
+    return [root, *keeper.descendants(root)]
 
 
 def end_all() -> None:
@@ -103,14 +136,15 @@ def end_all() -> None:
 def main() -> None:
     """A line for each setting."""
     keeper.become_subreaper()
-    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in SETTINGS}
+    found: dict[str, list[Figures]] = {name: [] for name in SETTINGS}
     with tempfile.TemporaryDirectory(prefix="head-") as made:
         for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else 5):
             for name in SETTINGS:
                 found[name].append(head(name, Path(made)))
     for name, figures in found.items():
         columns = [Spread.of(column) for column in zip(*figures, strict=True)]
-        print(f"| {name} | {' | '.join(column.text(2) for column in columns if column)} |", flush=True)
+        texts = [column.text(digits) for column, digits in zip(columns, (2, 2, 2, 0, 0), strict=True) if column]
+        print(f"| {name} | {' | '.join(texts)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -40,10 +40,13 @@ class Place(Protocol):
 def environment() -> dict[str, str]:
     """A user's environment with this virtual environment active, and nothing of other Ray clusters.
 
+    Without PYTHONDONTWRITEBYTECODE, under which what was not compiled by pip would be compiled at each start.
+
     A token in ~/.ray turns authentication on for a head whose mode is not said, and not for who joins it; rayhpc drops
     the mode and uses a token all the same.
     """
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "RAYHPC_", "SLURM"))}
+    foreign = ("RAY_", "RAYHPC_", "SLURM", "PYTHONDONTWRITEBYTECODE")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return {
         **kept,
         "PATH": f"{Path(sys.executable).parent}:{kept['PATH']}",
