@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks import processes
 from benchmarks.contenders import CPUS, OBJECT_STORE, free_port
 from benchmarks.floor import ray_start
+from benchmarks.places import REPOSITORY
 from benchmarks.report import Spread
 from rayhpc import keeper, rayhaste, rayhook, share
 from rayhpc.bootstrap import allocation
@@ -33,15 +34,16 @@ from ray._raylet import GcsClient
 client = None
 print("ready", flush=True)
 sys.stdin.readline()
-while True:
+end = time.monotonic() + 60
+while time.monotonic() < end:
     try:
         client = client or GcsClient(address=sys.argv[1])
         if any(node.state == 0 for node in client.get_all_node_info(timeout=2).values()):
+            print("alive", flush=True)
             break
     except Exception:
         pass
     time.sleep(0.02)
-print("alive", flush=True)
 """
 _HOOK = "RAY_START_HOOK"
 # What each setting changes: who is called before Ray starts anything (nobody: as Ray starts a head), environment
@@ -91,8 +93,11 @@ def head(setting: str, directory: Path) -> Figures:
     node = Node(own, spec, options)
     node.prepare()
     try:
-        rest = {name: value for name, value in node.environment.items() if name != _HOOK}
-        return _timed(node, own, options, {**rest, **environ, **({_HOOK: hook} if hook else {})})
+        # Hooks of this file must be found by `ray start`, which does not look into the working directory.
+        env = {**node.environment, **environ, "PYTHONPATH": str(REPOSITORY), _HOOK: hook}
+        if not hook:
+            del env[_HOOK]
+        return _timed(node, own, options, env)
     finally:
         end_all()
         node.discard()
@@ -110,7 +115,8 @@ def _timed(node: Node, own: Assignment, options: Options, env: dict[str, str]) -
         started = ray_start(words, node.log, env)
         watcher.stdin.write(b"\n")
         watcher.stdin.flush()
-        watcher.stdout.readline()
+        if watcher.stdout.readline() != b"alive\n":
+            raise TimeoutError(f"no head after a minute:\n{node.log.read_text()}")
         seconds = time.monotonic() - began
         early = processes.cpu(_PROC, family(started.pid), children=True)
         time.sleep(3.0)

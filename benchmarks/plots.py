@@ -44,6 +44,7 @@ def draw(table: Sequence[Row], place: str, file: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     sizes = sorted({row.nodes for row in table if row.place == place})
     shown = [(metric, title) for metric, title in _PANELS if bars(table, place, metric)]
@@ -62,9 +63,10 @@ def draw(table: Sequence[Row], place: str, file: Path) -> None:
         panel.set_title(title)
         panel.set_xticks(range(len(sizes)), [place_name(place, size) for size in sizes])
         panel.set_yscale("log")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        panel.yaxis.set_minor_formatter(NullFormatter())
         panel.yaxis.set_major_formatter("{x:g}")
-        panel.yaxis.set_minor_formatter("{x:g}")
-        panel.tick_params(axis="y", which="both", labelsize=7)
+        panel.tick_params(axis="y", which="both", labelsize=8)
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names), fontsize=8)
     figure.savefig(file, dpi=120)
     pyplot.close(figure)
