@@ -9,7 +9,7 @@ from pathlib import Path
 
 MARK = "RAYHPC_BENCH"
 _TICK = os.sysconf("SC_CLK_TCK")
-_OURS = (b"rayhpc.start", b"rayhpc/keeper.py")
+_OURS = (b"rayhpc.start", b"rayhpc/keeper.py", b"rayhpc/rayagent.py")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def parse_parent(stat: str) -> int:
 
 
 def ours(proc: Path, among: Iterable[int]) -> list[int]:
-    """The ranks' Pythons and the keepers among these processes: what rayhpc costs beside Ray's own."""
+    """The ranks' Pythons, keepers and agents that wait, among these processes: what rayhpc costs beside Ray's own."""
     return [pid for pid in among if is_ours(_read(proc / str(pid) / "cmdline").split(b"\0"))]
 
 

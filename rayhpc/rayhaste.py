@@ -32,10 +32,14 @@ _RAYS_AGENT = Path("_private", "runtime_env", "agent", "main.py")
 _reserved: list[socket.socket] = []
 
 
+def release(ray_version: str) -> tuple[int, ...]:
+    """(2, 60) of '2.60.0'."""
+    return tuple(int(part) for part in ray_version.split(".")[:2])
+
+
 def known(ray_version: str) -> bool:
     """Whether this release of Ray is one that was looked at."""
-    major, minor = (int(part) for part in ray_version.split(".")[:2])
-    return _FIRST <= (major, minor) <= _LAST
+    return _FIRST <= release(ray_version) <= _LAST
 
 
 def leave_out_dashboard() -> None:

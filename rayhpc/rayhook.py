@@ -14,8 +14,7 @@ NAME = f"{__name__}.adjust"
 
 def own_temp_dir_needed(ray_version: str) -> bool:
     """True for Ray 2.54, which takes --temp-dir on the head alone and gives a worker's up for it."""
-    major, minor = (int(part) for part in ray_version.split(".")[:2])
-    return (major, minor) < (2, 55)
+    return rayhaste.release(ray_version) < (2, 55)
 
 
 def adjust(ray_params: Any, head: bool) -> None:
