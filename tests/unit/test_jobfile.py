@@ -232,9 +232,9 @@ def test_files_that_cannot_be_read(folder: Path, tmp_path: Path) -> None:
     assert caught.value.fault.evidence == (f"{tmp_path}/job.yaml:2: bytes that are no UTF-8",)
 
 
-# Anything at all.
+# Anything at all, but for U+0085: YAML 1.1 reads it as the end of a line, and PyYAML writes it as it is.
 
-words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
+words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\x85"), min_size=1, max_size=20)
 visible = words.filter(lambda word: bool(word.strip()))
 names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
 amounts = st.integers(0, 10**6) | st.floats(0, 10**6).map(lambda number: round(number, 3)).filter(lambda it: it >= 0.01)
