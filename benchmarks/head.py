@@ -31,7 +31,7 @@ _PROC = Path("/proc")
 _ALIVE = """
 import sys, time
 from ray._raylet import GcsClient
-client = None
+client = last = None
 print("ready", flush=True)
 sys.stdin.readline()
 end = time.monotonic() + 60
@@ -41,9 +41,11 @@ while time.monotonic() < end:
         if any(node.state == 0 for node in client.get_all_node_info(timeout=2).values()):
             print("alive", flush=True)
             break
-    except Exception:
-        pass
+    except Exception as error:  # refused until the GCS is there
+        last = error
     time.sleep(0.02)
+else:
+    print(last, file=sys.stderr)
 """
 _HOOK = "RAY_START_HOOK"
 # What each setting changes: who is called before Ray starts anything (nobody: as Ray starts a head), environment
@@ -106,7 +108,7 @@ def head(setting: str, directory: Path) -> Figures:
 def _timed(node: Node, own: Assignment, options: Options, env: dict[str, str]) -> Figures:
     words = start_arguments(own, node.spec, options, own.port, "")
     address = f"{own.head_address}:{own.port}"
-    with node.log.open("wb") as log, subprocess.Popen(
+    with node.log.open("ab") as log, subprocess.Popen(
         [sys.executable, "-c", _ALIVE, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=env
     ) as watcher:  # fmt: skip
         assert watcher.stdin is not None and watcher.stdout is not None

@@ -17,6 +17,8 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
+from rayhpc import rayhook
+
 # Releases whose private names were looked at. With any other `ray start` does all that Ray made it do.
 _FIRST, _LAST = (2, 54), (2, 60)
 _OF_RUNTIME_ENV = "runtime_env_agent_port"
@@ -32,14 +34,11 @@ _RAYS_AGENT = Path("_private", "runtime_env", "agent", "main.py")
 _reserved: list[socket.socket] = []
 
 
-def release(ray_version: str) -> tuple[int, ...]:
-    """(2, 60) of '2.60.0'."""
-    return tuple(int(part) for part in ray_version.split(".")[:2])
+def known() -> bool:
+    """Whether the release of Ray that runs is one that was looked at."""
+    import ray
 
-
-def known(ray_version: str) -> bool:
-    """Whether this release of Ray is one that was looked at."""
-    return _FIRST <= release(ray_version) <= _LAST
+    return _FIRST <= rayhook.release(ray.__version__) <= _LAST
 
 
 def leave_out_dashboard() -> None:

@@ -292,7 +292,7 @@ def test_a_host_too_slow_for_ray(jobs: Jobs, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import pathlib, signal, sys\n"
         "import rayhpc.rayhaste\n"
-        "rayhpc.rayhaste.known = lambda version: False\n"
+        "rayhpc.rayhaste.known = lambda: False\n"
         f"hung = pathlib.Path({str(hung)!r})\n"
         "if 'dashboard/agent.py' in ' '.join(sys.orig_argv) and not hung.exists():\n"
         "    hung.touch()\n"

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayhpc import environment, rayhaste, rayhook
+from rayhpc import environment, rayhaste, rayhook, raystart
 from rayhpc.model import Certificate, Gpus
 
 from .making import assignment, cluster, node
@@ -116,16 +116,16 @@ def test_an_ipv6_head_is_bracketed() -> None:
 def test_the_hook_is_set(ray: str, rank: int, hooked: int) -> None:
     made = environment.of_daemons({}, replace(OWN, ray=ray), SPEC.nodes[rank])
     assert len({"RAY_START_HOOK", "RAYHPC_RAY_TEMP_DIR"} & set(made)) == hooked
-    assert made["RAY_START_HOOK"] == rayhook.NAME == "rayhpc.rayhook.adjust"
+    assert made["RAY_START_HOOK"] == rayhook.NAME == f"{raystart.__name__}.adjust"
 
 
 @pytest.mark.parametrize(("head", "expected"), [(True, (None, "/given")), (False, (10001, "/own"))])
 def test_the_hook(head: bool, expected: tuple[object, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_START_HOOK", rayhook.NAME)
     monkeypatch.setenv("RAYHPC_RAY_TEMP_DIR", "/own")
-    monkeypatch.setattr(rayhaste, "known", lambda _: False)
+    monkeypatch.setattr(rayhaste, "known", lambda: False)
     parameters = SimpleNamespace(ray_client_server_port=10001, temp_dir="/given")
-    rayhook.adjust(parameters, head)
+    raystart.adjust(parameters, head)
     assert (parameters.ray_client_server_port, parameters.temp_dir) == expected
     assert "RAY_START_HOOK" not in os.environ
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -54,12 +55,13 @@ def start(tmp_path: Path) -> Start:
 
 def connected(address: str, port: int, process: subprocess.Popen[str]) -> socket.socket:
     """A caller, as soon as somebody listens."""
-    while process.poll() is None:
+    end = time.monotonic() + 30
+    while process.poll() is None and time.monotonic() < end:
         try:
             return socket.create_connection((address, port), 10)
         except ConnectionRefusedError:
-            continue
-    raise AssertionError(f"the agent has ended with {process.returncode}")
+            time.sleep(0.01)
+    raise AssertionError(f"nobody listens; the agent's exit code: {process.returncode}")
 
 
 def answer(caller: socket.socket) -> bytes:

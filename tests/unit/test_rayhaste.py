@@ -15,7 +15,7 @@ import ray._raylet
 from ray._private import services, utils
 from ray._private.node import Node
 
-from rayhpc import rayhaste, rayhook
+from rayhpc import rayhaste, raystart
 
 AGENTS = ["metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port"]
 MAIN = f"{services.RAY_PATH}/_private/runtime_env/agent/main.py"
@@ -108,7 +108,7 @@ def test_when_it_is_done(
     monkeypatch.setattr(ray, "__version__", version)
     before = (services.start_ray_process, Node.start_log_monitor, Node.start_api_server)
     given = parameters(include_dashboard=dashboard)
-    rayhook.adjust(given, head)
+    raystart.adjust(given, head)
     after = (services.start_ray_process, Node.start_log_monitor, Node.start_api_server)
     assert [was is not is_ for was, is_ in zip(before, after, strict=True)] == [hastened, hastened, no_dashboard]
     assert bool(given.runtime_env_agent_port) == hastened
@@ -116,7 +116,7 @@ def test_when_it_is_done(
 
 def test_what_is_private_in_ray_is_there() -> None:
     """The names that are touched, in the release that the tests run with."""
-    assert rayhaste.known(ray.__version__)
+    assert rayhaste.known()
     assert Path(MAIN).is_file()
     assert '"--dashboard_agent_command={}"' in Path(services.__file__).read_text()
 

@@ -1,0 +1,33 @@
+"""Called by `ray start` before it starts anything: for what its options cannot say."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from rayhpc import rayhaste, rayhook
+
+
+def adjust(ray_params: Any, head: bool) -> None:
+    """RAY_START_HOOK: no Ray client server, this rank's own directory, and no waiting for what nobody needs yet.
+
+    The client server is on wherever grpcio can be imported. Ray's node takes all this from its parameters, whatever the
+    command line made of them. The job's own `ray start` is no business of ours, so the variable goes no further.
+    """
+    os.environ.pop(rayhook.HOOK, None)
+    if head:
+        ray_params.ray_client_server_port = None
+    elif rayhook.VARIABLE in os.environ:
+        ray_params.temp_dir = os.environ[rayhook.VARIABLE]
+    if rayhaste.known():
+        _hasten(ray_params, head)
+
+
+def _hasten(ray_params: Any, head: bool) -> None:
+    """With a dashboard the head's agent has work as soon as the head is up: it submits the jobs."""
+    if head and ray_params.include_dashboard:
+        return
+    rayhaste.leave_agents_behind(ray_params)
+    rayhaste.monitor_logs_here()
+    if head:
+        rayhaste.leave_out_dashboard()
