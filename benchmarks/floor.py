@@ -19,11 +19,11 @@ from typing import Any
 
 from benchmarks.contenders import CPUS, OBJECT_STORE, free_port
 from benchmarks.places import HERE
-from rayhpc import environment, keeper, records, share
+from rayhpc import environment, keeper, paths, records, share
 from rayhpc.bootstrap import allocation
-from rayhpc.bootstrap.node import PROGRAM, Node, start_arguments
+from rayhpc.bootstrap.node import COMMAND, Node, start_arguments
 from rayhpc.model import Assignment, ClusterSpec, NodeSpec, Options
-from rayhpc.rayapi import NodeTable
+from rayhpc.nodetable import NodeTable
 
 _SECONDS = 120.0
 _OPTIONS = Options(num_cpus=CPUS, object_store_memory=str(OBJECT_STORE))
@@ -53,9 +53,7 @@ def start(node: Node, own: Assignment, address: str) -> subprocess.Popen[bytes]:
 def ray_start(arguments: list[str], log: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
     """Ray's command as rayhpc runs it, without a keeper."""
     with log.open("ab") as output:
-        started = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=output, stderr=output, env=env
-        )
+        started = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=output, stderr=output, env=env)
     assert started.stdin is not None
     started.stdin.write(json.dumps(arguments).encode())
     started.stdin.close()
@@ -79,14 +77,10 @@ def lead(directory: Path, ranks: int) -> None:
 
 
 def _seconds(directory: Path, node: Node, own: Assignment, cluster: ClusterSpec) -> dict[str, float]:
-    # Now, not beside the head's start; Ray reads its mode of authentication when it is imported.
-    os.environ.update(node.authentication)
-    import ray._raylet  # noqa: F401
-
     seconds = {}
     began = time.time()
     start(node, own, "")
-    table = NodeTable((own.head_address, own.port), node.authentication, 0.02)
+    table = NodeTable(cluster.address, paths.node_table(node.spec.temp_dir), 0.02)
     until(lambda: alive(table) >= 1, "the head")
     seconds["head"] = time.time() - began
     if own.nodes > 1:
@@ -101,7 +95,6 @@ def _seconds(directory: Path, node: Node, own: Assignment, cluster: ClusterSpec)
         until(lambda: alive(table) >= 2, "the worker")
         seconds["worker"] = time.time() - float((directory / "worker_started").read_text())
     table.close()
-    table.join()
     began = time.time()
     command = [sys.executable, str(HERE / "driver.py"), str(directory), str(own.nodes), "0"]
     subprocess.run(command, env=environment.of_driver(os.environ, own, cluster), check=True)

@@ -11,7 +11,6 @@ import pickle
 import resource
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from rayhpc.model import AliveNode, Milestone
 from rayhpc.records import EventLog
 
 # The child of every rank; `ray start` itself is a Python program, too.
-_SLEEPS = "import os; os.execvp('sleep', ['sleep', 'infinity'])"
+_SLEEPS = ("sleep", "infinity")
 CPUS = 1
 
 
@@ -100,7 +99,7 @@ class StubTable:
     closed = False
     last_error = ""
 
-    def __init__(self, _: tuple[str, int], __: Mapping[str, str], every: float) -> None:
+    def __init__(self, _: str, __: str, every: float) -> None:
         self.every = every
         self.nodes: tuple[AliveNode, ...] = ()
         self.add(0)
@@ -110,9 +109,6 @@ class StubTable:
         self.nodes = (*self.nodes, AliveNode(rank, "", CPUS, 0, str(rank)))
 
     def close(self) -> None:
-        """Nothing to do."""
-
-    def join(self) -> None:
         """Nothing to do."""
 
 
@@ -130,7 +126,7 @@ def main() -> None:
     """Run the rank."""
     CountingMpi.directory = Path(sys.argv[1])
     for module, name, stub in [
-        (node, "PROGRAM", _SLEEPS), (lead, "NodeTable", StubTable), (lead, "Supervisor", StubbedSupervisor),
+        (node, "COMMAND", _SLEEPS), (lead, "NodeTable", StubTable), (lead, "Supervisor", StubbedSupervisor),
         (lead, "EventLog", CountingLog), (comm, "Mpi", CountingMpi),
     ]:  # fmt: skip
         assert hasattr(module, name)

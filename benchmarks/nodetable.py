@@ -25,13 +25,13 @@ from typing import Any
 from benchmarks import processes, report
 from benchmarks.contenders import free_port
 from benchmarks.floor import end_all, node_of, start, until
-from rayhpc import keeper, records
+from rayhpc import keeper, paths, records
 from rayhpc.bootstrap import allocation, readiness
 from rayhpc.bootstrap.node import Node
 from rayhpc.bootstrap.plan import Planner
 from rayhpc.model import Assignment, Gpus, NodeSpec, Options, Reach
-from rayhpc.rayapi import NodeTable
-from rayhpc.rayargs import RANK_LABEL
+from rayhpc.nodetable import NodeTable
+from rayhpc.rayhook import RANK_LABEL
 from rayhpc.roster import Roster
 
 _ASKS = 10
@@ -52,15 +52,14 @@ def measure(rows: int, directory: Path) -> dict[str, float]:
     try:
         os.environ.update(_PATIENCE)
         head = start(node, own, "")
-        address = (own.head_address, own.port)
-        alone = NodeTable(address, node.authentication, 0.02)
+        address, where = f"{own.head_address}:{own.port}", paths.node_table(spec.temp_dir)
+        alone = NodeTable(address, where, 0.02)
         until(lambda: alone.nodes, "the head")
         alone.close()
-        alone.join()
         began, gcs = time.monotonic(), _cpu(head)
-        register(f"{own.head_address}:{own.port}", own.token, rows)
+        register(address, own.token, rows)
         joins = {"join_seconds": (time.monotonic() - began) / rows, "join_gcs_cpu": (_cpu(head) - gcs) / rows}
-        table = NodeTable(address, node.authentication, 0.0)
+        table = NodeTable(address, where, 0.0)
         until(lambda: len(table.nodes or ()) == rows + 1, "all rows")
         return {"rows": rows + 1, **joins, **_asking(table, head), **_thinking(table), **planning(rows, directory)}
     finally:
@@ -98,14 +97,14 @@ def _row(pattern: Any, number: int) -> Any:
 
 
 def _asking(table: NodeTable, head: subprocess.Popen[bytes]) -> dict[str, float]:
-    """One question after the other: seconds of an answer, CPU seconds of this process and of the GCS for it."""
+    """One question after the other: seconds of an answer, CPU seconds of this process, `ray start` and GCS for it."""
     _next(table)
-    began, own, gcs = time.monotonic(), time.process_time(), _cpu(head)
+    began, own, asked, gcs = time.monotonic(), time.process_time(), _own_cpu(head), _cpu(head)
     for _ in range(_ASKS):
         _next(table)
     spent = {
         "answer_seconds": time.monotonic() - began, "answer_cpu": time.process_time() - own,
-        "answer_gcs_cpu": _cpu(head) - gcs,
+        "answer_ray_start_cpu": _own_cpu(head) - asked, "answer_gcs_cpu": _cpu(head) - gcs,
     }  # fmt: skip
     return {name: seconds / _ASKS for name, seconds in spent.items()}
 
@@ -116,6 +115,10 @@ def _next(table: NodeTable) -> None:
     until(lambda: table.nodes is not last, "an answer")
 
 
+def _own_cpu(head: subprocess.Popen[bytes]) -> float:
+    return processes.cpu(Path("/proc"), [head.pid])
+
+
 def _cpu(head: subprocess.Popen[bytes]) -> float:
     gcs = [pid for pid in keeper.descendants(head.pid) if b"gcs_server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     return processes.cpu(Path("/proc"), gcs)
@@ -124,7 +127,6 @@ def _cpu(head: subprocess.Popen[bytes]) -> float:
 def _thinking(table: NodeTable) -> dict[str, float]:
     """What rank 0 does with an answer: seconds for who is new or lost, and for who is missing."""
     table.close()
-    table.join()
     nodes = table.nodes or ()
     spec = [node_spec(number) for number in range(len(nodes))]
     roster = Roster(0)

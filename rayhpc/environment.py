@@ -121,7 +121,7 @@ def _python_first(inherited: Mapping[str, str]) -> dict[str, str]:
 
 def _hook(ray_version: str, spec: NodeSpec) -> dict[str, str]:
     own = {rayhook.VARIABLE: paths.ray_temp_dir(spec.temp_dir)} if rayhook.own_temp_dir_needed(ray_version) else {}
-    return {rayhook.HOOK: rayhook.NAME, **own}
+    return {rayhook.HOOK: rayhook.NAME, rayhook.NODE_TABLE: paths.node_table(spec.temp_dir), **own}
 
 
 def _visible(gpus: Gpus, inherited: Mapping[str, str]) -> dict[str, str]:

@@ -39,6 +39,11 @@ def token_file(private: str) -> str:
     return f"{private}/token"
 
 
+def node_table(private: str) -> str:
+    """The socket at which the head's `ray start` tells the node table."""
+    return f"{private}/nodes"
+
+
 def certificate_file(private: str) -> str:
     """The certificate of the run, with --tls."""
     return f"{private}/tls.crt"

@@ -1,116 +1,89 @@
-"""What we ask of Ray beside its command line: the node table. The only owner of ray.
+"""What we ask of Ray beside its command line: the node table, asked in the head's `ray start`, which has Ray at hand.
 
 GcsClient.get_all_node_info is not part of Ray's public interface: it answers in a millisecond without a driver and
 without a raylet, where ray.nodes() needs ray.init(), half a second and an entry in the list of jobs.
+
+Rank 0 asks through nodetable.py: a question is the address of a GCS, a line; the answer is a JSON object, a line too:
+rows (rank's label, address, CPUs, GPUs and id of each living node), or closed (whether the port refuses connections),
+or error (of Ray's client).
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import os
+import json
 import socket
 import threading
-import time
-from collections.abc import Mapping
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
-from rayhpc.model import AliveNode
-from rayhpc.rayargs import RANK_LABEL
+from rayhpc.rayhook import RANK_LABEL
 
 _ASK_SECONDS = 2.0
+_ALIVE = 0
 
 
-class NodeTable:
-    """The head's table of nodes, asked again and again by a thread of its own, which also imports ray.
+def answer(path: str) -> None:
+    """Answer at this socket, one caller after the other, until the process ends; raises OSError if it cannot be made.
 
-    Ray's client blocks for 40 s where nobody answers, and the import for minutes on a slow file system: neither may
-    keep the supervisor from its signals. The token's mode and path are Ray settings that hold for the process, so a
-    process has one table.
-
-    nodes: the living nodes at the last answer, None before the first; silence: seconds since that answer; closed: the
-    port that has answered refuses connections, since its GCS has ended.
+    Whoever may enter its directory may ask.
     """
-
-    def __init__(self, address: tuple[str, int], environment: Mapping[str, str], every: float) -> None:
-        os.environ.pop("RAY_AUTH_TOKEN", None)  # a user's own would win over the path of ours
-        os.environ.update(environment)
-        self.nodes: tuple[AliveNode, ...] | None = None
-        self.closed = False
-        self.last_error = ""
-        self.every = every
-        self._address = address
-        self._heard = time.monotonic()
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="node-table", daemon=True)
-        self._thread.start()
-
-    @property
-    def silence(self) -> float:
-        """Seconds since the last answer, or since the beginning."""
-        return time.monotonic() - self._heard
-
-    def move(self, address: tuple[str, int]) -> None:
-        """Ask another head from now on, perhaps at the same address; what the old one said is forgotten."""
-        self._address, self.nodes = address, None
-        self._heard = time.monotonic()
-
-    def close(self) -> None:
-        """Ask no more."""
-        self._closed.set()
-
-    def join(self) -> None:
-        """After close(): let the client go before the interpreter does."""
-        self._thread.join(_ASK_SECONDS + 1.0)
-
-    def _run(self) -> None:
-        client, make, asked = None, None, self._address
-        while not self._closed.is_set():
-            try:
-                make = make or _client_class()
-                listens = _listens(asked)
-                self.closed = asked == self._address and self.nodes is not None and listens is False
-                if asked != self._address or not listens:
-                    client, asked = None, self._address  # a head that is started again has another cluster id
-                else:
-                    client = client or make(address=_joined(asked))
-                    table = client.get_all_node_info(timeout=_ASK_SECONDS)
-                    self._take(asked, tuple(_row(info) for info in table.values() if info.state == 0))  # ALIVE
-            except Exception as error:  # Ray's errors share no base class between its releases
-                self.last_error = f"{type(error).__name__}: {error}"
-            self._closed.wait(self.every)
-
-    def _take(self, asked: tuple[str, int], nodes: tuple[AliveNode, ...]) -> None:
-        if asked == self._address:
-            self.nodes, self._heard = nodes, time.monotonic()
+    Path(path).unlink(missing_ok=True)  # of a `ray start` that failed
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(path)
+    server.listen()
+    threading.Thread(target=_answer_all, args=(server,), name="node-table", daemon=True).start()
 
 
-def _listens(address: tuple[str, int]) -> bool | None:
+def _answer_all(server: socket.socket) -> None:
+    table = Table()
+    while True:
+        caller, _ = server.accept()
+        # A caller that has gone needs no answer.
+        with caller, contextlib.suppress(OSError), caller.makefile("rb") as questions:
+            for question in questions:
+                caller.sendall(json.dumps(table.ask(question.decode().strip())).encode() + b"\n")
+
+
+class Table:
+    """The table of one GCS at a time."""
+
+    def __init__(self) -> None:
+        self._address = ""
+        self._client: Any = None
+
+    def ask(self, address: str) -> dict[str, Any]:
+        """The answer, whatever Ray's client does; after 2 s without one at the latest."""
+        try:
+            listens = _listens(address)
+            if address != self._address or not listens:
+                self._address, self._client = address, None  # a head that is started again has another cluster id
+            if not listens:
+                return {"closed": listens is False}
+            self._client = self._client or _client_class()(address=address)
+            found = self._client.get_all_node_info(timeout=_ASK_SECONDS).values()
+            return {"rows": [_row(info) for info in found if info.state == _ALIVE]}
+        except Exception as error:  # Ray's errors share no base class between its releases
+            return {"error": f"{type(error).__name__}: {error}"}
+
+
+def _listens(address: str) -> bool | None:
     """True if the port is open, False if it refuses, None without an answer: Ray's client would wait for 40 s."""
-    with closing(socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)) as trial:
+    host, _, port = address.rpartition(":")
+    with closing(socket.socket(socket.AF_INET6 if "[" in host else socket.AF_INET)) as trial:
         trial.settimeout(_ASK_SECONDS)
-        return {0: True, errno.ECONNREFUSED: False}.get(trial.connect_ex(address))
+        return {0: True, errno.ECONNREFUSED: False}.get(trial.connect_ex((host.strip("[]"), int(port))))
 
 
 def _client_class() -> Any:
-    """Ray's client; its import takes a while, in which the head starts."""
     import ray._raylet
 
     return ray._raylet.GcsClient
 
 
-def _joined(address: tuple[str, int]) -> str:
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _row(info: Any) -> AliveNode:
-    rank = dict(info.labels).get(RANK_LABEL, "")
+def _row(info: Any) -> list[Any]:
     total = dict(info.resources_total)
-    return AliveNode(
-        rank=int(rank) if rank.isdigit() else None,
-        address=info.node_manager_address,
-        cpus=float(total.get("CPU", 0.0)),
-        gpus=float(total.get("GPU", 0.0)),
-        id=info.node_id.hex(),
-    )
+    label = dict(info.labels).get(RANK_LABEL, "")
+    return [label, info.node_manager_address, total.get("CPU", 0.0), total.get("GPU", 0.0), info.node_id.hex()]

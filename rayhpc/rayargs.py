@@ -8,9 +8,7 @@ import re
 
 from rayhpc.errors import ExitCode, Fault, RayhpcError
 from rayhpc.model import Options
-
-# The label by which rayhpc finds the node of a rank in Ray's table.
-RANK_LABEL = "rayhpc-rank"
+from rayhpc.rayhook import RANK_LABEL
 
 _RESERVED = frozenset({"CPU", "GPU", "memory", "object_store_memory"})
 # Said by rayhpc for each node; said twice, the later one would win and the cluster would not be what was agreed.

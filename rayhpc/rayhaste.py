@@ -8,6 +8,7 @@ more from a shared file system. The raylet enters the node table once its two ag
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import subprocess
 import threading
@@ -28,6 +29,9 @@ _NO_SERVICE = -1
 # The raylet insists on an agent of the dashboard, and ends when it ends.
 _DASHBOARD_AGENT = "--dashboard_agent_command="
 _STAND_IN = "sleep infinity"
+# Workers that the raylet begins with; whether at once, or when the first driver comes.
+_WORKERS = "--num_prestart_python_workers"
+_PRESTART = "RAY_enable_worker_prestart"
 _OUR_AGENT = Path(__file__).with_name("rayagent.py")
 _RAYS_AGENT = Path("_private", "runtime_env", "agent", "main.py")
 
@@ -64,17 +68,43 @@ def leave_agents_behind(ray_params: Any) -> None:
     for name in (_OF_RUNTIME_ENV,) if idle else _PORTS:
         setattr(ray_params, name, getattr(ray_params, name) or reserve(ray_params.node_ip_address))
     ports = {name: _NO_SERVICE if idle and name != _OF_RUNTIME_ENV else getattr(ray_params, name) for name in _PORTS}
+
+    def edit(raylet: list[str]) -> list[str]:
+        words = dict(word.split("=", 1) for word in raylet if "=" in word)
+        for name, port in ports.items():
+            ray._raylet.persist_port(words["--session_dir"], words["--node_id"], name, port)
+        return with_late_agent(with_idle_agent(raylet) if idle else raylet, Path(services.RAY_PATH))
+
+    _edit_raylet(edit)
+
+
+def _edit_raylet(edit: Callable[[list[str]], list[str]]) -> None:
+    """Let the raylet's command line go through this before it is run."""
+    from ray._private import services
+
     start = services.start_ray_process
 
     def start_process(command: list[str], process_type: str, *rest: Any, **named: Any) -> Any:
-        if process_type == "raylet":
-            words = dict(word.split("=", 1) for word in command if "=" in word)
-            for name, port in ports.items():
-                ray._raylet.persist_port(words["--session_dir"], words["--node_id"], name, port)
-            command = with_late_agent(with_idle_agent(command) if idle else command, Path(services.RAY_PATH))
-        return start(command, process_type, *rest, **named)
+        return start(edit(command) if process_type == "raylet" else command, process_type, *rest, **named)
 
     services.start_ray_process = start_process
+
+
+def prepare_one_worker() -> None:
+    """Let the head's raylet begin with one worker, which imports while the driver does.
+
+    Ray begins when the first driver comes, with one for each CPU, and lets it wait for all of them. What the user has
+    said in the variable stays as it is.
+    """
+    if _PRESTART not in os.environ:
+        os.environ[_PRESTART] = "1"
+        _edit_raylet(with_one_worker)
+
+
+def with_one_worker(raylet: list[str]) -> list[str]:
+    """The raylet's command line with one worker to begin with; none stays none."""
+    count, none = (f"{_WORKERS}={number}" for number in (1, 0))
+    return [count if word.startswith(f"{_WORKERS}=") and word != none else word for word in raylet]
 
 
 def with_idle_agent(raylet: list[str]) -> list[str]:

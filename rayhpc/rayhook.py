@@ -5,6 +5,10 @@ from __future__ import annotations
 VARIABLE = "RAYHPC_RAY_TEMP_DIR"
 HOOK = "RAY_START_HOOK"
 NAME = "rayhpc.raystart.adjust"
+# Where the head's `ray start` tells rank 0 the node table.
+NODE_TABLE = "RAYHPC_NODE_TABLE"
+# The label by which rayhpc finds the node of a rank in that table.
+RANK_LABEL = "rayhpc-rank"
 
 
 def release(ray_version: str) -> tuple[int, ...]:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from rayhpc import rayhaste, rayhook
+from rayhpc import rayapi, rayhaste, rayhook
 
 
 def adjust(ray_params: Any, head: bool) -> None:
-    """RAY_START_HOOK: no Ray client server, this rank's own directory, and no waiting for what nobody needs yet.
+    """RAY_START_HOOK: the node table for rank 0, no Ray client server, this rank's own directory, no needless waiting.
 
     The client server is on wherever grpcio can be imported. Ray's node takes all this from its parameters, whatever the
-    command line made of them. The job's own `ray start` is no business of ours, so the variable goes no further.
+    command line made of them. The job's own `ray start` is no business of ours, so the variables go no further.
     """
     os.environ.pop(rayhook.HOOK, None)
+    node_table = os.environ.pop(rayhook.NODE_TABLE)
     if head:
+        rayapi.answer(node_table)
         ray_params.ray_client_server_port = None
     elif rayhook.VARIABLE in os.environ:
         ray_params.temp_dir = os.environ[rayhook.VARIABLE]
@@ -25,6 +27,8 @@ def adjust(ray_params: Any, head: bool) -> None:
 
 def _hasten(ray_params: Any, head: bool) -> None:
     """With a dashboard the head's agent has work as soon as the head is up: it submits the jobs."""
+    if head:
+        rayhaste.prepare_one_worker()
     if head and ray_params.include_dashboard:
         return
     rayhaste.leave_agents_behind(ray_params)

@@ -31,8 +31,8 @@ from rayhpc.model import (
     StartNode,
     Stopped,
 )
+from rayhpc.nodetable import NodeTable
 from rayhpc.proc import Child
-from rayhpc.rayapi import NodeTable
 from rayhpc.records import EventLog
 from rayhpc.registration import Registration
 from rayhpc.signals import Signals
@@ -108,7 +108,7 @@ class Leader:
         """The head, alive in its own node table."""
         self._launch_head(self._spec.port)
         spec = self._spec
-        table = NodeTable((spec.head.address, spec.port), self._node.authentication, _TABLE_HASTE)
+        table = NodeTable(spec.address, paths.node_table(spec.head.temp_dir), _TABLE_HASTE)
         self._supervisor.table = table
         outcome = self._await([HEAD_RANK], "head")
         if outcome is None and readiness.missing(table.nodes, [spec.head]):
@@ -139,7 +139,7 @@ class Leader:
         self._spec = replace(self._spec, port=port)
         records.write_json(self._directory / paths.SPEC, self._spec)
         if self._supervisor.table is not None:
-            self._supervisor.table.move((self._spec.head.address, port))
+            self._supervisor.table.move(self._spec.address)
 
     def _await(self, wanted: Sequence[int], what: str) -> Outcome | None:
         table = self._supervisor.table
@@ -240,8 +240,6 @@ class Leader:
         self._console.line(f"{outcome.cause}; all given back in {released:.1f} s; exit code {outcome.code}")
         for problem in problems:
             self._console.line(f"WARNING: {problem}")
-        if table is not None:
-            table.join()
         if missing:
             self._comm.abort(outcome.code)
         teardown.dismiss(self._comm, range(1, self._comm.size))

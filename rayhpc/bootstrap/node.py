@@ -10,11 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-from rayhpc import environment, paths, records, registry
+from rayhpc import environment, paths, raymain, records, registry
 from rayhpc.errors import RayhpcError, configuration
 from rayhpc.model import HEAD_RANK, Assignment, Milestone, NodeEnded, NodeSpec, Options
 from rayhpc.proc import Child, Order
-from rayhpc.rayargs import RANK_LABEL
+from rayhpc.rayhook import RANK_LABEL
 from rayhpc.watch import until_gone
 
 START_TRIES = 3
@@ -27,18 +27,7 @@ RETRIES = {
     "too slow for Ray's command line": "timed out during startup",
 }
 
-# Ray's command without `ray` on PATH, and without the working directory on sys.path, which -c and -m would add. Its
-# import takes a second, so it begins before its arguments are known: they come as JSON on standard input. Ray does
-# without those of its other commands that cannot be imported: a third of that second is theirs.
-PROGRAM = """import json, os, sys
-sys.path[:1] == [''] and sys.path.pop(0)
-sys.modules.update(dict.fromkeys(['ray.util.state.state_cli', 'ray.dashboard.modules.job.cli', 'ray.serve.scripts']))
-import ray.scripts.scripts as ray
-text = sys.stdin.read()
-os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-sys.argv[1:] = json.loads(text) if text else sys.exit(0)
-ray.main()
-"""
+COMMAND = (sys.executable, raymain.__file__)
 
 _DISCARD_SECONDS = 5.0
 # Meant for the driver, but a scheduler that follows the process tree sends them to all that it finds there.
@@ -105,7 +94,7 @@ class Node:
         self._used = self._warm = True
         self.child.run(
             Order(
-                argv=[sys.executable, "-c", PROGRAM],
+                argv=COMMAND,
                 env=self.environment,
                 ignored=_IGNORED,
                 remove=[self.spec.temp_dir, *self._entry()],

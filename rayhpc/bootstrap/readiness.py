@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence, Set
 from rayhpc.errors import ExitCode, Fault, counted, shortened
 from rayhpc.log import Bar, Console
 from rayhpc.model import AliveNode, ClusterSpec, NodeSpec, Options, Outcome
+from rayhpc.nodetable import NodeTable
 from rayhpc.paths import rank_log
-from rayhpc.rayapi import NodeTable
 from rayhpc.records import last_lines
 
 Poll = Callable[[], Outcome | None]

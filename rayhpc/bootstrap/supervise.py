@@ -31,8 +31,8 @@ from rayhpc.model import (
     SignalArrived,
     TimeUp,
 )
+from rayhpc.nodetable import NodeTable
 from rayhpc.proc import Child
-from rayhpc.rayapi import NodeTable
 from rayhpc.records import EventLog
 from rayhpc.roster import Roster
 from rayhpc.watch import Watch

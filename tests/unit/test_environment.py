@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayhpc import environment, rayhaste, rayhook, raystart
+from rayhpc import environment, paths, rayapi, rayhaste, rayhook, raystart
 from rayhpc.model import Certificate, Gpus
 
 from .making import assignment, cluster, node
@@ -116,18 +116,23 @@ def test_an_ipv6_head_is_bracketed() -> None:
 def test_the_hook_is_set(ray: str, rank: int, hooked: int) -> None:
     made = environment.of_daemons({}, replace(OWN, ray=ray), SPEC.nodes[rank])
     assert len({"RAY_START_HOOK", "RAYHPC_RAY_TEMP_DIR"} & set(made)) == hooked
+    assert made["RAYHPC_NODE_TABLE"] == paths.node_table(SPEC.nodes[rank].temp_dir)
     assert made["RAY_START_HOOK"] == rayhook.NAME == f"{raystart.__name__}.adjust"
 
 
 @pytest.mark.parametrize(("head", "expected"), [(True, (None, "/given")), (False, (10001, "/own"))])
 def test_the_hook(head: bool, expected: tuple[object, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    answering: list[str] = []
+    monkeypatch.setattr(rayapi, "answer", answering.append)
     monkeypatch.setenv("RAY_START_HOOK", rayhook.NAME)
+    monkeypatch.setenv("RAYHPC_NODE_TABLE", "/run/nodes")
     monkeypatch.setenv("RAYHPC_RAY_TEMP_DIR", "/own")
     monkeypatch.setattr(rayhaste, "known", lambda: False)
     parameters = SimpleNamespace(ray_client_server_port=10001, temp_dir="/given")
     raystart.adjust(parameters, head)
     assert (parameters.ray_client_server_port, parameters.temp_dir) == expected
-    assert "RAY_START_HOOK" not in os.environ
+    assert not {"RAY_START_HOOK", "RAYHPC_NODE_TABLE"} & set(os.environ)
+    assert answering == ["/run/nodes"] * head
 
 
 def test_daemons_have_no_address_of_a_cluster() -> None:

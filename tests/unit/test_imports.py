@@ -24,8 +24,8 @@ FLOORS = {
     "pure": "roster decision liveness timeline schedulers share rayargs environment addressfile findings",
     "on the cluster": "probes probes.*",
     "what a hand needs": "launcher",
-    "how Ray starts": "rayhaste rayagent",
-    "hands": "keeper comm net beats host records rayapi rayjobs signals log commands tls star runs plots sheet",
+    "how Ray starts": "rayhaste rayagent raymain rayapi",
+    "hands": "keeper comm net beats host records nodetable rayjobs signals log commands tls star runs plots sheet",
     "hands on hands": "raystart proc allocations registry meeting jobfile",
     "hands, all together": "watch registration rendezvous",
     "stages": "bootstrap.*",
@@ -43,7 +43,7 @@ FLOORS = {
 # Each outside dependency and who may import it.
 OWNERS = {
     "mpi4py": "comm",
-    "ray": "rayhaste rayapi rayjobs probes.*",
+    "ray": "rayhaste raymain rayapi rayjobs probes.*",
     "psutil": "host",
     "yaml": "sheet jobfile",
     "torch": "probes.*",
@@ -57,6 +57,7 @@ LAZY = ("mpi4py", "ray", "torch", "matplotlib")
 FENCES = {
     "keeper": "",
     "rayagent": "",
+    "raymain": "",
     "probes.*": "rayhpc",
     "batch.*": "rayhpc errors paths units model schedulers schedulers.* records allocations commands log batch.*",
     "jobs.*": "rayhpc errors model variables probes.node_probe addressfile registry rayjobs jobs.*",
@@ -139,14 +140,12 @@ def test_fences() -> None:
         assert [f"{m} -> {name}" for m in fenced for name in wanted_of(m) if not among(name, allowed)] == []
 
 
-def test_only_the_node_starts_rays_command() -> None:
-    users = {
-        module
-        for module, tree in TREES.items()
-        for entry in ast.walk(tree)
-        if isinstance(entry, ast.Constant) and "ray.scripts" in str(entry.value)
-    }
-    assert users == {"bootstrap.node"}
+@pytest.mark.parametrize(
+    ("module", "users"),
+    [("raymain", {"bootstrap.node"}), ("rayapi", {"raystart"}), ("rayhaste", {"raystart"}), ("raystart", set())],
+)
+def test_what_runs_inside_ray_start(module: str, users: set[str]) -> None:
+    assert {name for name in TREES if module in wanted_of(name)} == users
 
 
 @pytest.mark.parametrize(
@@ -160,7 +159,7 @@ def test_only_the_node_starts_rays_command() -> None:
         ("batch.submit", "bootstrap.story"),
         ("bootstrap.story", "start"),
         ("commandline", "cli"),
-        ("records", "rayapi"),  # hands stand side by side
+        ("records", "nodetable"),  # hands stand side by side
         ("nowhere", "model"),
     ],
 )

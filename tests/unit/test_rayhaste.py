@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -15,8 +16,9 @@ import ray._raylet
 from ray._private import services, utils
 from ray._private.node import Node
 
-from rayhpc import rayhaste, raystart
+from rayhpc import rayapi, rayhaste, raystart
 
+PRESTART = "RAY_enable_worker_prestart"
 AGENTS = ["metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port"]
 MAIN = f"{services.RAY_PATH}/_private/runtime_env/agent/main.py"
 
@@ -90,35 +92,64 @@ def test_other_processes_are_started_as_ever(started: list[list[str]], minimal: 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("workers", "expected"), [(64, 1), (1, 1), (0, 0)])
+def test_the_heads_raylet_begins_with_one_worker(
+    started: list[list[str]], monkeypatch: pytest.MonkeyPatch, workers: int, expected: int
+) -> None:
+    monkeypatch.delenv(PRESTART, raising=False)
+    rayhaste.prepare_one_worker()
+    assert os.environ.pop(PRESTART) == "1"
+    services.start_ray_process(["raylet", f"--num_prestart_python_workers={workers}"], "raylet", fate_share=True)
+    assert started == [["raylet", "raylet", f"--num_prestart_python_workers={expected}"]]
+
+
+@pytest.mark.parametrize("said", ["0", "1"])
+def test_workers_that_the_user_has_decided_on(
+    started: list[list[str]], monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    monkeypatch.setenv(PRESTART, said)
+    rayhaste.prepare_one_worker()
+    assert os.environ[PRESTART] == said
+    services.start_ray_process(["raylet", "--num_prestart_python_workers=64"], "raylet", fate_share=True)
+    assert started[0][-1] == "--num_prestart_python_workers=64"
+
+
 @pytest.mark.parametrize(
-    ("head", "dashboard", "version", "hastened", "no_dashboard"),
+    ("head", "dashboard", "version", "edited", "hastened", "no_dashboard"),
     [
-        (True, False, "2.60.0", True, True),
-        (True, True, "2.60.0", False, False),
-        (False, None, "2.54.1", True, False),
-        (True, False, "2.61.0", False, False),
-        (False, None, "3.0.0.dev0", False, False),
+        (True, False, "2.60.0", True, True, True),
+        (True, True, "2.60.0", True, False, False),
+        (False, None, "2.54.1", True, True, False),
+        (True, False, "2.61.0", False, False, False),
+        (False, None, "3.0.0.dev0", False, False, False),
     ],
 )
 def test_when_it_is_done(
     started: list[list[str]], monkeypatch: pytest.MonkeyPatch,
-    head: bool, dashboard: bool | None, version: str, hastened: bool, no_dashboard: bool,
+    head: bool, dashboard: bool | None, version: str, edited: bool, hastened: bool, no_dashboard: bool,
 ) -> None:  # fmt: skip
     """With a dashboard the head's agents have work at once; of a release that nobody looked at nothing is touched."""
     monkeypatch.setattr(ray, "__version__", version)
+    monkeypatch.setattr(rayapi, "answer", lambda _: None)
+    monkeypatch.setenv("RAYHPC_NODE_TABLE", "")
+    monkeypatch.setenv(PRESTART, "")  # so that monkeypatch takes away what is set
+    monkeypatch.delenv(PRESTART)
     before = (services.start_ray_process, Node.start_log_monitor, Node.start_api_server)
     given = parameters(include_dashboard=dashboard)
     raystart.adjust(given, head)
     after = (services.start_ray_process, Node.start_log_monitor, Node.start_api_server)
-    assert [was is not is_ for was, is_ in zip(before, after, strict=True)] == [hastened, hastened, no_dashboard]
+    assert [was is not is_ for was, is_ in zip(before, after, strict=True)] == [edited, hastened, no_dashboard]
     assert bool(given.runtime_env_agent_port) == hastened
+    assert (PRESTART in os.environ) == (head and version == "2.60.0")
 
 
 def test_what_is_private_in_ray_is_there() -> None:
     """The names that are touched, in the release that the tests run with."""
     assert rayhaste.known()
     assert Path(MAIN).is_file()
-    assert '"--dashboard_agent_command={}"' in Path(services.__file__).read_text()
+    source = Path(services.__file__).read_text()
+    assert '"--dashboard_agent_command={}"' in source
+    assert '"--num_prestart_python_workers={}"' in source
 
 
 @contextlib.contextmanager

@@ -1,11 +1,13 @@
-"""The node table: what is read from Ray's rows, and that no error of Ray's ends the asking. Ray is not imported."""
+"""The node table: rank 0 asks, the head's `ray start` answers at a socket. Ray is not imported."""
 
 from __future__ import annotations
 
 import os
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,8 +15,8 @@ import pytest
 
 from rayhpc import rayapi
 from rayhpc.model import AliveNode
-from rayhpc.rayapi import NodeTable
-from rayhpc.rayargs import RANK_LABEL
+from rayhpc.nodetable import NodeTable
+from rayhpc.rayhook import RANK_LABEL
 
 from .making import until
 
@@ -41,24 +43,40 @@ class Script:
         return dict(enumerate(answer))
 
 
+@pytest.fixture
+def path() -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as made:  # pytest's own are longer than a socket's path may be
+        yield f"{made}/nodes"
+
+
 Open = Callable[..., NodeTable]
 
 
 @pytest.fixture
-def table(monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
+def ask(path: str) -> Iterator[Open]:
     made: list[NodeTable] = []
 
-    def start(*answers: Any, environment: dict[str, str] | None = None) -> NodeTable:
-        script = Script(*answers)
-        monkeypatch.setattr(rayapi, "_client_class", lambda: lambda **_: script)
-        monkeypatch.setattr(rayapi, "_listens", lambda _: bool(answers))
-        made.append(NodeTable(("127.0.0.1", 1), environment or {}, every=0.001))
+    def start(address: str = "127.0.0.1:1", where: str = path) -> NodeTable:
+        made.append(NodeTable(address, where, every=0.001))
         return made[-1]
 
     yield start
     for entry in made:
         entry.close()
-        entry.join()
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch, ask: Open, path: str) -> Open:
+    """A table whose GCS says these answers; without any nobody listens at its port."""
+
+    def start(*answers: Any) -> NodeTable:
+        script, where = Script(*answers), f"{path}{len(os.listdir(Path(path).parent))}"
+        monkeypatch.setattr(rayapi, "_client_class", lambda: lambda **_: script)
+        monkeypatch.setattr(rayapi, "_listens", lambda _: bool(answers))
+        rayapi.answer(where)
+        return ask(where=where)
+
+    return start
 
 
 def test_before_the_first_answer_nothing_is_known(table: Open) -> None:
@@ -94,31 +112,21 @@ def test_silence_grows_until_an_answer_comes(table: Open) -> None:
     assert until(lambda: talking.nodes is not None and talking.silence < 0.05)
 
 
-def test_the_token_holds_for_the_process(table: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
-    table(environment={"RAY_AUTH_TOKEN_PATH": "/tmp/token"})
-    assert os.environ["RAY_AUTH_TOKEN_PATH"] == "/tmp/token"
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "")  # so that monkeypatch takes it away
-
-
 # The head is started again since somebody had taken its port: that somebody may be a GCS, and would answer for ever.
-def test_another_head_is_asked_by_another_client(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_head_is_asked_by_another_client(monkeypatch: pytest.MonkeyPatch, ask: Open, path: str) -> None:
     heads = {"127.0.0.1:1": Script([]), "127.0.0.1:2": Script([row("0")])}
     monkeypatch.setattr(rayapi, "_client_class", lambda: lambda address: heads[address])
     monkeypatch.setattr(rayapi, "_listens", lambda _: True)
-    found = NodeTable(("127.0.0.1", 1), {}, every=0.001)
-    try:
-        assert until(lambda: found.nodes == ())
-        found.move(("127.0.0.1", 2))
-        assert until(lambda: found.nodes != (), 1.0)
-    finally:
-        found.close()
-        found.join()
+    rayapi.answer(path)
+    found = ask()
+    assert until(lambda: found.nodes == ())
+    found.move("127.0.0.1:2")
+    assert until(lambda: bool(found.nodes), 1.0)
 
 
 # Ray's client would wait for 40 s at a closed port; and a head that is started again has another cluster id.
 def test_a_head_that_has_gone_is_not_asked_and_its_successor_gets_a_client_of_its_own(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, ask: Open, path: str
 ) -> None:
     made: list[Script] = []
     listening = threading.Event()
@@ -130,16 +138,13 @@ def test_a_head_that_has_gone_is_not_asked_and_its_successor_gets_a_client_of_it
 
     monkeypatch.setattr(rayapi, "_client_class", lambda: connect)
     monkeypatch.setattr(rayapi, "_listens", lambda _: listening.is_set())
-    found = NodeTable(("127.0.0.1", 1), {}, every=0.001)
-    try:
-        assert until(lambda: found.nodes == ())
-        listening.clear()
-        assert until(lambda: found.silence > 0.05)
-        listening.set()
-        assert until(lambda: found.nodes != (), 1.0)
-    finally:
-        found.close()
-        found.join()
+    rayapi.answer(path)
+    found = ask()
+    assert until(lambda: found.nodes == ())
+    listening.clear()
+    assert until(lambda: found.silence > 0.05)
+    listening.set()
+    assert until(lambda: found.nodes != (), 1.0)
     assert len(made) == 2
 
 
@@ -159,7 +164,49 @@ def test_only_a_port_that_has_answered_and_refuses_is_closed(
 
 def test_a_port_is_open_or_refuses() -> None:
     server = socket.create_server(("127.0.0.1", 0))
-    address = server.getsockname()
+    address = f"127.0.0.1:{server.getsockname()[1]}"
     assert rayapi._listens(address) is True
     server.close()
     assert rayapi._listens(address) is False
+
+
+def test_ipv6_addresses_are_in_brackets() -> None:
+    if not socket.has_ipv6:
+        pytest.skip("this Python has no IPv6")
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
+        assert rayapi._listens(f"[::1]:{server.getsockname()[1]}") is True
+
+
+def test_ray_start_is_waited_for_and_said_to_be_missing(ask: Open, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = ask()
+    assert until(lambda: bool(found.last_error))
+    assert found.last_error == f"`ray start` does not answer at {path}: No such file or directory"
+    monkeypatch.setattr(rayapi, "_client_class", lambda: lambda **_: Script([row("0")]))
+    monkeypatch.setattr(rayapi, "_listens", lambda _: True)
+    rayapi.answer(path)
+    assert until(lambda: found.nodes is not None)
+
+
+def test_a_ray_start_that_ends_is_followed_by_another(ask: Open, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves its socket's name behind, and a connection that ends in the middle of an answer."""
+    with socket.socket(socket.AF_UNIX) as first:
+        first.bind(path)
+        first.listen()
+        found = ask()
+        caller, _ = first.accept()
+        with caller:
+            assert caller.recv(100) == b"127.0.0.1:1\n"
+            caller.sendall(b"{")
+    assert until(lambda: "Connection refused" in found.last_error)
+    monkeypatch.setattr(rayapi, "_client_class", lambda: lambda **_: Script([row("0")]))
+    monkeypatch.setattr(rayapi, "_listens", lambda _: True)
+    rayapi.answer(path)
+    assert until(lambda: found.nodes is not None)
+
+
+def test_one_caller_after_the_other_is_answered(table: Open, ask: Open, path: str) -> None:
+    first = table([row("0")])
+    assert until(lambda: first.nodes is not None)
+    first.close()
+    second = ask(where=f"{path}0")
+    assert until(lambda: second.nodes is not None)

@@ -1,0 +1,59 @@
+"""Ray's command, begun before its arguments are known: they come as JSON on standard input; none if that is empty.
+
+Its import is almost all that it costs, so it is begun early and kept small. A program of its own, run by its path:
+`ray` need not be on PATH, and the working directory is not on sys.path, where -c and -m would put it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+# Commands that are not run here: Ray itself does without those that cannot be imported.
+_LEFT_OUT = ("ray.util.state.state_cli", "ray.dashboard.modules.job.cli", "ray.serve.scripts")
+# What Ray imports to ask a cloud about its accelerators, and to check runtime environments. `ray start` seldom does.
+_LATE = ("requests", "jsonschema")
+
+
+class Late(ModuleType):
+    """A package that is imported once something of it is wanted.
+
+    importlib.util.LazyLoader imports its modules at the second `import` of them (Python 3.11).
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        package = importlib.import_module(self.__name__)
+        vars(self).update(vars(package))
+        return getattr(package, name)
+
+
+def spare_imports() -> None:
+    """Leave out or put off what `ray start` can do without: half of what it imports."""
+    sys.modules.update(dict.fromkeys(_LEFT_OUT))  # type: ignore[arg-type] # None: cannot be imported
+    sys.modules.update({name: Late(name) for name in _LATE})
+
+
+def main() -> None:
+    """Import, wait for the arguments, run."""
+    here = str(Path(__file__).parent)
+    if sys.path[0] == here:  # not with PYTHONSAFEPATH
+        del sys.path[0]
+    spare_imports()
+    import ray.scripts.scripts
+
+    arguments = sys.stdin.read()
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    if arguments:
+        sys.argv = ["ray", *json.loads(arguments)]
+        ray.scripts.scripts.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Ray's command as rayhpc begins it: what it imports, from where, and packages that come when they are wanted."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rayhpc import raymain
+
+
+def run(text: str, directory: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-X", "importtime", raymain.__file__], input=text, text=True, capture_output=True,
+        cwd=directory, env={**os.environ, **environ}, timeout=120, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("safe", ["", "1"])
+def test_it_is_rays_command_without_what_is_not_needed(tmp_path: Path, safe: str) -> None:
+    """Nothing comes from the working directory, nor from ours, whose modules have ordinary names."""
+    (tmp_path / "ray.py").write_text("raise SystemExit('the wrong ray')")
+    done = run(json.dumps(["--version"]), tmp_path, PYTHONSAFEPATH=safe)
+    assert (done.returncode, done.stdout.split()[:2]) == (0, ["ray,", "version"]), done.stderr[-2000:]
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert {"ray", "ray._raylet"} <= imported
+    assert not {"requests", "urllib3", "jsonschema", "ray.serve", "ray.job_submission", "signals"} & imported
+
+
+def test_without_arguments_it_ends(tmp_path: Path) -> None:
+    """Nobody has told it any: who began it is gone."""
+    done = run("", tmp_path)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    name = "late_example"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text("print('imported')\nfrom late_example.inner import inside\n")
+    (tmp_path / name / "inner.py").write_text("inside = 7\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(sys.modules, name, raymain.Late(name))
+    yield name
+    for module in (name, f"{name}.inner"):
+        sys.modules.pop(module, None)
+
+
+def test_a_late_package_is_imported_by_its_first_use(package: str, capsys: pytest.CaptureFixture[str]) -> None:
+    import late_example  # type: ignore[import-not-found]
+    import late_example as again
+
+    assert capsys.readouterr().out == ""
+    assert (late_example.inside, again.inside) == (7, 7)
+    assert sys.modules[package] is not late_example
+    import late_example as real
+
+    assert (real.inside, real is sys.modules[package]) == (7, True)
+    assert capsys.readouterr().out == "imported\n"
+
+
+def test_a_submodule_is_a_use(package: str) -> None:
+    from late_example.inner import inside
+
+    assert inside == 7
+
+
+def test_two_threads_import_it_once(package: str, capsys: pytest.CaptureFixture[str]) -> None:
+    late, seen = sys.modules[package], []
+    threads = [threading.Thread(target=lambda: seen.append(late.inside)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert seen == [7] * 8
+    assert capsys.readouterr().out == "imported\n"
+
+
+def test_a_package_that_is_not_installed_is_missed_when_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = raymain.Late("no_such_package")
+    monkeypatch.setitem(sys.modules, "no_such_package", late)
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        _ = late.anything
+    assert "no_such_package" not in sys.modules
