@@ -48,6 +48,12 @@ def hand_over(listener: socket.socket) -> None:
     socket.socket.bind = take  # type: ignore[method-assign,assignment]
 
 
+def look_where_it_would(program: str) -> None:
+    """Import from the program's own directory in the place of ours, whose modules have ordinary names."""
+    ours = os.path.dirname(__file__)  # noqa: PTH120 - as Python writes it
+    sys.path[:] = [os.path.dirname(program) if entry == ours else entry for entry in sys.path]  # noqa: PTH120
+
+
 def main(arguments: list[str]) -> None:
     """Wait, then be the agent; nothing once the raylet is gone."""
     said = dict(word.split("=", 1) for word in arguments if "=" in word)
@@ -55,6 +61,7 @@ def main(arguments: list[str]) -> None:
     if wait_for_caller(listener, int(os.environ["RAY_RAYLET_PID"])):
         hand_over(listener)
         sys.argv = arguments
+        look_where_it_would(arguments[0])
         runpy.run_path(arguments[0], run_name="__main__")
 
 

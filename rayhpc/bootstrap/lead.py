@@ -41,6 +41,8 @@ from rayhpc.watch import Watch, until_gone
 # How often mail is looked for and the node table asked: while the cluster comes up, and while the driver runs.
 _HASTE = 0.01
 _CALM = 0.1
+# A single rank gets no mail; signals and its children's ends wake it at once.
+_ALONE = 0.5
 _TABLE_HASTE = 0.02
 _TABLE_CALM = 1.0
 # A row of the table costs the GCS 50 microseconds of CPU time for each answer, and rank 0 about as much.
@@ -167,7 +169,8 @@ class Leader:
         assert supervisor.table is not None
         alive = supervisor.table.nodes or ()
         self._stage("up", f"{len(alive)}/{len(self._spec.nodes)} nodes, {readiness.totals(alive)}")
-        supervisor.table.every, self._watch.every = self._pauses[1], _CALM
+        supervisor.table.every = self._pauses[1]
+        self._watch.every = _CALM if self._comm.size > 1 else _ALONE
         if self._options.register:
             entry = cluster_entry(self._spec, alive, self._argv, self._options.tls)
             self._registration = Registration(entry, self._own.token, self._own.certificate, self._console.line)

@@ -19,6 +19,7 @@ from rayhpc import net, rayagent
 # As Ray's agent makes its socket; it answers each caller with its arguments.
 PROGRAM = """
 import socket, sys
+import beside
 print('begun', flush=True)
 said = dict(word.split('=', 1) for word in sys.argv[1:])
 other = socket.socket(); other.bind(('127.0.0.1', 0))
@@ -42,6 +43,9 @@ def start(tmp_path: Path) -> Start:
     def starting(address: str = "127.0.0.1", raylet: int = os.getpid()) -> tuple[subprocess.Popen[str], int]:
         program = tmp_path / "main.py"
         program.write_text(PROGRAM)
+        (tmp_path / "beside.py").write_text(
+            "import sys; assert not [way for way in sys.path if way.endswith('/rayhpc')]"
+        )
         port = net.free_port("")
         words = [f"--runtime-env-agent-port={port}", f"--node-ip-address={address}"]
         process = subprocess.Popen(
