@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +50,12 @@ def start(node: Node, own: Assignment, address: str) -> subprocess.Popen[bytes]:
     return ray_start(start_arguments(own, node.spec, _OPTIONS, own.port, address), node.log, node.environment)
 
 
-def ray_start(arguments: list[str], log: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
+def ray_start(
+    arguments: list[str], log: Path, env: dict[str, str], command: Sequence[str] = COMMAND
+) -> subprocess.Popen[bytes]:
     """Ray's command as rayhpc runs it, without a keeper."""
     with log.open("ab") as output:
-        started = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=output, stderr=output, env=env)
+        started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=env)
     assert started.stdin is not None
     started.stdin.write(json.dumps(arguments).encode())
     started.stdin.close()

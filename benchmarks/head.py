@@ -1,8 +1,8 @@
-"""Where a head's start goes: a head alone under settings that may spare something: python -m benchmarks.head [TURNS].
+"""Where a start goes: a head alone and a driver, under settings that may spare something: benchmarks.head [TURNS].
 
-For each setting, alternating: the seconds until its raylet is alive in the node table, the CPU seconds that all its
-processes have used by then and three seconds later, when the last of them has started, their number, and their memory
-in MB, shared pages divided.
+For each setting, alternating: the seconds until the head's raylet is alive in the node table, and the CPU seconds that
+all its processes have used by then; the seconds from the start of a driver to its first task, and the CPU seconds of
+the head's processes by then, the driver's own left out; their number, and their memory in MB, shared pages divided.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks import processes
 from benchmarks.contenders import CPUS, OBJECT_STORE, free_port
-from benchmarks.floor import ray_start
-from benchmarks.places import REPOSITORY
+from benchmarks.floor import ray_start, until
+from benchmarks.places import HERE, REPOSITORY
 from benchmarks.report import Spread
-from rayhpc import keeper, rayhaste, rayhook, share
+from rayhpc import environment, keeper, rayhaste, rayhook, share
 from rayhpc.bootstrap import allocation
-from rayhpc.bootstrap.node import Node, start_arguments
+from rayhpc.bootstrap.node import COMMAND, Node, start_arguments
 from rayhpc.model import Assignment, Options
 
 _PROC = Path("/proc")
@@ -47,22 +49,45 @@ while time.monotonic() < end:
 else:
     print(last, file=sys.stderr)
 """
-_HOOK = "RAY_START_HOOK"
-# What each setting changes: who is called before Ray starts anything (nobody: as Ray starts a head), environment
-# variables, further arguments.
-SETTINGS: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
-    "as rayhpc starts it": (rayhook.NAME, {}, ()),
-    "as Ray starts it": ("", {}, ()),
-    "no dashboard's process": (f"{__spec__.name}.without_dashboard", {}, ()),
-    "agents behind": (f"{__spec__.name}.with_agents_behind", {}, ()),
-    "log monitor as a thread": (f"{__spec__.name}.with_log_thread", {}, ()),
-    "rayhpc, no log monitor": (rayhook.NAME, {}, ("--include-log-monitor=false",)),
-    "rayhpc, one server thread": (
-        rayhook.NAME,
-        {"RAY_num_server_call_thread": "1", "RAY_gcs_server_rpc_server_thread_num": "1"},
-        (),
+# `ray`, which gets its arguments as rayhpc's own program does.
+_RAY = """
+import json, sys
+from ray.scripts.scripts import main
+sys.argv[1:] = json.loads(sys.stdin.read())
+main()
+"""
+_OF_RAY = (sys.executable, "-c", _RAY)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """hook: who is called before Ray starts anything, nobody if empty; command: the program that is `ray`."""
+
+    hook: str = rayhook.NAME
+    command: tuple[str, ...] = COMMAND
+    environ: Mapping[str, str] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
+
+
+def _part(name: str) -> Setting:
+    """One part of what rayhpc does, alone."""
+    return Setting(f"{__spec__.name}.{name}", _OF_RAY)
+
+
+SETTINGS = {
+    "as rayhpc starts it": Setting(),
+    "as Ray starts it": Setting("", _OF_RAY),
+    "fewer imports": Setting(""),
+    "no dashboard's process": _part("without_dashboard"),
+    "agents behind": _part("with_agents_behind"),
+    "log monitor as a thread": _part("with_log_thread"),
+    "a worker at once": _part("with_a_worker"),
+    "rayhpc, no worker at once": Setting(environ={"RAY_enable_worker_prestart": "0"}),
+    "rayhpc, no log monitor": Setting(arguments=("--include-log-monitor=false",)),
+    "rayhpc, one server thread": Setting(
+        environ={"RAY_num_server_call_thread": "1", "RAY_gcs_server_rpc_server_thread_num": "1"}
     ),
-    "rayhpc, plasma's sleep": (rayhook.NAME, {"RAY_raylet_client_connect_timeout_milliseconds": "1000"}, ()),
+    "rayhpc, plasma's sleep": Setting(environ={"RAY_raylet_client_connect_timeout_milliseconds": "1000"}),
 }
 
 
@@ -81,13 +106,17 @@ def with_log_thread(_: Any, __: bool) -> None:
     rayhaste.monitor_logs_here()
 
 
-Figures = tuple[float, float, float, float, float]
+def with_a_worker(_: Any, __: bool) -> None:
+    """The fourth part."""
+    rayhaste.prepare_one_worker()
 
 
-def head(setting: str, directory: Path) -> Figures:
-    """Seconds until alive, CPU seconds then and three seconds later, processes, MB."""
-    hook, environ, arguments = SETTINGS[setting]
-    options = Options(num_cpus=CPUS, object_store_memory=str(OBJECT_STORE), ray_arg=arguments)
+Figures = tuple[float, float, float, float, float, float]
+
+
+def head(setting: Setting, directory: Path) -> Figures:
+    """Seconds until alive, CPU seconds then, the driver's seconds, CPU seconds then, processes, MB."""
+    options = Options(num_cpus=CPUS, object_store_memory=str(OBJECT_STORE), ray_arg=setting.arguments)
     run_id = f"head-{secrets.token_hex(4)}"
     spec = share.divide([allocation.survey(0, options, None, "", os.environ)], options, run_id)[0]
     version = allocation.versions().ray
@@ -95,36 +124,51 @@ def head(setting: str, directory: Path) -> Figures:
     node = Node(own, spec, options)
     node.prepare()
     try:
-        # Hooks of this file must be found by `ray start`, which does not look into the working directory.
-        env = {**node.environment, **environ, "PYTHONPATH": str(REPOSITORY), _HOOK: hook}
-        if not hook:
-            del env[_HOOK]
-        return _timed(node, own, options, env)
+        return _timed(node, own, options, setting)
     finally:
         end_all()
         node.discard()
 
 
-def _timed(node: Node, own: Assignment, options: Options, env: dict[str, str]) -> Figures:
+def _environment(node: Node, setting: Setting) -> dict[str, str]:
+    """Hooks of this file must be found by `ray start`, which does not look into the working directory."""
+    env = {**node.environment, **setting.environ, "PYTHONPATH": str(REPOSITORY), rayhook.HOOK: setting.hook}
+    return env if setting.hook else {name: value for name, value in env.items() if name != rayhook.HOOK}
+
+
+def _timed(node: Node, own: Assignment, options: Options, setting: Setting) -> Figures:
     words = start_arguments(own, node.spec, options, own.port, "")
-    address = f"{own.head_address}:{own.port}"
+    address, env = f"{own.head_address}:{own.port}", _environment(node, setting)
     with node.log.open("ab") as log, subprocess.Popen(
         [sys.executable, "-c", _ALIVE, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=env
     ) as watcher:  # fmt: skip
         assert watcher.stdin is not None and watcher.stdout is not None
         watcher.stdout.readline()
         began = time.monotonic()
-        started = ray_start(words, node.log, env)
+        started = ray_start(words, node.log, env, setting.command)
         watcher.stdin.write(b"\n")
         watcher.stdin.flush()
         if watcher.stdout.readline() != b"alive\n":
             raise TimeoutError(f"no head after a minute:\n{node.log.read_text()}")
         seconds = time.monotonic() - began
         early = processes.cpu(_PROC, family(started.pid), children=True)
-        time.sleep(3.0)
+        driving = _drive(node, address)
         late = processes.usage(_PROC, family(started.pid))
         cpu = processes.cpu(_PROC, family(started.pid), children=True)
-        return seconds, early, cpu, late.count, late.pss / 2**20
+        return seconds, early, driving, cpu, late.count, late.pss / 2**20
+
+
+def _drive(node: Node, address: str) -> float:
+    """Seconds from the start of the driver, which goes on, to its first task."""
+    env = {**environment.scrubbed(os.environ), **node.authentication, "RAY_ADDRESS": address}
+    with tempfile.TemporaryDirectory(prefix="driver-") as made:
+        began = time.time()
+        command = [sys.executable, str(HERE / "driver.py"), made, "1", "60"]
+        with node.log.open("ab") as log:
+            driver = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+        first = Path(made, "first_task")
+        until(lambda: first.exists() or driver.poll() is not None, f"the first task:\n{node.log.read_text()}")
+        return float(first.read_text()) - began
 
 
 def family(root: int) -> list[int]:
@@ -147,11 +191,11 @@ def main() -> None:
     found: dict[str, list[Figures]] = {name: [] for name in SETTINGS}
     with tempfile.TemporaryDirectory(prefix="head-") as made:
         for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else 5):
-            for name in SETTINGS:
-                found[name].append(head(name, Path(made)))
+            for name, setting in SETTINGS.items():
+                found[name].append(head(setting, Path(made)))
     for name, figures in found.items():
         columns = [Spread.of(column) for column in zip(*figures, strict=True)]
-        texts = [column.text(digits) for column, digits in zip(columns, (2, 2, 2, 0, 0), strict=True) if column]
+        texts = [column.text(digits) for column, digits in zip(columns, (2, 2, 2, 2, 0, 0), strict=True) if column]
         print(f"| {name} | {' | '.join(texts)} |", flush=True)
 
 

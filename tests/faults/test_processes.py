@@ -118,6 +118,10 @@ def worker_raylet(victims: Victims) -> int:
     return victims.daemon(1, "raylet")
 
 
+def head_ray_start(victims: Victims) -> int:
+    return victims.ray_start(0)
+
+
 def worker_ray_start(victims: Victims) -> int:
     return victims.ray_start(1)
 
@@ -137,6 +141,11 @@ def worker_keeper(victims: Victims) -> int:
 
 GCS_ENDED = r"the head is lost: (its GCS has ended|the Ray node ended with 1)  \[rank 0 on \S+\]"
 HEAD_ENDED = r"the head is lost: the Ray node ended with 1  \[rank 0 on \S+\]"
+HEAD_KILLED = r"the head is lost: the Ray node was killed by SIGKILL  \[rank 0 on \S+\]"
+# It takes GCS and raylet along: any of the three is seen first.
+HEAD_GONE = (
+    r"the head is lost: (its GCS has ended|the Ray node ended with 1|Ray has declared the node dead)  \[rank 0 on \S+\]"
+)
 HEAD_SILENT = r"the head is lost: the head has not answered for 12 s  \[rank 0 on \S+\]"
 HEAD_DEAD = r"the head is lost: Ray has declared the node dead  \[rank 0 on \S+\]"
 ENDED = r"the Ray node ended with 1  \[rank 1 on \S+\]"
@@ -153,6 +162,9 @@ HUNG = HANG + LADDER + GIVEN_BACK
     Fault("gcs_server", SIGKILL, gcs_server, 73, GCS_ENDED, AT_ONCE),
     Fault("gcs_server", SIGTERM, gcs_server, 73, GCS_ENDED, AT_ONCE),
     Fault("gcs_server", SIGSTOP, gcs_server, 73, HEAD_SILENT, HUNG),
+    Fault("head's ray start", SIGKILL, head_ray_start, 73, HEAD_KILLED, AT_ONCE),
+    Fault("head's ray start", SIGTERM, head_ray_start, 73, HEAD_GONE, AT_ONCE),
+    Fault("head's ray start", SIGSTOP, head_ray_start, 73, HEAD_SILENT, HUNG),
     Fault("head raylet", SIGKILL, head_raylet, 73, HEAD_ENDED, AT_ONCE),
     Fault("head raylet", SIGTERM, head_raylet, 73, HEAD_DEAD, AT_ONCE),
     Fault("head raylet", SIGSTOP, head_raylet, 73, HEAD_DEAD, HUNG),
@@ -161,7 +173,7 @@ HUNG = HANG + LADDER + GIVEN_BACK
     Fault("worker raylet", SIGSTOP, worker_raylet, 74, DEAD, HUNG, (ABORT,)),
     Fault("worker's ray start", SIGKILL, worker_ray_start, 74, KILLED, AT_ONCE, (ABORT,)),
     Fault("worker's ray start", SIGTERM, worker_ray_start, 74, ENDED_OR_DEAD, AT_ONCE, (ABORT,)),
-    quick=("gcs_server, SIGKILL", "head raylet, SIGTERM", "worker raylet, SIGTERM, abort"),
+    quick=("gcs_server, SIGKILL", "head's ray start, SIGSTOP", "head raylet, SIGTERM", "worker raylet, SIGTERM, abort"),
 )
 def test_a_ray_process_ends_the_run(jobs: Jobs, fault: Fault) -> None:
     """The first cause is named, the driver is told, and has the last word."""
