@@ -1,4 +1,4 @@
-"""How the ranks of one launch meet: over MPI, or over TCP with a secret in a file that only their user can read."""
+"""How ranks meet without MPI: over TCP, with a secret in a file that only their user can read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rayhpc import comm, host, net, paths, records
+from rayhpc import host, net, paths, records
 from rayhpc.comm import Comm, Solo
 from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration
 from rayhpc.meeting import Door, Hello, NotYet, Wait, gather, join
@@ -41,7 +41,7 @@ class Seat:
 
 
 def meet(options: Options, environ: Mapping[str, str], patience: Patience, tell: Tell) -> Comm:
-    """Meet the other ranks as --rendezvous says; raises RayhpcError where they do not find each other.
+    """Meet the other ranks as --rendezvous says, without MPI; raises RayhpcError where they do not find each other.
 
     patience: seconds to wait for so many ranks; tell: prints a line.
     """
@@ -49,9 +49,7 @@ def meet(options: Options, environ: Mapping[str, str], patience: Patience, tell:
         return _by_file(slurm_seat(options.run_dir, environ), options.interface, patience, tell)
     if options.rendezvous == "file":
         return _by_file(file_seat(environ), options.interface, patience, tell)
-    if options.rendezvous == "tcp":
-        return _by_address(environ, patience, tell)
-    return comm.connect(environ)
+    return _by_address(environ, patience, tell)
 
 
 # ---------------------------------------------------------------- a launcher that tells each process its rank

@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import click
@@ -19,7 +19,6 @@ from rayhpc.errors import RayhpcError
 from rayhpc.keeper import become_subreaper, write_no_core_files
 from rayhpc.log import Console
 from rayhpc.model import HEAD_RANK, Options
-from rayhpc.rendezvous import meet
 from rayhpc.signals import unwind_on_signals
 
 
@@ -36,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.rendezvous != "mpi":
         unwind_on_signals()
     try:
-        ranks = meet(options, os.environ, partial(patience, options), Console(host.started_at(), not speaks).line)
+        ranks = meet(options, Console(host.started_at(), not speaks).line)
     except RayhpcError as strangers:
         Console(0.0, quiet=not speaks).plain((error or strangers).fault.text())
         return int((error or strangers).fault.code)
@@ -48,6 +47,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ranks.leave()
         return int(error.fault.code) if ranks.rank == HEAD_RANK else 0
     return bootstrap(options, driver, ranks, console, os.environ)
+
+
+def meet(options: Options, tell: Callable[[str], None]) -> comm.Comm:
+    """Meet the other ranks; raises RayhpcError where they do not find each other."""
+    if options.rendezvous == "mpi":
+        return comm.connect(os.environ)
+    from rayhpc import rendezvous  # with its cryptography, which MPI does without
+
+    return rendezvous.meet(options, os.environ, partial(patience, options), tell)
 
 
 def patience(options: Options, ranks: int) -> float:

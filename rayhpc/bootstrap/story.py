@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from rayhpc import comm as ranks
 from rayhpc import host, schedulers
 from rayhpc.bootstrap import allocation, driver, plan
-from rayhpc.bootstrap.follow import Follower
-from rayhpc.bootstrap.lead import Leader
 from rayhpc.bootstrap.node import Node
 from rayhpc.comm import Comm, Unreachable
 from rayhpc.errors import RayhpcError
@@ -48,9 +46,14 @@ def bootstrap(
     except RayhpcError as error:
         return _refuse(comm, console, error)
     comm.send(HEAD_RANK, imported)
+    # Each rank imports its own part of the story.
     if comm.rank != HEAD_RANK:
+        from rayhpc.bootstrap.follow import Follower
+
         Follower(comm, own, node, signals).run()
         return 0
+    from rayhpc.bootstrap.lead import Leader
+
     assert planner.spec is not None and node is not None
     return Leader(comm, own, planner.spec, node, options, argv, console, signals).run(planner.warnings)
 
