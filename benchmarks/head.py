@@ -67,6 +67,7 @@ class Setting:
     command: tuple[str, ...] = COMMAND
     environ: Mapping[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
+    cpus: int = CPUS
 
 
 def _part(name: str) -> Setting:
@@ -83,6 +84,8 @@ SETTINGS = {
     "log monitor as a thread": _part("with_log_thread"),
     "a worker at once": _part("with_a_worker"),
     "rayhpc, no worker at once": Setting(environ={"RAY_enable_worker_prestart": "0"}),
+    "rayhpc, 16 CPUs": Setting(cpus=16),
+    "rayhpc, 16 CPUs, no worker at once": Setting(environ={"RAY_enable_worker_prestart": "0"}, cpus=16),
     "rayhpc, no log monitor": Setting(arguments=("--include-log-monitor=false",)),
     "rayhpc, one server thread": Setting(
         environ={"RAY_num_server_call_thread": "1", "RAY_gcs_server_rpc_server_thread_num": "1"}
@@ -116,7 +119,7 @@ Figures = tuple[float, float, float, float, float, float]
 
 def head(setting: Setting, directory: Path) -> Figures:
     """Seconds until alive, CPU seconds then, the driver's seconds, CPU seconds then, processes, MB."""
-    options = Options(num_cpus=CPUS, object_store_memory=str(OBJECT_STORE), ray_arg=setting.arguments)
+    options = Options(num_cpus=setting.cpus, object_store_memory=str(OBJECT_STORE), ray_arg=setting.arguments)
     run_id = f"head-{secrets.token_hex(4)}"
     spec = share.divide([allocation.survey(0, options, None, "", os.environ)], options, run_id)[0]
     version = allocation.versions().ray
