@@ -7,6 +7,7 @@ import ipaddress
 import os
 import resource
 import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -272,5 +273,9 @@ def _too_few(hard: int, what: str, flag: str) -> RayhpcError:
 
 
 def started_at() -> float:
-    """Unix seconds at which this process was started."""
-    return float(psutil.Process().create_time())
+    """Unix seconds at which this process was started, to a hundredth.
+
+    The kernel tells the time of its boot in whole seconds, so it is only used to take it away again.
+    """
+    since_boot = psutil.Process().create_time() - psutil.boot_time()
+    return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - since_boot)
