@@ -64,8 +64,8 @@ class CountingMpi(comm.Mpi):
 
     directory = Path()
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, by: str) -> None:
+        super().__init__(by)
         self._mpi.pickle.__init__(COUNTER.dumps, COUNTER.loads)
         COUNTER.mark("met")
 
