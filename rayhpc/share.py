@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import replace
 
 from rayhpc import paths, units
@@ -114,8 +114,9 @@ def warnings(allocations: Sequence[Allocation], nodes: Sequence[NodeSpec], optio
     for entry in allocations:
         by_host[entry.host_id].append(entry)
     found: dict[str, list[str]] = defaultdict(list)
+    on_disk = frozenset(node.rank for node in nodes if node.store_dir)
     for ranks in by_host.values():
-        for text in [*_binding(ranks, options), *_shm(ranks, nodes), *(w for entry in ranks for w in entry.warnings)]:
+        for text in [*_binding(ranks, options), *_shm(ranks, on_disk), *(w for entry in ranks for w in entry.warnings)]:
             found[text].append(ranks[0].host)
     return [f"{text}  [{shortened(list(dict.fromkeys(hosts)))}]" for text, hosts in found.items()]
 
@@ -134,7 +135,7 @@ def _binding(ranks: Sequence[Allocation], options: Options) -> Iterable[str]:
     yield f"only {usable} of {figure} CPUs are usable: {launcher} has bound the ranks; add {flag}"
 
 
-def _shm(ranks: Sequence[Allocation], nodes: Sequence[NodeSpec]) -> Iterable[str]:
-    if any(node.store_dir and node.rank in {entry.rank for entry in ranks} for node in nodes):
+def _shm(ranks: Sequence[Allocation], on_disk: Set[int]) -> Iterable[str]:
+    if any(entry.rank in on_disk for entry in ranks):
         free = min(entry.shm for entry in ranks) >> 20
         yield f"/dev/shm has {free} MiB free: Ray's object store goes to disk and will be slow"
