@@ -20,7 +20,7 @@ from rayhpc.bootstrap.supervise import Supervisor
 from rayhpc.model import AliveNode, Milestone
 from rayhpc.records import EventLog
 
-# The child of every rank; `ray start` itself is a Python program, too.
+# The child of every rank, in the place of `ray start`.
 _SLEEPS = ("sleep", "infinity")
 CPUS = 1
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from typing import Any
 
 from benchmarks import processes
 from benchmarks.contenders import CPUS, OBJECT_STORE, free_port
-from benchmarks.floor import ray_start, until
+from benchmarks.floor import end_all, ray_start, until
 from benchmarks.places import HERE, REPOSITORY
 from benchmarks.report import Spread
 from rayhpc import environment, keeper, rayhaste, rayhook, share
@@ -129,8 +128,7 @@ def head(setting: Setting, directory: Path) -> Figures:
     try:
         return _timed(node, own, options, setting)
     finally:
-        end_all()
-        node.discard()
+        end_all(node)
 
 
 def _environment(node: Node, setting: Setting) -> dict[str, str]:
@@ -170,22 +168,17 @@ def _drive(node: Node, address: str) -> float:
         with node.log.open("ab") as log:
             driver = subprocess.Popen(command, env=env, stdout=log, stderr=log)
         first = Path(made, "first_task")
-        until(lambda: first.exists() or driver.poll() is not None, f"the first task:\n{node.log.read_text()}")
+        until(lambda: first.exists() or driver.poll() is not None, "the first task")
+        if not first.exists():
+            raise RuntimeError(
+                f"the driver ended with {driver.returncode} before its first task:\n{node.log.read_text()}"
+            )
         return float(first.read_text()) - began
 
 
 def family(root: int) -> list[int]:
     """A process and all below it."""
     return [root, *keeper.descendants(root)]
-
-
-def end_all() -> None:
-    """Kill everything below this process."""
-    while left := keeper.descendants(os.getpid()):
-        for pid in left:
-            keeper.send(pid, signal.SIGKILL)
-        time.sleep(0.02)
-        list(keeper.reap())
 
 
 def main() -> None:

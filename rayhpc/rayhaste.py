@@ -93,8 +93,8 @@ def _edit_raylet(edit: Callable[[list[str]], list[str]]) -> None:
 def prepare_one_worker() -> None:
     """Let the head's raylet begin with one worker, which imports while the driver does.
 
-    Ray begins when the first driver comes, with one for each CPU, and lets it wait for all of them. What the user has
-    said in the variable stays as it is.
+    Ray begins when the first driver comes, with one for each CPU, and lets it wait for the first of them. What the user
+    has said in the variable stays as it is.
     """
     if _PRESTART not in os.environ:
         os.environ[_PRESTART] = "1"
