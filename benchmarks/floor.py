@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -128,13 +129,17 @@ def follow(directory: Path) -> None:
 
 
 def end_all(node: Node) -> None:
-    """Kill everything below this process, then remove the node's directory."""
-    while left := keeper.descendants(os.getpid()):
-        for pid in left:
-            keeper.send(pid, signal.SIGKILL)
-        time.sleep(0.02)
-        list(keeper.reap())
-    node.discard()
+    """Kill everything below this process, keepers as well, then remove the node's directory."""
+    until(_none_left, "the end of what was started here")
+    shutil.rmtree(node.spec.temp_dir)
+
+
+def _none_left() -> bool:
+    list(keeper.reap())
+    left = keeper.descendants(os.getpid())
+    for pid in left:
+        keeper.send(pid, signal.SIGKILL)
+    return not left
 
 
 def main() -> None:
