@@ -23,12 +23,14 @@ import json
 import os
 import resource
 import select
-import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from typing import Any
+
+TYPE_CHECKING = False  # typing, and shutil, would be a quarter of the keeper's start
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -130,8 +132,8 @@ class Keeper:
         self._climb_ladder()
         self._let_linger()
         killed, left = self._clear()
-        for path in self._order["remove"] if self._owner_gone else ():
-            shutil.rmtree(path.encode("latin-1"), ignore_errors=True)
+        if self._owner_gone:
+            _remove([path.encode("latin-1") for path in self._order["remove"]])
         _report(gone=killed, left=left)
 
     def _start(self) -> int:
@@ -267,9 +269,15 @@ def main() -> None:
         if "make" not in instruction:  # the end, or the owner's
             break
         made += _make(instruction["make"])
-    for path in made:
-        shutil.rmtree(path, ignore_errors=True)
+    _remove(made)
     _report(gone=0, left=0)
+
+
+def _remove(directories: list[bytes]) -> None:
+    import shutil
+
+    for path in directories:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _next_line(rest: bytes) -> tuple[bytes, bytes]:

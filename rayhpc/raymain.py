@@ -16,8 +16,9 @@ from typing import Any
 
 # Commands that are not run here: Ray itself does without those that cannot be imported.
 _LEFT_OUT = ("ray.util.state.state_cli", "ray.dashboard.modules.job.cli", "ray.serve.scripts")
-# What Ray imports to ask a cloud about its accelerators, and to check runtime environments. `ray start` seldom does.
-_LATE = ("requests", "jsonschema")
+# What Ray imports to ask a cloud about its accelerators, to check runtime environments, and to read files of labels and
+# of clusters. `ray start` seldom does.
+_LATE = ("requests", "jsonschema", "yaml")
 
 
 class Late(ModuleType):

@@ -30,7 +30,7 @@ def test_it_is_rays_command_without_what_is_not_needed(tmp_path: Path, safe: str
     assert (done.returncode, done.stdout.split()[:2]) == (0, ["ray,", "version"]), done.stderr[-2000:]
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert {"ray", "ray._raylet"} <= imported
-    assert not {"requests", "urllib3", "jsonschema", "ray.serve", "ray.job_submission", "signals"} & imported
+    assert not {"requests", "urllib3", "jsonschema", "yaml", "ray.serve", "ray.job_submission", "signals"} & imported
 
 
 def test_without_arguments_it_ends(tmp_path: Path) -> None:
