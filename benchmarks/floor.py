@@ -22,9 +22,11 @@ from benchmarks.contenders import CPUS, OBJECT_STORE, free_port
 from benchmarks.places import HERE
 from rayhpc import environment, keeper, paths, records, share
 from rayhpc.bootstrap import allocation
-from rayhpc.bootstrap.node import COMMAND, Node, start_arguments
-from rayhpc.model import Assignment, ClusterSpec, NodeSpec, Options
+from rayhpc.bootstrap.node import Node, start_arguments
+from rayhpc.model import Assignment, ClusterSpec, NodeSpec
 from rayhpc.nodetable import NodeTable
+from rayhpc.options import Options
+from rayhpc.warmup import COMMAND
 
 _SECONDS = 120.0
 _OPTIONS = Options(num_cpus=CPUS, object_store_memory=str(OBJECT_STORE))
@@ -58,7 +60,7 @@ def ray_start(
     with log.open("ab") as output:
         started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=env)
     assert started.stdin is not None
-    started.stdin.write(json.dumps(arguments).encode())
+    started.stdin.write(json.dumps({"arguments": arguments, "environment": {}, "log": str(log)}).encode())
     started.stdin.close()
     return started
 

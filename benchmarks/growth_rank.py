@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rayhpc import comm, start
-from rayhpc.bootstrap import lead, node
+from rayhpc import comm, start, warmup
+from rayhpc.bootstrap import lead
 from rayhpc.bootstrap.supervise import Supervisor
 from rayhpc.model import AliveNode, Milestone
 from rayhpc.records import EventLog
@@ -126,7 +126,7 @@ def main() -> None:
     """Run the rank."""
     CountingMpi.directory = Path(sys.argv[1])
     for module, name, stub in [
-        (node, "COMMAND", _SLEEPS), (lead, "NodeTable", StubTable), (lead, "Supervisor", StubbedSupervisor),
+        (warmup, "COMMAND", _SLEEPS), (lead, "NodeTable", StubTable), (lead, "Supervisor", StubbedSupervisor),
         (lead, "EventLog", CountingLog), (comm, "Mpi", CountingMpi),
     ]:  # fmt: skip
         assert hasattr(module, name)

@@ -25,8 +25,10 @@ from benchmarks.places import HERE, REPOSITORY
 from benchmarks.report import Spread
 from rayhpc import environment, keeper, rayhaste, rayhook, share
 from rayhpc.bootstrap import allocation
-from rayhpc.bootstrap.node import COMMAND, Node, start_arguments
-from rayhpc.model import Assignment, Options
+from rayhpc.bootstrap.node import Node, start_arguments
+from rayhpc.model import Assignment
+from rayhpc.options import Options
+from rayhpc.warmup import COMMAND
 
 _PROC = Path("/proc")
 _ALIVE = """
@@ -52,7 +54,7 @@ else:
 _RAY = """
 import json, sys
 from ray.scripts.scripts import main
-sys.argv[1:] = json.loads(sys.stdin.read())
+sys.argv[1:] = json.loads(sys.stdin.read())["arguments"]
 main()
 """
 _OF_RAY = (sys.executable, "-c", _RAY)

@@ -29,8 +29,9 @@ from rayhpc import keeper, paths, records
 from rayhpc.bootstrap import allocation, readiness
 from rayhpc.bootstrap.node import Node
 from rayhpc.bootstrap.plan import Planner
-from rayhpc.model import Assignment, Gpus, NodeSpec, Options, Reach
+from rayhpc.model import Assignment, Gpus, NodeSpec, Reach
 from rayhpc.nodetable import NodeTable
+from rayhpc.options import Options
 from rayhpc.rayhook import RANK_LABEL
 from rayhpc.roster import Roster
 

@@ -13,7 +13,7 @@ import click
 
 from rayhpc.environment import MARKER
 from rayhpc.errors import RayhpcError
-from rayhpc.model import Options
+from rayhpc.options import Options
 from rayhpc.records import plain
 
 _INTERRUPTED = 130

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from rayhpc import commandline
-from rayhpc.model import WORKERS_OWN, Options, Terminals
+from rayhpc.options import WORKERS_OWN, Options, Terminals
 
 _MEETING = {"auto_envvar_prefix": "RAYHPC", "max_content_width": 100, "help_option_names": ["-h", "--help"]}
 _HEAD_HELP = """Start rank 0 in this terminal, wait for the workers of the others, run DRIVER, end them all.

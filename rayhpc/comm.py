@@ -17,13 +17,13 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 from rayhpc import launcher
 from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration, merged, shortened
+from rayhpc.launcher import SRUN, Launched
 
 # Ranks that a busy scheduler starts late are waited for; a rank that is lost while all leave is not.
 _INIT_SECONDS = 300.0
 _FINALIZE_SECONDS = 30.0
 _LEAVING_IGNORES = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _NETMOD = "MPIR_CVAR_CH4_NETMOD"
-SRUN = "srun"
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -185,49 +185,12 @@ def network(library: str, by: str) -> dict[str, str]:
     return {_NETMOD: "ofi"} if by == SRUN and able and _NETMOD not in os.environ else {}
 
 
-@dataclass(frozen=True)
-class Launched:
-    """What the environment says of how this process was launched; None where it does not say."""
-
-    by: str
-    rank: int | None
-    size: int | None
-
-
-# The launcher's name, its variables for a process's rank and the number of processes, and one more that must be there.
-# Hydra stands before srun, since Slurm's variables are also in what mpiexec starts inside a job, and after it once
-# more, since PMI_RANK is also what srun --mpi=pmi2 sets.
-_LAUNCHERS = (
-    ("Open MPI's mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", ""),
-    ("MVAPICH's mpirun", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE", ""),
-    ("mpiexec", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"),
-    (SRUN, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", ""),
-    ("mpiexec", "PMI_RANK", "PMI_SIZE", ""),
-    ("PMIx", "PMIX_RANK", "", ""),
-    ("aprun", "ALPS_APP_PE", "", ""),
-    ("PALS", "PALS_RANKID", "", ""),
-)
-
-
 _WITHOUT_MPI = "or meet without MPI: --rendezvous=slurm"
-
-
-def launched(environ: Mapping[str, str]) -> Launched | None:
-    """How this process was launched; None for a process that was simply started."""
-    for by, rank, size, proof in _LAUNCHERS:
-        if all(name in environ for name in (rank, size, proof) if name):
-            return Launched(by, _number(environ, rank), _number(environ, size))
-    return None
-
-
-def _number(environ: Mapping[str, str], name: str) -> int | None:
-    value = environ.get(name, "")
-    return int(value) if value.isascii() and value.isdigit() else None
 
 
 def connect(environ: Mapping[str, str]) -> Comm:
     """Meet the other ranks; raises RayhpcError where MPI is missing or where the ranks do not find each other."""
-    start = launched(environ)
+    start = launcher.launched(environ)
     if start is None or (start.size == 1 and start.rank in (0, None)):
         return Solo()
     try:
@@ -257,12 +220,6 @@ def _strangers(start: Launched, comm: Mpi) -> RayhpcError:
         f"MPI library: {comm.library}",
         next_step=step,
     )
-
-
-def speaks(environ: Mapping[str, str]) -> bool:
-    """True for the one process of a launch that may print before the ranks have met."""
-    start = launched(environ)
-    return environ.get("RAYHPC_RANK", "0") == "0" and (start is None or start.rank in (0, None))
 
 
 # One value-or-error exchange, the only collective that there is.

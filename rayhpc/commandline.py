@@ -15,8 +15,7 @@ import click
 
 from rayhpc import __version__, environment, rayargs, units
 from rayhpc.errors import ExitCode, Fault, RayhpcError
-from rayhpc.model import Options
-from rayhpc.share import OBJECT_STORE_MINIMUM
+from rayhpc.options import OBJECT_STORE_MINIMUM, Options
 
 # What a driver is told of its run, by the names of options that a run of its own must not take from there.
 _TOLD_TO_DRIVERS = ("run_dir", "deadline")

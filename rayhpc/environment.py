@@ -6,9 +6,12 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rayhpc import paths, rayhook
-from rayhpc.model import Assignment, ClusterEntry, ClusterSpec, Gpus, NodeSpec
+
+if TYPE_CHECKING:  # a rank needs this file before it has imported all that
+    from rayhpc.model import Assignment, ClusterEntry, ClusterSpec, Gpus, NodeSpec
 
 # What tells an MPI library that it is a rank of our job: a second MPI program in the driver would join it (ray#7893).
 _MPI_PREFIXES = (
@@ -98,6 +101,15 @@ def marker(run_id: str, rank: int) -> str:
     return f"{MARKER}={run_id}/{rank}"
 
 
+def of_import(environ: Mapping[str, str]) -> dict[str, str]:
+    """For a `ray start` that imports Ray before the ranks have agreed: the part of of_daemons() that is known then.
+
+    Ray reads RAY_AUTH_MODE when it is imported, and with TLS the paths of the certificate, which are not known.
+    """
+    inherited = scrubbed(environ)
+    return {**_FAST, **inherited, **_python_first(inherited), "RAY_AUTH_MODE": "token"}
+
+
 def of_daemons(environ: Mapping[str, str], own: Assignment, spec: NodeSpec) -> dict[str, str]:
     """For `ray start` and all that it starts; a Ray setting of the user's own wins over ours."""
     inherited = scrubbed(environ)
@@ -159,24 +171,24 @@ def of_guest(environ: Mapping[str, str], entry: ClusterEntry, private: str) -> d
     }
 
 
-def _settings(nodes: int) -> dict[str, str]:
-    """Ray's start, tuned.
+# The raylet sleeps a fixed 1 s in a race for its own socket; 500 tries of 20 ms are the same 10 s in all and save that
+# second. Draining at the end is for clusters that go on without the node; ours ends as a whole. Ray's agents write
+# their titles over their environment, the run's mark in it included, unless SPT_NOENV is set.
+_FAST = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_raylet_client_connect_timeout_milliseconds": "20",
+    "RAY_raylet_client_num_connect_attempts": "500",
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+    "SPT_NOENV": "1",
+}
 
-    The raylet sleeps a fixed 1 s in a race for its own socket; 500 tries of 20 ms are the same 10 s in all and save
-    that second. Draining at the end is for clusters that go on without the node; ours ends as a whole.
-    Ray's agents write their titles over their environment, the run's mark in it included, unless SPT_NOENV is set.
-    """
-    fast = {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_raylet_client_connect_timeout_milliseconds": "20",
-        "RAY_raylet_client_num_connect_attempts": "500",
-        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-        "SPT_NOENV": "1",
-    }
+
+def _settings(nodes: int) -> dict[str, str]:
+    """Ray's start, tuned."""
     if nodes <= TIGHT_HEALTH_NODES:
         # A raylet that has gone is dead after 3 s, one that hangs, or whose host does, after 1 s + 3 x (1 s + 2.5 s).
         return {
-            **fast,
+            **_FAST,
             "RAY_health_check_initial_delay_ms": "1000",
             "RAY_health_check_period_ms": "1000",
             "RAY_health_check_timeout_ms": "2500",
@@ -184,7 +196,7 @@ def _settings(nodes: int) -> dict[str, str]:
         }
     # Public practice at 256 nodes.
     return {
-        **fast,
+        **_FAST,
         "RAY_gcs_rpc_server_connect_timeout_s": "30",
         "RAY_gcs_rpc_server_reconnect_timeout_s": "120",
         "RAY_worker_register_timeout_seconds": "120",

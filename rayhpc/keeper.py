@@ -1,18 +1,20 @@
 """Runs one command and answers for all of its descendants: when it ends, or its owner does, none is left.
 
 A program of its own, standard library only, so that it starts in some 20 ms and outlives whoever started it. It reads
-JSON objects from standard input, one a line: what to make, the order, instructions; end of file means that the owner
-is gone. It reports on standard output, also JSON lines.
+JSON objects from standard input, one a line: the order, instructions; end of file means that the owner is gone. It
+reports on standard output, also JSON lines.
 
-make:         {"make": path}, before the order: a directory of mode 0700, removed if no order comes.
 order:        argv, env, cwd (bytes, spelt as Latin-1), stdout and stderr (file descriptors), ladder and orphan_ladder
               ([[signal, seconds], …], climbed to end the command, SIGKILL comes last), linger (seconds between SIGTERM
               and SIGKILL for what the command leaves behind), ignored (signals that the command shall ignore),
-              remove (directories to delete if the owner is gone), fed (the command's standard input is a pipe).
-instruction:  {"signal": n}; {"feed": text}, once, for a command that is fed; {"end": true}, a second time: without
-              waiting.
-report:       {"made": path} or {"pid": n} or {"failed": errno, "text": …}; {"ended": code or -signal};
-              {"gone": processes killed, "left": processes that survived even that}.
+              fed (the command's standard input is a pipe).
+instruction:  before the order or after it: {"name": text}, as which `ps -o comm` shows the keeper; {"make": path}, a
+              directory of mode 0700; {"remove": path}; {"end": true}, a second time: without waiting; {"unmake": true}.
+              After it: {"signal": n}; {"feed": text}, once, for a command that is fed.
+report:       {"made": path} or {"unmade": errno, "text": …}; {"pid": n} or {"failed": errno, "text": …};
+              {"ended": code or -signal}; {"gone": processes killed, "left": processes that survived even that}.
+
+What it has made, and what it shall remove, goes at its end if the owner is gone, has said "unmake", or gave no order.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _CLEAR_SECONDS = 5.0
 _POLL_SECONDS = 0.05
@@ -52,10 +55,10 @@ def write_no_core_files() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
-def _prctl(request: int, value: int) -> None:
+def _prctl(request: int, value: int | bytes) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(request, value, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), f"prctl({request}, {value})")
+        raise OSError(ctypes.get_errno(), f"prctl({request}, {value!r})")
 
 
 def _parents() -> dict[int, int]:
@@ -105,12 +108,50 @@ def reap() -> Iterator[tuple[int, int]]:
         yield pid, os.waitstatus_to_exitcode(status)
 
 
+class Charge:
+    """The directories for which the keeper answers."""
+
+    def __init__(self) -> None:
+        self.unwanted = False
+        self._directories: list[bytes] = []
+
+    def take(self, instruction: dict[str, Any]) -> None:
+        """Obey what may be told at any time; all else is no business of this."""
+        if "name" in instruction:
+            _prctl(_PR_SET_NAME, instruction["name"].encode())
+        if "make" in instruction:
+            self._make(instruction["make"])
+        if "remove" in instruction:
+            self._directories.append(instruction["remove"].encode("latin-1"))
+        self.unwanted = self.unwanted or "unmake" in instruction
+
+    def _make(self, spelt: str) -> None:
+        """Make a directory, which must not be there, and report."""
+        path = spelt.encode("latin-1")
+        try:
+            os.mkdir(path, 0o700)  # noqa: PTH102 - bytes
+        except OSError as error:
+            _report(unmade=error.errno, text=error.strerror)
+            return
+        self._directories.append(path)
+        _report(made=spelt)
+
+    def remove(self) -> None:
+        """Remove them all."""
+        if self._directories:
+            import shutil
+
+            for path in self._directories:
+                shutil.rmtree(path, ignore_errors=True)
+
+
 class Keeper:
     """One command and all that descends from it."""
 
-    def __init__(self, order: dict[str, Any], rest: bytes, wakeup: int) -> None:
+    def __init__(self, order: dict[str, Any], rest: bytes, wakeup: int, charge: Charge) -> None:
         self._order = order
         self._buffer = rest
+        self._charge = charge
         self._wakeup = wakeup
         self._pid = 0
         self._child: subprocess.Popen[bytes] | None = None
@@ -132,8 +173,8 @@ class Keeper:
         self._climb_ladder()
         self._let_linger()
         killed, left = self._clear()
-        if self._owner_gone:
-            _remove([path.encode("latin-1") for path in self._order["remove"]])
+        if self._owner_gone or self._charge.unwanted:
+            self._charge.remove()
         _report(gone=killed, left=left)
 
     def _start(self) -> int:
@@ -207,6 +248,7 @@ class Keeper:
 
     def _obey(self, line: bytes) -> None:
         instruction = json.loads(line)
+        self._charge.take(instruction)
         if "signal" in instruction:
             send(self._pid, instruction["signal"])
         if "feed" in instruction:
@@ -255,52 +297,33 @@ def _catch_signals() -> int:
 
 
 def main() -> None:
-    """Make what shall be made and keep the command of the order; without an order, unmake it all."""
+    """Keep the command of the order; without an order, only answer for directories."""
     wakeup = _catch_signals()
     become_subreaper()
-    made: list[bytes] = []
+    charge = Charge()
     rest = b""
     while True:
         line, rest = _next_line(rest)
         instruction = json.loads(line)
         if "argv" in instruction:
-            Keeper(instruction, rest, wakeup).run()
+            Keeper(instruction, rest, wakeup, charge).run()
             return
-        if "make" not in instruction:  # the end, or the owner's
+        if "end" in instruction:
             break
-        made += _make(instruction["make"])
-    _remove(made)
+        charge.take(instruction)
+    charge.remove()
     _report(gone=0, left=0)
 
 
-def _remove(directories: list[bytes]) -> None:
-    import shutil
-
-    for path in directories:
-        shutil.rmtree(path, ignore_errors=True)
-
-
 def _next_line(rest: bytes) -> tuple[bytes, bytes]:
-    """The next line of standard input and what was read beyond it; an empty object once the owner is gone."""
+    """The next line of standard input and what was read beyond it; the end once the owner is gone."""
     while b"\n" not in rest:
         chunk = os.read(0, 65536)
         if not chunk:
-            return b"{}", b""
+            return b'{"end": true}', b""
         rest += chunk
     line, _, rest = rest.partition(b"\n")
     return line, rest
-
-
-def _make(spelt: str) -> list[bytes]:
-    """Make a directory, which must not be there, and report; the directories made: one or none."""
-    path = spelt.encode("latin-1")
-    try:
-        os.mkdir(path, 0o700)  # noqa: PTH102 - bytes
-    except OSError as error:
-        _report(failed=error.errno, text=error.strerror)
-        return []
-    _report(made=spelt)
-    return [path]
 
 
 def _report(**message: object) -> None:

@@ -9,12 +9,58 @@ import os
 import stat
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+
+SRUN = "srun"
 
 _TOPOLOGY = "/tmp/hydra_hwloc_xmlfile_"
 # MPICH's mpiexec lost the last words of 10 of 140 aborts on a busy machine.
 _DELIVERY_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Launched:
+    """What the environment says of how this process was launched; None where it does not say."""
+
+    by: str
+    rank: int | None
+    size: int | None
+
+
+# The launcher's name, its variables for a process's rank and the number of processes, and one more that must be there.
+# Hydra stands before srun, since Slurm's variables are also in what mpiexec starts inside a job, and after it once
+# more, since PMI_RANK is also what srun --mpi=pmi2 sets.
+_LAUNCHERS = (
+    ("Open MPI's mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", ""),
+    ("MVAPICH's mpirun", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE", ""),
+    ("mpiexec", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"),
+    (SRUN, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", ""),
+    ("mpiexec", "PMI_RANK", "PMI_SIZE", ""),
+    ("PMIx", "PMIX_RANK", "", ""),
+    ("aprun", "ALPS_APP_PE", "", ""),
+    ("PALS", "PALS_RANKID", "", ""),
+)
+
+
+def launched(environ: Mapping[str, str]) -> Launched | None:
+    """How this process was launched; None for a process that was simply started."""
+    for by, rank, size, proof in _LAUNCHERS:
+        if all(name in environ for name in (rank, size, proof) if name):
+            return Launched(by, _number(environ, rank), _number(environ, size))
+    return None
+
+
+def _number(environ: Mapping[str, str], name: str) -> int | None:
+    value = environ.get(name, "")
+    return int(value) if value.isascii() and value.isdigit() else None
+
+
+def speaks(environ: Mapping[str, str]) -> bool:
+    """True for the one process of a launch that may print before the ranks have met."""
+    start = launched(environ)
+    return environ.get("RAYHPC_RANK", "0") == "0" and (start is None or start.rank in (0, None))
 
 
 def shared_memory() -> list[Path]:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from rayhpc import keeper
@@ -35,7 +35,6 @@ class Order:
     linger: float = 0.0
     ignored: Sequence[int] = ()
     cwd: str | None = None
-    remove: Sequence[str] = field(default=())
     fed: bool = False
 
 
@@ -56,6 +55,7 @@ class Child:
         self.left = 0
         self.pid = 0
         self._made = False
+        self._unmade: tuple[int, str] | None = None
         self._buffer = b""
         self._outputs = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3) for number in (stdout, stderr)]
         try:
@@ -66,17 +66,25 @@ class Child:
         os.set_blocking(self.fileno(), False)
 
     def make(self, directory: str) -> None:
-        """Make a directory of mode 0700 that goes with this process until run(); raises OSError."""
+        """Make a directory of mode 0700 for which the keeper answers from then on; raises OSError."""
         self._tell(make=_spelt(directory))
         end = time.monotonic() + _MAKE_SECONDS
-        while not (self.poll() or self._made) and (left := end - time.monotonic()) > 0:
+        while not (self.poll() or self._made or self._unmade) and (left := end - time.monotonic()) > 0:
             select.select([self.fileno()], [], [], left)
         if not self._made:
-            number, text = self.failed or (errno.ETIMEDOUT, f"its keeper has not made it within {_MAKE_SECONDS:g} s")
+            number, text = self._unmade or (errno.ETIMEDOUT, f"its keeper has not made it within {_MAKE_SECONDS:g} s")
             raise OSError(number, text, directory)
 
+    def answer_for(self, directory: str) -> None:
+        """Remove this directory, too, if this process goes before it has ended the command."""
+        self._tell(remove=_spelt(directory))
+
+    def name(self, text: str) -> None:
+        """Call the keeper so where `ps` and `top` show a program's name, of which Linux keeps 15 bytes."""
+        self._tell(name=text)
+
     def run(self, order: Order) -> None:
-        """Begin the command; from here on the order says what becomes of directories."""
+        """Begin the command."""
         self._tell(
             argv=[_spelt(word) for word in order.argv],
             env={_spelt(key): _spelt(value) for key, value in order.env.items()},
@@ -87,7 +95,6 @@ class Child:
             orphan_ladder=order.orphan_ladder,
             linger=order.linger,
             ignored=list(order.ignored),
-            remove=[_spelt(directory) for directory in order.remove],
             fed=order.fed,
         )
 
@@ -129,8 +136,15 @@ class Child:
         self._tell(end=True)
         self._keeper.send_signal(signal.SIGCONT)  # unless it was waited for: its pid may be somebody else's by now
 
+    def discard(self) -> None:
+        """end(), and what was made for the command is removed."""
+        self._tell(unmake=True)
+        self.end()
+
     def _note(self, report: dict[str, int | str]) -> None:
         self._made = self._made or "made" in report
+        if "unmade" in report:
+            self._unmade = (int(report["unmade"]), str(report["text"]))
         if "pid" in report:
             self.pid = int(report["pid"])
         if "failed" in report:
@@ -184,6 +198,18 @@ def _start_keeper(label: str, outputs: list[int]) -> subprocess.Popen[bytes]:
 def _spelt(text: str) -> str:
     """The bytes of an argument, one character each: they survive JSON whatever the locale."""
     return os.fsencode(text).decode("latin-1")
+
+
+def until_gone(children: list[Child], seconds: float) -> list[Child]:
+    """Wait until no descendant of the children is left; those that are not done in time."""
+    end = time.monotonic() + seconds
+    waiting = [child for child in children if not child.gone]
+    while waiting and (left := end - time.monotonic()) > 0:
+        select.select([child.fileno() for child in waiting], [], [], left)
+        for child in waiting:
+            child.poll()
+        waiting = [child for child in waiting if not child.gone]
+    return waiting
 
 
 def sweep(marker: str, own: frozenset[int]) -> int:

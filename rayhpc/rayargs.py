@@ -7,7 +7,7 @@ import math
 import re
 
 from rayhpc.errors import ExitCode, Fault, RayhpcError
-from rayhpc.model import Options
+from rayhpc.options import Options
 from rayhpc.rayhook import RANK_LABEL
 
 _RESERVED = frozenset({"CPU", "GPU", "memory", "object_store_memory"})

@@ -1,4 +1,6 @@
-"""Ray's command, begun before its arguments are known: they come as JSON on standard input; none if that is empty.
+"""Ray's command, begun before there is anything to say to it: that comes as JSON on standard input, or nothing does.
+
+arguments: of `ray`; environment: variables that this process does not have yet; log: the file that gets what it prints.
 
 Its import is almost all that it costs, so it is begun early and kept small. A program of its own, run by its path:
 `ray` need not be on PATH, and the working directory is not on sys.path, where -c and -m would put it.
@@ -10,6 +12,7 @@ import importlib
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -41,19 +44,30 @@ def spare_imports() -> None:
     sys.modules.update({name: Late(name) for name in _LATE})
 
 
+def obey(command: Callable[[], None], arguments: list[str], environment: dict[str, str], log: str) -> None:
+    """Run Ray's command as it was told; its words until now went where this process was begun."""
+    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        os.dup2(output, stream.fileno())
+    os.close(output)
+    os.environ.update(environment)
+    sys.argv = ["ray", *arguments]
+    command()
+
+
 def main() -> None:
-    """Import, wait for the arguments, run."""
+    """Import, wait for the word, obey."""
     here = str(Path(__file__).parent)
     if sys.path[0] == here:  # not with PYTHONSAFEPATH
         del sys.path[0]
     spare_imports()
-    import ray.scripts.scripts
+    from ray.scripts import scripts
 
-    arguments = sys.stdin.read()
+    word = sys.stdin.read()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    if arguments:
-        sys.argv = ["ray", *json.loads(arguments)]
-        ray.scripts.scripts.main()
+    if word:
+        obey(scripts.main, **json.loads(word))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from rayhpc import host, net, paths, records
 from rayhpc.comm import Comm, Solo
 from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration
 from rayhpc.meeting import Door, Hello, NotYet, Wait, gather, join
-from rayhpc.model import HEAD_RANK, Options, Terminals
+from rayhpc.model import HEAD_RANK
+from rayhpc.options import Options, Terminals
 from rayhpc.star import Star
 
 # 256 bits in hexadecimal digits.

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from rayhpc import paths, units
 from rayhpc.errors import configuration, shortened
-from rayhpc.model import Allocation, Gpus, NodeSpec, Options
+from rayhpc.model import Allocation, Gpus, NodeSpec
+from rayhpc.options import OBJECT_STORE_MINIMUM, Options
 
-# Ray refuses object stores below 75 MiB; beyond 30 % of memory it warns.
-OBJECT_STORE_MINIMUM = 80 * 2**20
+# Beyond 30 % of memory Ray warns.
 _OBJECT_STORE_SHARE = 0.3
 _MARGIN = 0.9
 

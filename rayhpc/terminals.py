@@ -11,10 +11,11 @@ from rayhpc.bootstrap import driver
 from rayhpc.bootstrap.story import bootstrap
 from rayhpc.errors import RayhpcError
 from rayhpc.log import Console
-from rayhpc.model import WORKERS_OWN, Options, Terminals
+from rayhpc.options import WORKERS_OWN, Options, Terminals
+from rayhpc.rank import patience
 from rayhpc.rendezvous import join_terminals, lead_terminals
 from rayhpc.signals import unwind_on_signals
-from rayhpc.start import open_closed_streams, patience, prepare_process
+from rayhpc.start import open_closed_streams, prepare_process
 
 
 def head(terminals: Terminals, chosen: Options, command: Sequence[str]) -> int:
@@ -26,7 +27,7 @@ def head(terminals: Terminals, chosen: Options, command: Sequence[str]) -> int:
         if not options.hold:
             driver.resolve(command)  # what cannot be run is told before anybody waits for it
         ranks = lead_terminals(terminals, options, patience(options, terminals.nodes), os.environ, console.line)
-        return bootstrap(options, command, ranks, console, os.environ)
+        return bootstrap(options, command, ranks, console)
 
     return _told(work)
 
@@ -37,7 +38,7 @@ def worker(terminals: Terminals, own: Options) -> int:
     def work(console: Console) -> int:
         ranks, options = join_terminals(terminals, patience(own, terminals.nodes), os.environ, console.line)
         console.line(f"rank {ranks.rank} of {ranks.size}; the head's terminal tells the rest")
-        code = bootstrap(with_own(options, own), (), ranks, console, os.environ)
+        code = bootstrap(with_own(options, own), (), ranks, console)
         console.line("the head has ended the run")
         return code
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import select
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -50,15 +49,3 @@ class Watch:
         while received := self._comm.receive():
             found.append(received)
         return found
-
-
-def until_gone(children: list[Child], seconds: float) -> list[Child]:
-    """Wait until no descendant of the children is left; those that are not done in time."""
-    end = time.monotonic() + seconds
-    waiting = [child for child in children if not child.gone]
-    while waiting and (left := end - time.monotonic()) > 0:
-        select.select([child.fileno() for child in waiting], [], [], left)
-        for child in waiting:
-            child.poll()
-        waiting = [child for child in waiting if not child.gone]
-    return waiting

@@ -10,13 +10,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
+_MARK = "LAUNCHED_IN"
 REPOSITORY = Path(__file__).parents[1]
 _INTERPRETERS = {
     "mpich": ("RAYHPC_TEST_MPICH_PYTHON", REPOSITORY / ".venv/bin/python"),
@@ -116,9 +117,10 @@ def launch(mpi: Mpi, directory: Path, words: Sequence[str], ranks: int = 4, env:
 
 
 def launch_raw(mpi: Mpi, directory: Path, argv: Sequence[str], env: dict[str, str] | None = None) -> Job:
+    own = {**registry_in(directory), _MARK: str(directory), **(env or {})}
     with (directory / "output").open("wb") as output:
         process = subprocess.Popen(
-            argv, cwd=directory, env={**mpi.environment, **registry_in(directory), **(env or {})},
+            argv, cwd=directory, env={**mpi.environment, **own},
             stdin=subprocess.DEVNULL,
             stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
@@ -135,21 +137,38 @@ def entries(directory: Path) -> list[str]:
     return [str(path) for path in directory.glob("state/clusters/*")]
 
 
+def keeper_name(run_id: str, rank: int | str = "") -> str:
+    """What `ps -o comm` calls the keeper of a rank's node; how it calls those of all ranks begins so."""
+    return f"rh-{run_id[-8:]}-{rank}"
+
+
 def ours(run_ids: Sequence[str]) -> list[tuple[int, str]]:
-    """(pid, command) of processes that carry the mark of a run, its keepers included."""
-    found = []
+    """(pid, name and command) of a run's processes: the keepers, what they have started, and what carries its mark."""
+    found, parents, keepers = [], {}, set()
+    for pid, parent, command, environ in _processes():
+        parents[pid] = parent
+        if any(command.startswith(keeper_name(run)) or f"{run}/" in command for run in run_ids):
+            keepers.add(pid)
+        found.append((pid, command, any(f"RAYHPC_NODE={run}/".encode() in environ for run in run_ids)))
+    return [(pid, command) for pid, command, marked in found if marked or {pid, parents[pid]} & keepers]
+
+
+def _processes() -> Iterator[tuple[int, int, str, bytes]]:
+    """pid, parent, name and command, environment of all processes whose environment may be read."""
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
-        try:
-            environ = (entry / "environ").read_bytes()
-            command = (entry / "cmdline").read_bytes()
-        except OSError:  # ended meanwhile
-            continue
-        marks = [f"RAYHPC_NODE={run}/".encode() in environ or f"{run}/".encode() in command for run in run_ids]
-        if any(marks):
-            found.append((int(entry.name), command.replace(b"\0", b" ").decode(errors="replace")))
-    return found
+        with suppress(OSError):  # ended meanwhile
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            command = f"{(entry / 'comm').read_text().rstrip()} {words}"
+            yield int(entry.name), parent, command, (entry / "environ").read_bytes()
+
+
+def launched_in(directory: Path) -> list[tuple[int, str]]:
+    """(pid, name and command) of what a launch in a directory has started, also before its ranks had met."""
+    mark = f"{_MARK}={directory}\0".encode()
+    return [(pid, command) for pid, _, command, environ in _processes() if mark in environ + b"\0"]
 
 
 def private_directories(run_ids: Sequence[str]) -> list[str]:
@@ -164,7 +183,8 @@ def run_ids(directory: Path) -> list[str]:
 def left_over(directory: Path) -> list[Any]:
     """Processes, private directories and entries in the registry of the runs recorded below a directory."""
     ids = run_ids(directory)
-    return [*ours(ids), *private_directories(ids), *entries(directory)]
+    found = set(ours(ids)).union(*(launched_in(made) for made in (directory, *directory.glob("*/"))))
+    return [*sorted(found), *private_directories(ids), *entries(directory)]
 
 
 def until(what: Callable[[], bool], seconds: float) -> bool:

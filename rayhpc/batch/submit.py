@@ -14,7 +14,7 @@ from rayhpc import allocations, commands
 from rayhpc.allocations import Allocation
 from rayhpc.batch import jobscript
 from rayhpc.errors import ExitCode, Fault, RayhpcError
-from rayhpc.model import Options
+from rayhpc.options import Options
 from rayhpc.schedulers.facts import BatchSystem, Request
 
 # Options of the bootstrap that belong to one run or are said in another way.

@@ -14,7 +14,8 @@ from pathlib import Path
 import rayhpc
 from rayhpc import host, paths, units
 from rayhpc.errors import configuration
-from rayhpc.model import Allocation, Gpus, Interface, Options, Versions
+from rayhpc.model import Allocation, Gpus, Interface, Versions
+from rayhpc.options import Options
 from rayhpc.schedulers.facts import Scheduler
 
 # What ray.dashboard.optional_deps imports, of the packages that only ray[default] brings.

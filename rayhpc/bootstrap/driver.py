@@ -109,10 +109,14 @@ def _not_found(what: str) -> RayhpcError:
     )
 
 
-def start(argv: Sequence[str], own: Assignment, spec: ClusterSpec) -> Child:
-    """Run the driver: its output is ours, its standard input closed, {address} in its arguments replaced."""
+def keeper(run_id: str) -> Child:
+    """The driver's keeper, which takes its time to start; the driver's output is ours."""
+    return Child(f"{run_id}/driver", sys.stdout.fileno(), sys.stderr.fileno())
+
+
+def start(child: Child, argv: Sequence[str], own: Assignment, spec: ClusterSpec) -> None:
+    """Run the driver under its keeper: its standard input is closed, {address} in its arguments replaced."""
     address = spec.address
-    child = Child(f"{spec.run_id}/driver", sys.stdout.fileno(), sys.stderr.fileno())
     child.run(
         Order(
             argv=[word.replace("{address}", address) for word in argv],
@@ -122,7 +126,6 @@ def start(argv: Sequence[str], own: Assignment, spec: ClusterSpec) -> Child:
             linger=_LINGER_SECONDS,
         )
     )
-    return child
 
 
 def refusal(argv: Sequence[str], failed: tuple[int, str]) -> Fault:

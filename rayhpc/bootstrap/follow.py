@@ -26,9 +26,9 @@ from rayhpc.model import (
     StartNode,
     Stop,
 )
-from rayhpc.proc import Child
+from rayhpc.proc import Child, until_gone
 from rayhpc.signals import Signals
-from rayhpc.watch import Watch, until_gone
+from rayhpc.watch import Watch
 
 _HASTE = 0.01
 _CALM = 0.1

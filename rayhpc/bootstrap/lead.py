@@ -25,18 +25,18 @@ from rayhpc.model import (
     DriverEnded,
     Milestone,
     NodeEnded,
-    Options,
     Outcome,
     RankFailed,
     StartNode,
     Stopped,
 )
 from rayhpc.nodetable import NodeTable
-from rayhpc.proc import Child
+from rayhpc.options import Options
+from rayhpc.proc import Child, until_gone
 from rayhpc.records import EventLog
 from rayhpc.registration import Registration
 from rayhpc.signals import Signals
-from rayhpc.watch import Watch, until_gone
+from rayhpc.watch import Watch
 
 # How often mail is looked for and the node table asked: while the cluster comes up, and while the driver runs.
 _HASTE = 0.01
@@ -75,6 +75,7 @@ class Leader:
         self._end = time.monotonic() + self._timeout
         self._pauses = table_pauses(len(spec.nodes))
         self._tries = 1
+        self._driver: Child | None = None
         self._registration: Registration | None = None
 
     def run(self, warnings: Sequence[str]) -> int:
@@ -110,6 +111,7 @@ class Leader:
         """The head, alive in its own node table."""
         self._launch_head(self._spec.port)
         spec = self._spec
+        self._driver = None if self._options.hold else driver.keeper(spec.run_id)
         table = NodeTable(spec.address, paths.node_table(spec.head.temp_dir), _TABLE_HASTE)
         self._supervisor.table = table
         outcome = self._await([HEAD_RANK], "head")
@@ -200,9 +202,10 @@ class Leader:
     def _run_driver(self) -> Outcome:
         """The driver, until something decides."""
         self._stage("driver", f"driver: {shlex.join(self._argv)[:200]}")
-        child = driver.start(self._argv, self._own, self._spec)
-        self._supervisor.drive(child)
-        self._watch.add(child, self._driver_ended)
+        assert self._driver is not None
+        driver.start(self._driver, self._argv, self._own, self._spec)
+        self._supervisor.drive(self._driver)
+        self._watch.add(self._driver, self._driver_ended)
         return self._supervise()
 
     def _driver_ended(self, child: Child) -> DriverEnded | RankFailed:
@@ -230,7 +233,7 @@ class Leader:
         table = self._supervisor.table
         if table is not None:
             table.close()
-        problems = teardown.end_child(self._supervisor.driver)
+        problems = teardown.end_child(self._driver)
         answers = self._stop_all(outcome)
         problems += [text for answer in answers.values() for text in answer.problems]
         missing = sorted(set(range(self._comm.size)) - set(answers))

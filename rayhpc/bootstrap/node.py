@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-import signal
-import sys
 import time
 from pathlib import Path
 
-from rayhpc import environment, paths, raymain, records, registry
+from rayhpc import environment, paths, records, registry
 from rayhpc.errors import RayhpcError, configuration
-from rayhpc.model import HEAD_RANK, Assignment, Milestone, NodeEnded, NodeSpec, Options
-from rayhpc.proc import Child, Order
+from rayhpc.model import HEAD_RANK, Assignment, Milestone, NodeEnded, NodeSpec
+from rayhpc.options import Options
+from rayhpc.proc import Child, until_gone
 from rayhpc.rayhook import RANK_LABEL
-from rayhpc.watch import until_gone
+from rayhpc.warmup import RayStart
 
 START_TRIES = 3
 # Ends of a start that say nothing about the next one, and Ray's words for them: somebody else bound the port
@@ -27,22 +27,20 @@ RETRIES = {
     "too slow for Ray's command line": "timed out during startup",
 }
 
-COMMAND = (sys.executable, raymain.__file__)
-
 _DISCARD_SECONDS = 5.0
-# Meant for the driver, but a scheduler that follows the process tree sends them to all that it finds there.
-_IGNORED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Node:
-    """The Ray node of one rank; start() may be called again after its end, e.g. with another port."""
+    """The Ray node of one rank; start() may be called again after its end, e.g. with another port.
 
-    def __init__(self, own: Assignment, spec: NodeSpec, options: Options) -> None:
+    begun: a `ray start` that has begun already and was told nothing.
+    """
+
+    def __init__(self, own: Assignment, spec: NodeSpec, options: Options, begun: RayStart | None = None) -> None:
         self.spec = spec
-        self.child: Child | None = None
+        self.child = begun
         self._own = own
         self._options = options
-        self._used = self._warm = False
 
     @property
     def log(self) -> Path:
@@ -61,8 +59,8 @@ class Node:
         """
         try:
             records.make_private(self.log.parent, exist_ok=True)
-            self.child = self._keeper()
-            self.child.make(self.spec.temp_dir)  # fails on anything that is there, also on a planted link
+            os.close(os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
+            self._make_directory()
             for path, secret in self._secrets().items():
                 records.write_secret(Path(path), secret)
         except OSError as error:
@@ -71,12 +69,22 @@ class Node:
                 next_step="check --temp-dir and --run-dir on this host",
             ) from error
 
-    def _keeper(self) -> Child:
-        descriptor = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    def _make_directory(self) -> None:
+        """Make the private directory; raises OSError for anything that is there, also for a planted link."""
+        child = self._waiting()
         try:
-            return Child(f"{self._own.run_id}/{self.spec.rank}", descriptor, descriptor)
-        finally:
-            os.close(descriptor)
+            child.make(self.spec.temp_dir)
+        except OSError:
+            if not child.poll():
+                raise
+            self._waiting().make(self.spec.temp_dir)  # what began early has ended; why, the next one will tell
+
+    def _waiting(self) -> RayStart:
+        """A `ray start` that was told nothing and has not ended: the one that is there, or a new one."""
+        if self.child is None or self.child.told or self.child.poll():
+            self.child = RayStart()
+        self.child.name(Path(self.spec.temp_dir).name)
+        return self.child
 
     def _secrets(self) -> dict[str, str]:
         """The files that let a process into the cluster: path and content."""
@@ -87,27 +95,18 @@ class Node:
         pair = {paths.certificate_file(private): own.certificate.chain, paths.key_file(private): own.certificate.key}
         return {**token, **pair}
 
-    def warm_up(self) -> Child:
+    def warm_up(self) -> RayStart:
         """Begin `ray start`, which imports Ray and then waits for start()."""
-        if self.child is None or self._used:
-            self.child = self._keeper()
-        self._used = self._warm = True
-        self.child.run(
-            Order(
-                argv=COMMAND,
-                env=self.environment,
-                ignored=_IGNORED,
-                remove=[self.spec.temp_dir, *self._entry()],
-                fed=True,
-            )
-        )
-        return self.child
+        child = self._waiting()
+        child.warm_up(self.environment)
+        return child
 
-    def start(self, port: int, address: str) -> Child:
+    def start(self, port: int, address: str) -> RayStart:
         """Let `ray start` go on, or begin it; address is the head's, empty on the head itself."""
-        child = self.child if self.child is not None and self._warm else self.warm_up()
-        child.feed(json.dumps(start_arguments(self._own, self.spec, self._options, port, address)))
-        self._warm = False
+        child = self.warm_up()
+        for directory in (self.spec.temp_dir, *self._entry()):
+            child.answer_for(directory)
+        child.tell(start_arguments(self._own, self.spec, self._options, port, address), self.environment, self.log)
         return child
 
     def _entry(self) -> list[str]:
@@ -132,11 +131,12 @@ class Node:
     def discard(self) -> None:
         """Remove the private directory of a node that was never started, if it is ours."""
         if self.child is not None:
-            self.child.end()
+            self.child.discard()
             until_gone([self.child], _DISCARD_SECONDS)
 
     def worth_another_try(self) -> str:
         """Why a node that ended might start if it is started again: one of RETRIES; empty where it would not."""
+        self._keep_first_words()
         logs = Path(paths.ray_temp_dir(self.spec.temp_dir), "session_latest", "logs")
         files = [self.log, *logs.glob("gcs_server.*"), *logs.glob("raylet.*")]
         lines = [line for file in files for line in records.last_lines(file, 40)]
@@ -147,8 +147,16 @@ class Node:
         warning = f"{reason}: its Ray node is started again"
         return Milestone(self.spec.rank, self.spec.host, reason, time.time(), warning)
 
+    def _keep_first_words(self) -> None:
+        """Let the log have what `ray start` wrote before it knew it, such as why Ray cannot be imported."""
+        words = self.child.first_words() if self.child else b""
+        if words:
+            with contextlib.suppress(OSError), self.log.open("ab") as log:  # a full run directory ends no run
+                log.write(words)
+
     def evidence(self, count: int = 10) -> tuple[str, ...]:
         """The last lines of the node's log and of what its daemons wrote to standard error."""
+        self._keep_first_words()
         logs = Path(paths.ray_temp_dir(self.spec.temp_dir), "session_latest", "logs")
         files = [self.log, logs / "gcs_server.err", logs / "raylet.err"]
         return tuple(line for file in files for line in records.last_lines(file, count))[-count:]

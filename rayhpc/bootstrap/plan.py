@@ -10,7 +10,8 @@ from dataclasses import replace
 from rayhpc import commands, net, records, schedulers, share, tls, units
 from rayhpc.comm import Comm, agree
 from rayhpc.errors import configuration, counted, shortened
-from rayhpc.model import Allocation, Assignment, Certificate, ClusterSpec, Options, Probe, Reach
+from rayhpc.model import Allocation, Assignment, Certificate, ClusterSpec, Probe, Reach
+from rayhpc.options import Options
 from rayhpc.schedulers.facts import Scheduler
 
 

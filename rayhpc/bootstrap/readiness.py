@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence, Set
 
 from rayhpc.errors import ExitCode, Fault, counted, shortened
 from rayhpc.log import Bar, Console
-from rayhpc.model import AliveNode, ClusterSpec, NodeSpec, Options, Outcome
+from rayhpc.model import AliveNode, ClusterSpec, NodeSpec, Outcome
 from rayhpc.nodetable import NodeTable
+from rayhpc.options import Options
 from rayhpc.paths import rank_log
 from rayhpc.records import last_lines
 

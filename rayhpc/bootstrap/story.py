@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rayhpc import comm as ranks
-from rayhpc import host, schedulers
+from rayhpc import host, launcher, schedulers
 from rayhpc.bootstrap import allocation, driver, plan
 from rayhpc.bootstrap.node import Node
 from rayhpc.comm import Comm, Unreachable
 from rayhpc.errors import RayhpcError
 from rayhpc.log import Console
-from rayhpc.model import HEAD_RANK, Allocation, Milestone, Options
+from rayhpc.model import HEAD_RANK, Allocation, Milestone
+from rayhpc.options import Options
 from rayhpc.signals import Signals
+from rayhpc.warmup import RayStart
 
 
 def bootstrap(
-    options: Options, command: Sequence[str], comm: Comm, console: Console, environ: Mapping[str, str]
+    options: Options, command: Sequence[str], comm: Comm, console: Console, begun: RayStart | None = None
 ) -> int:
     """Turn this allocation into a Ray cluster, run the command on it, give everything back; the job's exit code.
 
-    Never raises for what a user can meet: a fault on any rank is told once, by rank 0, and is the exit code.
+    begun: a `ray start` that imports Ray already. Never raises for what a user can meet: a fault on any rank is told
+    once, by rank 0, and is the exit code.
     """
+    environ = os.environ
+    environ.update(host.mended_gpus(environ))
     place = f"rank {comm.rank} on {host.name()}"
     imported = Milestone(comm.rank, host.name(), "imported", time.time(), since=host.started_at())
-    launch = ranks.launched(environ)
+    launch = launcher.launched(environ)
     scheduler = schedulers.detect(environ)
     planner = plan.Planner(options, scheduler, environ)
     argv: list[str] = []
@@ -39,7 +45,7 @@ def bootstrap(
 
     try:
         own = plan.agree_on_cluster(comm, place, survey, planner)
-        node = Node(own, own.node, options) if own.node else None
+        node = Node(own, own.node, options, begun) if own.node else None
         comm.settle()
         signals = Signals()
         _prepare(comm, place, node)

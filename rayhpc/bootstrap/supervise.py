@@ -24,7 +24,6 @@ from rayhpc.model import (
     Milestone,
     NodeDead,
     NodeEnded,
-    Options,
     Outcome,
     RankSilent,
     RestartNode,
@@ -32,6 +31,7 @@ from rayhpc.model import (
     TimeUp,
 )
 from rayhpc.nodetable import NodeTable
+from rayhpc.options import Options
 from rayhpc.proc import Child
 from rayhpc.records import EventLog
 from rayhpc.roster import Roster

@@ -11,8 +11,7 @@ from pathlib import Path
 from rayhpc import environment, paths, proc, records
 from rayhpc.comm import Comm
 from rayhpc.model import Assignment, Leave, Stop, Stopped
-from rayhpc.proc import Child
-from rayhpc.watch import until_gone
+from rayhpc.proc import Child, until_gone
 
 # Ray's logs of one run, packed into one archive, of which each node gets an equal share.
 LOGS_LIMIT = 64 * 2**20

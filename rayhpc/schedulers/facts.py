@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from rayhpc import units
-from rayhpc.model import option
+from rayhpc.options import option
 
 Environment = Mapping[str, str]
 

@@ -13,7 +13,7 @@ import pytest
 
 from rayhpc import timeline
 from rayhpc.timeline import AGREEMENT, DRIVER, GIVE_BACK, IMPORTS, RAY_START, WAITS_FOR_HEAD, WAITS_FOR_NODES
-from tests.launch import Job, Jobs, ours, until
+from tests.launch import Job, Jobs, keeper_name, ours, until
 
 pytestmark = pytest.mark.cluster
 
@@ -158,7 +158,7 @@ def test_a_keeper_is_killed(jobs: Jobs) -> None:
     """The head's keeper: its `ray start` dies with it, the rest is found by its mark."""
     job = jobs.start("--", "python", "-c", WAIT, ranks=2)
     job.until("driver up")
-    (keeper,) = [pid for pid, command in ours([job.run.name]) if f"{job.run.name}/0" in command and "keeper" in command]
+    keeper = _keeper(job, 0)
     os.kill(keeper, signal.SIGKILL)
     assert job.wait(30) == 73, job.output()
 
@@ -216,6 +216,16 @@ def test_a_node_that_does_not_start(jobs_of: Jobs) -> None:
     assert job.wait(60) == 71, job.output()
     assert "No such option" in job.output()
     assert "rank 2 on " in job.output()
+
+
+def test_a_ray_that_cannot_be_imported(jobs: Jobs, tmp_path: Path) -> None:
+    """It fails before the ranks have agreed on a log, again once they have, and that is told with its words."""
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "__init__.py").write_text("raise ImportError('Ray is broken here')\n")
+    job = jobs.start("/bin/true", ranks=2, env={"PYTHONPATH": str(tmp_path)})
+    assert job.wait(60) == 71, job.output()
+    assert "ImportError: Ray is broken here" in job.output()
+    assert "ImportError: Ray is broken here" in (job.run / "rank-0.log").read_text()
 
 
 def test_min_nodes(jobs: Jobs) -> None:
@@ -376,11 +386,16 @@ def test_a_planted_directory_is_refused(jobs: Jobs, tmp_path: Path) -> None:
     assert "cannot be made: File exists" in job.output()
 
 
+def _keeper(job: Job, rank: int) -> int:
+    """The pid of the keeper of a rank's node."""
+    name = keeper_name(job.run.name, rank)
+    (found,) = [pid for pid, command in ours([job.run.name]) if command.startswith(f"{name} ")]
+    return found
+
+
 def _rank(job: Job, rank: int) -> int:
     """The pid of a rank's Python, the parent of its keeper."""
-    mark = f"{job.run.name}/{rank}"
-    keepers = [pid for pid, command in ours([job.run.name]) if f"{mark} " in f"{command} " and "keeper" in command]
-    stat = Path(f"/proc/{keepers[0]}/stat").read_text().rpartition(")")[2].split()
+    stat = Path(f"/proc/{_keeper(job, rank)}/stat").read_text().rpartition(")")[2].split()
     return int(stat[1])
 
 
@@ -390,7 +405,7 @@ def _daemon(job: Job, rank: int, name: str) -> int:
 
     def look() -> bool:
         for pid, command in ours([job.run.name]):
-            program = command.split(" ")[0]
+            program = command.split(" ")[1]
             marked = (
                 f"RAYHPC_NODE={job.run.name}/{rank}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes() + b"\0"
             )

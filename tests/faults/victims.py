@@ -1,8 +1,8 @@
 """The processes of one run, each found by the run's own mark and not by a name that others may have as well.
 
-A keeper carries the run's id, and what it keeps, as its last argument; what it started has it as its parent. Every
-other process of a Ray node carries RAYHPC_NODE=run/rank in its environment. Numbers are the machine's own, also of
-processes on virtual hosts.
+The keeper of a rank's node has the name of the node's private directory, that of the driver the run's id in its last
+argument; what they started has them as its parent. Every other process of a Ray node carries RAYHPC_NODE=run/rank in
+its environment. Numbers are the machine's own, also of processes on virtual hosts.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.launch import until
+from tests.launch import keeper_name, until
 
 # USR1 shows that rank 1's node still works, INT and TERM are the end; with --child an actor on it has a setsid child.
 DRIVER = """
@@ -50,10 +50,11 @@ _APPEAR_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Process:
-    """One living process: its argv as it shows it now, and its environment as /proc has it."""
+    """One living process: its name and its argv as it shows them now, and its environment as /proc has it."""
 
     pid: int
     parent: int
+    name: str
     argv: tuple[str, ...]
     environ: frozenset[str]
 
@@ -79,9 +80,12 @@ def _read(entry: Path) -> Process | None:
         argv = (entry / "cmdline").read_bytes().rstrip(b"\0 ").decode(errors="replace")
         environ = (entry / "environ").read_bytes().decode(errors="replace")
         parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        name = (entry / "comm").read_text().rstrip("\n")
     except OSError:
         return None
-    return Process(int(entry.name), parent, tuple(argv.split("\0")), frozenset(environ.split("\0"))) if argv else None
+    if not argv:
+        return None
+    return Process(int(entry.name), parent, name, tuple(argv.split("\0")), frozenset(environ.split("\0")))
 
 
 class Victims:
@@ -92,8 +96,12 @@ class Victims:
 
     def keeper(self, of: int | str) -> int:
         """The keeper of a rank's Ray node, or of the `driver`."""
-        label = f"{self._run}/{of}"
-        return self._one(f"keeper {label}", lambda process: process.argv[-1] == label and process.says("keeper.py"))
+        name, label = keeper_name(self._run, of), f"{self._run}/{of}"
+
+        def which(process: Process) -> bool:
+            return process.says("keeper.py") and (process.name == name or process.argv[-1] == label)
+
+        return self._one(f"keeper {label}", which)
 
     def driver(self) -> int:
         """The user's command."""

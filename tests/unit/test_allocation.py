@@ -14,7 +14,8 @@ import pytest
 from rayhpc import host, paths
 from rayhpc.bootstrap import allocation
 from rayhpc.errors import ExitCode, RayhpcError
-from rayhpc.model import Interface, Options
+from rayhpc.model import Interface
+from rayhpc.options import Options
 from rayhpc.schedulers.slurm import SLURM
 
 from .making import HOSTILE

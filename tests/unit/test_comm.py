@@ -16,8 +16,9 @@ from typing import Any, NoReturn
 import pytest
 
 from rayhpc import comm
-from rayhpc.comm import Launched, Solo, Unreachable, agree, connect, launched, speaks
+from rayhpc.comm import Solo, Unreachable, agree, connect
 from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration
+from rayhpc.launcher import Launched, launched, speaks
 
 # What each launcher puts into the environment of rank 3 of 4, as far as it matters.
 HYDRA = {"PMI_RANK": "3", "PMI_SIZE": "4", "PMI_FD": "8", "MPI_LOCALNRANKS": "4", "MPI_LOCALRANKID": "3"}

@@ -20,7 +20,7 @@ import rayhpc
 from rayhpc import cli, environment, units
 from rayhpc.commandline import command, parse, split
 from rayhpc.errors import ExitCode, Fault, RayhpcError
-from rayhpc.model import Options
+from rayhpc.options import Options
 
 from .making import assignment, cluster
 

@@ -16,7 +16,7 @@ import rayhpc
 # The lowest first. A module imports what stands on a line below its own, never its own line: modules that may import
 # each other's neighbours stand on lines of their own. A full name counts before a pattern.
 FLOORS = {
-    "words": "rayhpc errors paths units bootstrap batch clusters jobs",
+    "words": "rayhpc errors paths units options bootstrap batch clusters jobs",
     "words, the data": "model",
     "pure, schedulers' facts": "schedulers.facts",
     "pure, schedulers": "schedulers.*",
@@ -27,13 +27,14 @@ FLOORS = {
     "how Ray starts": "rayhaste rayagent raymain rayapi",
     "hands": "keeper comm net beats host records nodetable rayjobs signals log commands tls star runs plots sheet",
     "hands on hands": "raystart proc allocations registry meeting jobfile",
-    "hands, all together": "watch registration rendezvous",
+    "hands, all together": "watch warmup registration rendezvous",
     "stages": "bootstrap.*",
     "stories": "bootstrap.lead bootstrap.follow batch.jobscript batch.status batch.cancel clusters.sight",
     "stories of jobs": "jobs.script jobs.targets jobs.find",
     "stories of jobs that were found": "jobs.wait jobs.bundle",
     "whole stories": "bootstrap.story batch.* clusters.* jobs.*",
     "command line": "commandline cli_base",
+    "one rank": "rank",
     "entry points": "start cli_*",
     "an entry point on another": "terminals",
     "the command line of that one": "cli_node",
@@ -47,8 +48,8 @@ OWNERS = {
     "psutil": "host",
     "yaml": "sheet jobfile",
     "torch": "probes.*",
-    "click": "commandline start cli cli_*",
-    "rich": "log start cli cli_*",
+    "click": "commandline rank cli cli_*",
+    "rich": "log cli cli_*",
     "matplotlib": "plots",
 }
 # Never imported with the module: the login node works without them.
@@ -59,7 +60,8 @@ FENCES = {
     "rayagent": "",
     "raymain": "",
     "probes.*": "rayhpc",
-    "batch.*": "rayhpc errors paths units model schedulers schedulers.* records allocations commands log batch.*",
+    "batch.*": "rayhpc errors paths units options model schedulers schedulers.* "
+    "records allocations commands log batch.*",
     "jobs.*": "rayhpc errors model variables probes.node_probe addressfile registry rayjobs jobs.*",
     "clusters.*": "rayhpc errors paths units model schedulers schedulers.* "
     "registry liveness environment keeper net commands clusters.*",
@@ -142,7 +144,7 @@ def test_fences() -> None:
 
 @pytest.mark.parametrize(
     ("module", "users"),
-    [("raymain", {"bootstrap.node"}), ("rayapi", {"raystart"}), ("rayhaste", {"raystart"}), ("raystart", set())],
+    [("raymain", {"warmup"}), ("rayapi", {"raystart"}), ("rayhaste", {"raystart"}), ("raystart", set())],
 )
 def test_what_runs_inside_ray_start(module: str, users: set[str]) -> None:
     assert {name for name in TREES if module in wanted_of(name)} == users
@@ -165,6 +167,16 @@ def test_what_runs_inside_ray_start(module: str, users: set[str]) -> None:
 )
 def test_the_table_forbids(importer: str, wanted: str) -> None:
     assert not goes_down(importer, wanted)
+
+
+def test_a_rank_begins_ray_start_before_it_has_imported_the_rest() -> None:
+    script = (
+        "import sys, rayhpc.start\n"
+        "rest = {'click', 'psutil', 'mpi4py', 'rayhpc.model', 'rayhpc.comm', 'rayhpc.bootstrap'}\n"
+        "sys.exit(' '.join(rest & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_login_side_loads_neither_ray_nor_mpi() -> None:

@@ -21,8 +21,7 @@ from typing import Any
 import pytest
 
 from rayhpc import keeper, proc
-from rayhpc.proc import Child, Order
-from rayhpc.watch import until_gone
+from rayhpc.proc import Child, Order, until_gone
 
 from .making import until
 
@@ -63,11 +62,7 @@ class Yard:
 
     def start(self, *argv: str, stdout: int = -1, **changes: Any) -> Child:
         descriptor = os.open(self.place / "out", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        values: dict[str, Any] = {
-            "argv": argv,
-            "env": self.environment,
-            "cwd": str(self.place),
-        }
+        values: dict[str, Any] = {"argv": argv, "env": self.environment, "cwd": str(self.place)}
         try:
             child = Child("test/0", descriptor if stdout < 0 else stdout, descriptor)
         finally:
@@ -407,10 +402,13 @@ def test_end_and_signal_after_the_end_do_nothing(yard: Yard) -> None:
 OWNER = """
 import json, os, sys
 from rayhpc.proc import Child, Order
-from rayhpc.watch import until_gone
+from rayhpc.proc import until_gone
 order = json.loads(sys.argv[1])
+remove = order.pop("remove", [])
 child = Child("test/0", 1, 2)
 child.run(Order(env=dict(os.environ), **order))
+for directory in remove:
+    child.answer_for(directory)
 until_gone([child], 60.0)
 print("code", child.code, flush=True)
 """
@@ -503,7 +501,7 @@ def test_a_dead_keeper_leaves_no_words_at_the_end(yard: Yard) -> None:
     script = (
         "import os, signal\n"
         "from rayhpc.proc import Child, Order\n"
-        "from rayhpc.watch import until_gone\n"
+        "from rayhpc.proc import until_gone\n"
         "child = Child('t', 1, 2)\n"
         "child.run(Order(argv=['sleep', '1000'], env=dict(os.environ)))\n"
         "os.kill(child.keeper_pid, signal.SIGKILL)\n"
@@ -515,7 +513,7 @@ def test_a_dead_keeper_leaves_no_words_at_the_end(yard: Yard) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-# What is made before the command.
+# What is made for the command.
 
 
 MAKER = """
@@ -548,6 +546,43 @@ def test_what_is_made_stays_while_the_command_runs_and_after_it(yard: Yard) -> N
     child.run(Order(argv=["true"], env=yard.environment))
     assert ended(child).code == 0
     assert private.is_dir()
+
+
+def test_what_is_made_for_a_command_that_runs_goes_with_an_owner_that_is_killed(yard: Yard) -> None:
+    private = yard.place / "private"
+    script = MAKER.replace("child.make", "child.run(Order(argv=['sleep', '1000'], env={}))\nchild.make")
+    command = [sys.executable, "-c", script.replace("import Child", "import Child, Order"), str(private)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(os.environ)) as made:
+        assert made.stdout is not None
+        keeper_pid = int(made.stdout.readline())
+        assert private.is_dir()
+        made.kill()
+    assert until(lambda: not private.exists())
+    assert gone(keeper_pid)
+
+
+def test_a_command_that_is_discarded_takes_along_what_was_made_for_it(yard: Yard) -> None:
+    child = yard.shell(FOR_EVER)
+    private = yard.place / "private"
+    child.make(str(private))
+    child.discard()
+    assert ended(child).code == -KILL
+    assert not private.exists()
+
+
+def test_what_cannot_be_made_is_no_failure_of_the_command(yard: Yard) -> None:
+    child = yard.shell("cat", fed=True)
+    with pytest.raises(FileExistsError):
+        child.make(str(yard.place))
+    child.feed("")
+    assert ended(child).failed is None
+    assert child.code == 0
+
+
+def test_a_keeper_has_the_name_that_it_is_given(yard: Yard) -> None:
+    child = yard.shell(FOR_EVER)
+    child.name("rh-01234567-0")
+    assert until(lambda: Path(f"/proc/{child.keeper_pid}/comm").read_text() == "rh-01234567-0\n")
 
 
 def test_without_a_command_the_end_unmakes(yard: Yard) -> None:

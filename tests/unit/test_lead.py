@@ -18,7 +18,8 @@ from rayhpc.bootstrap.node import Node
 from rayhpc.bootstrap.supervise import head_silence
 from rayhpc.errors import ExitCode, Fault
 from rayhpc.log import Console
-from rayhpc.model import Leave, Options, Outcome, Stop, Stopped
+from rayhpc.model import Leave, Outcome, Stop, Stopped
+from rayhpc.options import Options
 
 from .making import assignment, cluster, node
 

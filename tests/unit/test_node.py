@@ -10,7 +10,8 @@ import pytest
 
 from rayhpc.bootstrap.node import Node
 from rayhpc.errors import ExitCode, RayhpcError
-from rayhpc.model import Certificate, Options
+from rayhpc.model import Certificate
+from rayhpc.options import Options
 
 from .making import assignment, cluster, node
 

@@ -14,7 +14,8 @@ import pytest
 from rayhpc import net
 from rayhpc.bootstrap import plan
 from rayhpc.errors import ExitCode, RayhpcError
-from rayhpc.model import Allocation, Assignment, Interface, Options, Probe, Reach, Versions
+from rayhpc.model import Allocation, Assignment, Interface, Probe, Reach, Versions
+from rayhpc.options import Options
 from rayhpc.schedulers.facts import Scheduler
 
 from .making import VERSIONS, allocation, cluster, node

@@ -18,10 +18,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rayhpc import allocations, comm, host, schedulers, units
+from rayhpc import allocations, host, launcher, schedulers, units
 from rayhpc.commandline import parse
 from rayhpc.errors import ExitCode, RayhpcError
-from rayhpc.model import Options
+from rayhpc.options import Options
 from rayhpc.schedulers import SYSTEMS, cobalt, lsf, pbs, slurm
 from rayhpc.schedulers.facts import State, clock
 
@@ -128,14 +128,14 @@ def test_any_list_of_gpus_is_a_list_of_gpus(environ: dict[str, str]) -> None:
 
 # What launchers and schedulers put into the environment.
 
-LAUNCHERS = [name for entry in comm._LAUNCHERS for name in entry[1:] if name]
+LAUNCHERS = [name for entry in launcher._LAUNCHERS for name in entry[1:] if name]
 SCHEDULERS = ["SLURM_CPUS_ON_NODE", "SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_JOB_END_TIME", "NCPUS"]
 SCHEDULERS += ["PBS_NUM_PPN", "LSB_MCPU_HOSTS", "COBALT_ENDTIME"]
 
 
 @given(st.dictionaries(st.sampled_from(LAUNCHERS), values))
 def test_any_launchers_variables_are_a_launch_or_none(environ: dict[str, str]) -> None:
-    start = comm.launched(environ)
+    start = launcher.launched(environ)
     if start is not None:
         assert start.by
         assert all(number is None or number >= 0 for number in (start.rank, start.size))

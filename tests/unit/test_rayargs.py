@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from rayhpc import rayargs
 from rayhpc.bootstrap.node import start_arguments
 from rayhpc.errors import ExitCode, RayhpcError
-from rayhpc.model import Gpus, Options
+from rayhpc.model import Gpus
+from rayhpc.options import Options
 
 from .making import assignment, cluster, node
 

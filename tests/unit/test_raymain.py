@@ -16,6 +16,7 @@ from rayhpc import raymain
 
 
 def run(text: str, directory: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    """In a directory; text is what it is told."""
     return subprocess.run(
         [sys.executable, "-X", "importtime", raymain.__file__], input=text, text=True, capture_output=True,
         cwd=directory, env={**os.environ, **environ}, timeout=120, check=False,
@@ -26,15 +27,31 @@ def run(text: str, directory: Path, **environ: str) -> subprocess.CompletedProce
 def test_it_is_rays_command_without_what_is_not_needed(tmp_path: Path, safe: str) -> None:
     """Nothing comes from the working directory, nor from ours, whose modules have ordinary names."""
     (tmp_path / "ray.py").write_text("raise SystemExit('the wrong ray')")
-    done = run(json.dumps(["--version"]), tmp_path, PYTHONSAFEPATH=safe)
-    assert (done.returncode, done.stdout.split()[:2]) == (0, ["ray,", "version"]), done.stderr[-2000:]
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    log = tmp_path / "log"
+    word = {"arguments": ["--version"], "environment": {}, "log": str(log)}
+    done = run(json.dumps(word), tmp_path, PYTHONSAFEPATH=safe)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert "ray, version" in log.read_text()
+    imported = {line.rpartition("|")[2].strip() for line in (done.stderr + log.read_text()).splitlines()}
     assert {"ray", "ray._raylet"} <= imported
     assert not {"requests", "urllib3", "jsonschema", "yaml", "ray.serve", "ray.job_submission", "signals"} & imported
 
 
-def test_without_arguments_it_ends(tmp_path: Path) -> None:
-    """Nobody has told it any: who began it is gone."""
+def test_it_has_the_environment_that_it_is_told_and_adds_to_its_log(tmp_path: Path) -> None:
+    """RAY_START_HOOK names what `ray start` calls before it starts anything."""
+    (tmp_path / "its_hook.py").write_text("import os\ndef call(*_):\n    raise SystemExit(os.environ['TOLD'])\n")
+    log = tmp_path / "log"
+    log.write_text("first\n")
+    environment = {"TOLD": "as told", "RAY_START_HOOK": "its_hook.call"}
+    word = {"arguments": ["start", "--head"], "environment": environment, "log": str(log)}
+    done = run(json.dumps(word), tmp_path, PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert log.read_text().startswith("first\n")
+    assert "as told" in log.read_text()
+
+
+def test_untold_it_ends(tmp_path: Path) -> None:
+    """Who began it is gone."""
     done = run("", tmp_path)
     assert (done.returncode, done.stdout) == (0, "")
 

@@ -12,7 +12,8 @@ import pytest
 from rayhpc.bootstrap import readiness
 from rayhpc.errors import ExitCode, Fault
 from rayhpc.log import Console
-from rayhpc.model import AliveNode, ClusterSpec, Gpus, Options, Outcome
+from rayhpc.model import AliveNode, ClusterSpec, Gpus, Outcome
+from rayhpc.options import Options
 
 from .making import cluster, node
 

@@ -15,7 +15,7 @@ import pytest
 from rayhpc import net, records
 from rayhpc.comm import Solo
 from rayhpc.errors import ExitCode, Fault, RayhpcError
-from rayhpc.model import Options, Terminals
+from rayhpc.options import Options, Terminals
 from rayhpc.rendezvous import endpoint, file_seat, lead_terminals, meet, slurm_seat, token_file
 from rayhpc.terminals import with_own
 from tests.launch import until
@@ -180,7 +180,7 @@ PROGRAM = r"""
 import functools, os, signal, sys, time
 from rayhpc import comm as ranks
 from rayhpc.errors import RayhpcError, configuration
-from rayhpc.model import Options
+from rayhpc.options import Options
 from rayhpc.rendezvous import meet
 way, how = sys.argv[1:]
 tell = functools.partial(print, flush=True)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from rayhpc import environment, host, share
 from rayhpc.errors import ExitCode, RayhpcError
-from rayhpc.model import Allocation, Gpus, NodeSpec, Options
+from rayhpc.model import Allocation, Gpus, NodeSpec
+from rayhpc.options import Options
 
 from .making import GIB, allocation, assignment, cluster
 

@@ -26,12 +26,12 @@ from rayhpc.model import (
     Milestone,
     NodeDead,
     NodeEnded,
-    Options,
     RankSilent,
     RestartNode,
     SignalArrived,
     TimeUp,
 )
+from rayhpc.options import Options
 from rayhpc.records import EventLog
 
 from .making import cluster

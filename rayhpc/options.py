@@ -1,0 +1,90 @@
+"""What the user may choose: each option lives here once, and the command lines are made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+# Ray refuses object stores below 75 MiB.
+OBJECT_STORE_MINIMUM = 80 * 2**20
+# Options that `rayhpc node worker` has as well: what may differ from host to host, and how long it waits.
+WORKERS_OWN = ("interface", "temp_dir", "timeout")
+
+
+def option(default: Any, text: str, **details: Any) -> Any:
+    """A field of Options: its default, its help text, and what the command line needs besides its type.
+
+    details: metavar, choices, minimum, maximum, multiple, off (help text of the negative flag).
+    """
+    return field(default=default, metadata={"help": text, **details})
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user may choose. A field is an option: `num_cpus` is `--num-cpus` and RAYHPC_NUM_CPUS."""
+
+    rendezvous: str = option(
+        "mpi", "How the ranks meet (docs/rendezvous.md).", choices=("mpi", "slurm", "file", "tcp"), metavar="WAY"
+    )
+    one_per_host: bool = option(False, "One Ray node per host; the other ranks of a host idle.")
+    num_cpus: int | None = option(None, "CPUs of each Ray node.", minimum=0, metavar="N")
+    num_gpus: int | None = option(None, "GPUs of each Ray node.", minimum=0, metavar="N")
+    memory: str = option("", "Memory of each Ray node for tasks and actors, as 64G.", metavar="SIZE")
+    object_store_memory: str = option("", "Object store of each Ray node, as 8G.", metavar="SIZE")
+    resources: str = option("", "Custom resources of each Ray node, as '{\"fast\": 2}'.", metavar="JSON")
+    labels: str = option("", "Labels of each Ray node.", metavar="KEY=VALUE,...")
+    interface: str = option("", "Network of the cluster: a name, a glob or a CIDR.", metavar="NAME|GLOB|CIDR")
+    port: int = option(0, "Port of the head (GCS). 0: a free one.", minimum=0, maximum=65535, metavar="PORT")
+    temp_dir: str = option("", "Node-local directory for Ray's session. Short: AF_UNIX.", metavar="DIR")
+    run_dir: str = option("rayhpc-runs", "Where the record of each run is kept.", metavar="DIR")
+    timeout: float = option(
+        0.0, "Seconds until every node must be alive. 0: grows with the nodes.", minimum=0, metavar="S"
+    )
+    min_nodes: int = option(
+        0, "Go on, loudly, with N nodes if others fail, or at the time-out. 0: all.", minimum=0, metavar="N"
+    )
+    on_node_loss: str = option(
+        "continue", "What a lost worker node means.", choices=("continue", "abort"), metavar="POLICY"
+    )
+    restart_nodes: int = option(
+        0, "How often each worker's Ray node is started again after a loss.", minimum=0, metavar="K"
+    )
+    dashboard: bool = option(False, "Start Ray's dashboard and job API.", off="No dashboard (the default).")
+    register: bool = option(
+        True, "Enter the run in your registry of clusters, for `rayhpc cluster`.", off="Tell the login node nothing."
+    )
+    tls: bool = option(False, "Encrypt Ray's traffic, with a certificate made for this run alone (needs openssl).")
+    ray_arg: tuple[str, ...] = option(
+        (), "Passed to every `ray start` as it is. Repeatable.", multiple=True, metavar="ARG"
+    )
+    login_node: bool = option(False, "Start even on a host to which the scheduler gives no jobs.")
+    hold: bool = option(False, "No driver: keep the cluster until a signal.")
+    walltime: str = option("", "End of the job, counted from now: 3600, 01:00:00, 1-00:00:00.", metavar="TIME")
+    deadline: float = option(0.0, "End of the job in Unix seconds.", minimum=0, metavar="UNIX")
+    grace: float = option(
+        60.0, "Seconds before the end of the job at which the driver is signalled.", minimum=0, metavar="S"
+    )
+    grace_signal: str = option(
+        "USR1", "The signal it gets then.", choices=("USR1", "USR2", "INT", "TERM", "HUP"), metavar="SIGNAL"
+    )
+    stop_timeout: float = option(
+        8.0, "Seconds the driver has to end after INT or TERM before it is killed.", minimum=0, metavar="S"
+    )
+    logs: str = option(
+        "always",
+        "When Ray's logs are kept in the run directory.",
+        choices=("always", "failure", "never"),
+        metavar="WHEN",
+    )
+
+
+@dataclass(frozen=True)
+class Terminals:
+    """What `rayhpc node` asks besides Options. A field is an option, as there."""
+
+    head: str = option("", "Where the head waits, as it prints it.", metavar="HOST:PORT")
+    port: int = option(
+        0, "Port of the head at which the terminals meet. 0: a free one.", minimum=0, maximum=65535, metavar="PORT"
+    )
+    nodes: int = option(2, "The head and its workers: so many terminals.", minimum=1, metavar="N")
+    token_file: str = option("", "File of the secret, where the hosts share no home directory.", metavar="FILE")

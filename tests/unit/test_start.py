@@ -1,0 +1,51 @@
+"""What a rank begins before it has understood its command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rayhpc import start
+from rayhpc.commandline import parse
+
+
+@pytest.mark.parametrize(
+    ("words", "environ"),
+    [(["--tls", "t.py"], {}), (["--one-per-host", "t.py"], {}), (["t.py"], {"RAYHPC_TLS": "1"}),
+     (["t.py"], {"RAYHPC_ONE_PER_HOST": "yes"}), (["--num-cpus", "1", "--tls", "--", "true"], {})],
+)  # fmt: skip
+def test_ray_is_not_begun_where_that_were_in_vain(
+    words: list[str], environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    options, _ = parse(words)
+    assert options.tls or options.one_per_host
+    assert not start.at_once(words, os.environ)
+
+
+def test_it_is_begun_otherwise() -> None:
+    assert start.at_once(["--num-cpus", "1", "t.py", "--lr", "3e-4"], {"PATH": "/bin"})
+
+
+@pytest.mark.parametrize(("words", "code"), [(["--help"], 0), (["--nonsense"], 2), ([], 2), (["nowhere.py"], 127)])
+def test_what_was_begun_in_vain_is_gone_with_the_rank(words: list[str], code: int, tmp_path: Path) -> None:
+    mark = f"RAYHPC_TEST={tmp_path}"
+    environ = {**os.environ, **dict([mark.split("=")])}
+    done = subprocess.run(
+        [sys.executable, "-m", "rayhpc.start", *words], env=environ, cwd=tmp_path, capture_output=True, check=False,
+        timeout=60,
+    )  # fmt: skip
+    assert done.returncode == code
+    assert [entry.name for entry in Path("/proc").iterdir() if entry.name.isdigit() and carries(entry, mark)] == []
+
+
+def carries(entry: Path, mark: str) -> bool:
+    try:
+        return mark.encode() in (entry / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return False

@@ -1,0 +1,84 @@
+"""`ray start` before there is anything to say to it. Its program is a shell's, which starts in a millisecond."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from rayhpc import environment, warmup
+from rayhpc.proc import until_gone
+from rayhpc.warmup import RayStart
+
+from .making import until
+
+Begin = Callable[[str], RayStart]
+
+
+@pytest.fixture
+def begin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
+    made: list[RayStart] = []
+
+    def begin(script: str) -> RayStart:
+        monkeypatch.setattr(warmup, "COMMAND", ("sh", "-c", script))
+        made.append(RayStart())
+        made[-1].warm_up({"PATH": os.environ["PATH"], "KNOWN": "before", "CHANGED": "before"})
+        return made[-1]
+
+    yield begin
+    for child in made:
+        child.end()
+    assert not until_gone(made, 10.0)
+
+
+def words(child: RayStart, text: bytes) -> bool:
+    found = b""
+
+    def look() -> bool:
+        nonlocal found
+        found += child.first_words()
+        return text in found
+
+    return until(look)
+
+
+def test_it_begins_at_once_and_waits(begin: Begin) -> None:
+    child = begin("echo $KNOWN; cat")
+    assert words(child, b"before\n")
+    assert not child.poll()
+    assert not child.told
+
+
+def test_it_is_told_what_it_does_not_know_and_where_its_words_go(begin: Begin, tmp_path: Path) -> None:
+    child = begin(f"cat > {tmp_path}/word")
+    child.tell(["start", "--head"], {"KNOWN": "before", "CHANGED": "after", "NEW": "x"}, tmp_path / "log")
+    assert child.told
+    assert not until_gone([child], 10.0)
+    assert json.loads((tmp_path / "word").read_text()) == {
+        "arguments": ["start", "--head"], "environment": {"CHANGED": "after", "NEW": "x"}, "log": f"{tmp_path}/log",
+    }  # fmt: skip
+
+
+def test_it_begins_once(begin: Begin) -> None:
+    child = begin("echo begun; cat")
+    child.warm_up({"KNOWN": "another"})
+    child.tell([], {}, Path("log"))
+    assert not until_gone([child], 10.0)
+    assert child.first_words().startswith(b"begun\n{")
+
+
+def test_what_it_said_before_it_ended_is_kept(begin: Begin) -> None:
+    child = begin("echo no Ray here >&2; exit 3")
+    assert not until_gone([child], 10.0)
+    assert (child.code, child.first_words(), child.first_words()) == (3, b"no Ray here\n", b"")
+
+
+def test_what_is_known_early_is_part_of_what_is_known_later() -> None:
+    """Only the rest is told: a variable that went would stay."""
+    early = environment.of_import({"RAY_ADDRESS": "x", "RAY_LOG": "y", "PATH": "/bin", "PMI_RANK": "0"})
+    assert early["RAY_AUTH_MODE"] == "token"
+    assert early["RAY_LOG"] == "y"
+    assert not {"RAY_ADDRESS", "PMI_RANK"} & set(early)
