@@ -1,55 +1,55 @@
-"""The driver's own speed: python -m benchmarks.speed [--repeat N] [--iterations N] [--output FILE.json].
+"""The driver's own speed: python -m benchmarks.speed [--launches N] [--iterations N] [--output FILE.json].
 
 PPO's environment steps per second of examples/train_ppo.py on one Ray node, under rayhpc and by its own plain
-ray.init(), with the same CPUs and the same object store, alternating; the first iterations do not count.
+ray.init(), with the same CPUs and the same object store. Both are up at the same time and train in turns, an iteration
+each, the one first and then the other: a machine that is slow for a while is slow for both. What waits takes little,
+and takes it from both; see the idle cost. The first iterations do not count.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
+import math
+import os
+import select
 import signal
+import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks import report
 from benchmarks.measure import MeasurementError
-from benchmarks.places import REPOSITORY, OneHost
+from benchmarks.places import HERE, REPOSITORY, OneHost
 from benchmarks.report import Spread
 from rayhpc import host
 
 RAYHPC, PLAIN = "rayhpc", "plain ray.init()"
 OBJECT_STORE = 500 * 2**20
 WARM_UP = 2
-_SECONDS_PER_ITERATION = 60.0
-_LOOK = 0.2
+_SECONDS_PER_ITERATION = 120.0
+_LOOK = 0.5
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
-    parser.add_argument("--repeat", type=int, default=5, metavar="N", help="turns (default: 5)")
-    parser.add_argument("--iterations", type=int, default=10, metavar="N", help=f"that count, after {WARM_UP} (10)")
+    parser.add_argument("--launches", type=int, default=3, metavar="N", help="of both (default: 3)")
+    parser.add_argument("--iterations", type=int, default=16, metavar="N", help=f"that count, after {WARM_UP} (16)")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "build/speed.json", metavar="FILE")
     options = parser.parse_args(words)
-    if min(options.repeat, options.iterations) < 1:
-        parser.error("one turn and one iteration at least")
+    if min(options.launches, options.iterations) < 1:
+        parser.error("one launch and one iteration at least")
     return options
 
 
-def driver(directory: Path, iterations: int) -> list[str]:
-    """The example, for so many iterations whatever it learns."""
-    rest = ["--stop-iterations", str(WARM_UP + iterations), "--stop-return", "1e9", "--output", str(directory / "ppo")]
-    return [sys.executable, str(REPOSITORY / "examples/train_ppo.py"), *rest]
-
-
 def under_rayhpc(directory: Path, command: list[str]) -> list[str]:
-    """The same command on a cluster of one node with what a plain ray.init() finds here."""
+    """A command on a cluster of one node with what a plain ray.init() finds here."""
     shares = ["--num-cpus", str(host.cpu_count()), "--object-store-memory", str(OBJECT_STORE)]
     runs = ["--run-dir", str(directory / "runs")]
     return [sys.executable, "-m", "rayhpc.start", *shares, *runs, "--", *command]
@@ -63,60 +63,103 @@ def plain(_: Path, command: list[str]) -> list[str]:
 CONTENDERS = {RAYHPC: under_rayhpc, PLAIN: plain}
 
 
-def measure(contender: str, directory: Path, iterations: int) -> float:
-    """Steps per second of one training; raises MeasurementError where it fails."""
+class Training:
+    """One contender's training, which waits for its turns until it is ended."""
+
+    def __init__(self, contender: str, directory: Path) -> None:
+        self._name, self._directory, self._place = contender, directory, OneHost(1)
+        directory.mkdir()
+        fifos = [directory / "go", directory / "done"]
+        for fifo in fifos:
+            os.mkfifo(fifo)
+        # Open for both ways, so that neither end waits for the other.
+        self._go, self._done = (os.open(fifo, os.O_RDWR) for fifo in fifos)
+        script = [str(REPOSITORY / "examples/train_ppo.py"), "--output", str(directory / "ppo")]
+        endless = ["--stop-iterations", "1000000", "--stop-return", "1e9", "--checkpoint-every", "1000000"]
+        command = [sys.executable, str(HERE / "in_turns.py"), *map(str, fifos), *script, *endless]
+        self._place.start(CONTENDERS[contender](directory, command), directory)
+
+    def iterate(self) -> float:
+        """Train for one iteration; its steps per second; raises MeasurementError where it does not come."""
+        os.write(self._go, b"\n")
+        end = time.monotonic() + _SECONDS_PER_ITERATION
+        while not select.select([self._done], [], [], _LOOK)[0]:
+            if not self._place.living() or time.monotonic() > end:
+                output = (self._directory / "output").read_text(errors="replace")
+                raise MeasurementError(f"{self._name}: no iteration:\n{output[-3000:]}")
+        steps, seconds = os.read(self._done, 4096).split()
+        return int(steps) / float(seconds)
+
+    def end(self) -> None:
+        """End it, and all that it has started."""
+        self._place.clear()
+        os.close(self._go)
+        os.close(self._done)
+
+
+Turn = dict[str, float]
+
+
+def launch(directory: Path, iterations: int) -> list[Turn]:
+    """Steps per second of both, turn by turn; each begins every other turn."""
     directory.mkdir()
-    command = driver(directory, iterations)
-    place = OneHost(1)
-    try:
-        place.start(CONTENDERS[contender](directory, command), directory)
-        end = time.monotonic() + _SECONDS_PER_ITERATION * (WARM_UP + iterations)
-        while place.living() and time.monotonic() < end:
-            time.sleep(_LOOK)
-        if not (directory / "ppo/result.json").exists():
-            raise MeasurementError(f"{contender}: {(directory / 'output').read_text(errors='replace')[-3000:]}")
-    finally:
-        place.clear()
-    with (directory / "ppo/metrics.csv").open() as lines:
-        return steps_per_second(list(csv.DictReader(lines)))
+    turns: list[Turn] = []
+    with ExitStack() as stack:
+        trainings = {}
+        for name in CONTENDERS:
+            trainings[name] = Training(name, directory / name[:6])
+            stack.callback(trainings[name].end)
+        for turn in range(WARM_UP + iterations):
+            order = list(trainings)[:: 1 if turn % 2 == 0 else -1]
+            turns.append({name: trainings[name].iterate() for name in order})
+    return turns[WARM_UP:]
 
 
-def steps_per_second(rows: Sequence[dict[str, str]]) -> float:
-    """From the end of the warm-up to the last iteration."""
-    first, last = rows[WARM_UP - 1], rows[-1]
-    steps, seconds = (float(last[name]) - float(first[name]) for name in ("timesteps", "seconds"))
-    return steps / seconds
+def ratios(turns: Sequence[Turn]) -> list[float]:
+    """rayhpc's speed as a part of the other's, turn by turn."""
+    return [turn[RAYHPC] / turn[PLAIN] for turn in turns]
 
 
-def summary(turns: Sequence[dict[str, float]]) -> dict[str, Spread | None]:
-    """Steps per second of both, and rayhpc's as a part of the other's, turn by turn."""
-    ratios = [turn[RAYHPC] / turn[PLAIN] for turn in turns]
-    return {**{name: Spread.of([turn[name] for turn in turns]) for name in (RAYHPC, PLAIN)}, "ratio": Spread.of(ratios)}
+def summary(turns: Sequence[Turn]) -> dict[str, Spread | None]:
+    """Steps per second of both, and the ratio."""
+    both = {name: Spread.of([turn[name] for turn in turns]) for name in CONTENDERS}
+    return {**both, "ratio": Spread.of(ratios(turns))}
 
 
-def write(turns: Sequence[dict[str, float]], iterations: int, file: Path) -> None:
+def confidence(figures: Sequence[float]) -> tuple[float, float]:
+    """Between which two of the figures the true median lies, in 95 of 100 such samples: by signs alone, binomially."""
+    ranked, count, tail, least = sorted(figures), len(figures), 0.0, 0
+    while least < count // 2 and (tail := tail + math.comb(count, least) / 2**count) <= 0.025:
+        least += 1
+    least = max(0, least - 1)
+    return ranked[least], ranked[count - 1 - least]
+
+
+def write(turns: Sequence[Turn], file: Path) -> None:
     """The figures so far."""
     spreads = {name: asdict(spread) for name, spread in summary(turns).items() if spread}
     file.parent.mkdir(parents=True, exist_ok=True)
-    content = {"machine": report.machine(), "iterations": iterations, **spreads, "turns": turns}
+    content = {"machine": report.machine(), **spreads, "confidence": confidence(ratios(turns)), "turns": turns}
     file.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def main() -> None:
-    """Measure in turns, each contender first in every other one; write the figures and print their middles."""
+    """Measure; write the figures and print their middles."""
     options = parse()
-    # By default SIGTERM would leave the training that runs.
+    # By default SIGTERM would leave the trainings that run.
     signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
-    turns: list[dict[str, float]] = []
+    turns: list[Turn] = []
     with tempfile.TemporaryDirectory(prefix="speed-") as made:
-        for turn in range(options.repeat):
-            order = list(CONTENDERS)[:: 1 if turn % 2 == 0 else -1]
-            turns.append({name: measure(name, Path(made, f"{turn}-{name[:3]}"), options.iterations) for name in order})
-            write(turns, options.iterations, options.output)
-            print({name: round(value) for name, value in turns[-1].items()}, file=sys.stderr, flush=True)
+        for number in range(options.launches):
+            fresh = launch(Path(made, str(number)), options.iterations)
+            turns += fresh
+            write(turns, options.output)
+            print(f"launch {number + 1}: ratio {statistics.median(ratios(fresh)):.3f}", file=sys.stderr, flush=True)
     for name, spread in summary(turns).items():
         if spread:
             print(f"| {name} | {spread.text(3 if name == 'ratio' else 0)} |")
+    low, high = confidence(ratios(turns))
+    print(f"the median of the ratio lies between {low:.3f} and {high:.3f} (95 %), {len(turns)} turns")
 
 
 if __name__ == "__main__":

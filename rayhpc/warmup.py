@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -24,12 +23,8 @@ class RayStart(Child):
     def __init__(self) -> None:
         self.told = False
         self._environment: Mapping[str, str] | None = None
-        self._pipe, writing = os.pipe()
-        os.set_blocking(self._pipe, False)
-        try:
-            super().__init__("node", writing, writing)
-        finally:
-            os.close(writing)
+        self._words, self._seen = _nameless_file(), 0
+        super().__init__("node", self._words, self._words)
 
     def warm_up(self, environment: Mapping[str, str]) -> None:
         """Let it import Ray in this environment, unless it does already."""
@@ -48,7 +43,17 @@ class RayStart(Child):
     def first_words(self) -> bytes:
         """What it has written since the last look, until it knew its log."""
         found = b""
-        with contextlib.suppress(BlockingIOError):
-            while chunk := os.read(self._pipe, 65536):
-                found += chunk
+        while chunk := os.pread(self._words, 65536, self._seen + len(found)):
+            found += chunk
+        self._seen += len(found)
         return found
+
+
+def _nameless_file() -> int:
+    """A file that is gone with the last process that has it open. Not a pipe, which would stop whoever fills it."""
+    if hasattr(os, "memfd_create"):  # not where Python was built for a glibc before 2.27
+        return os.memfd_create("ray start")
+    import tempfile
+
+    with tempfile.TemporaryFile() as made:
+        return os.dup(made.fileno())

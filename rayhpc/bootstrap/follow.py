@@ -65,6 +65,8 @@ class Follower:
             self._comm.send(HEAD_RANK, RankFailed(self._comm.rank, internal(error).on(self._place, time.time())))
             order = self._follow()
         child = self._node.child if self._node else None
+        if self._node is not None:
+            self._node.keep_first_words()
         answer = teardown.stop_rank(self._own, self._comm.rank, child, order or Stop(False, 0))
         self._comm.send(HEAD_RANK, answer)
         if order is None:

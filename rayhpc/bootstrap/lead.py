@@ -258,6 +258,7 @@ class Leader:
         answers: dict[int, Stopped] = {}
 
         def stop_own() -> None:
+            self._node.keep_first_words()
             answers[HEAD_RANK] = teardown.stop_rank(self._own, HEAD_RANK, self._node.child, order)
 
         others = range(1, self._comm.size)

@@ -136,7 +136,7 @@ class Node:
 
     def worth_another_try(self) -> str:
         """Why a node that ended might start if it is started again: one of RETRIES; empty where it would not."""
-        self._keep_first_words()
+        self.keep_first_words()
         logs = Path(paths.ray_temp_dir(self.spec.temp_dir), "session_latest", "logs")
         files = [self.log, *logs.glob("gcs_server.*"), *logs.glob("raylet.*")]
         lines = [line for file in files for line in records.last_lines(file, 40)]
@@ -147,7 +147,7 @@ class Node:
         warning = f"{reason}: its Ray node is started again"
         return Milestone(self.spec.rank, self.spec.host, reason, time.time(), warning)
 
-    def _keep_first_words(self) -> None:
+    def keep_first_words(self) -> None:
         """Let the log have what `ray start` wrote before it knew it, such as why Ray cannot be imported."""
         words = self.child.first_words() if self.child else b""
         if words:
@@ -156,7 +156,7 @@ class Node:
 
     def evidence(self, count: int = 10) -> tuple[str, ...]:
         """The last lines of the node's log and of what its daemons wrote to standard error."""
-        self._keep_first_words()
+        self.keep_first_words()
         logs = Path(paths.ray_temp_dir(self.spec.temp_dir), "session_latest", "logs")
         files = [self.log, logs / "gcs_server.err", logs / "raylet.err"]
         return tuple(line for file in files for line in records.last_lines(file, count))[-count:]

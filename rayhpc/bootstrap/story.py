@@ -75,7 +75,7 @@ def _prepare(comm: Comm, place: str, node: Node | None) -> None:
 
 
 def _refuse(comm: Comm, console: Console, error: RayhpcError) -> int:
-    """Tell the fault once and end all ranks with its code; nothing has been started."""
+    """Tell the fault once and end all ranks with its code; no node has been started."""
     console.plain(error.fault.text())
     if isinstance(error, Unreachable):
         comm.abort(int(error.fault.code))

@@ -147,18 +147,20 @@ def test_a_wrong_command_line_is_refused(words: list[str]) -> None:
         program.parse(words)
 
 
-def test_the_first_iterations_do_not_count() -> None:
-    marks = [(4000, 9.0), (8000, 11.0), (12100, 13.0), (16000, 15.0)]
-    rows = [{"timesteps": str(steps), "seconds": str(seconds)} for steps, seconds in marks]
-    assert speed.steps_per_second(rows) == 2000.0
-
-
 def test_the_drivers_speeds_are_compared_turn_by_turn() -> None:
     turns = [{speed.RAYHPC: 100.0, speed.PLAIN: 200.0}, {speed.RAYHPC: 300.0, speed.PLAIN: 300.0}]
     assert speed.summary(turns) == {
         speed.RAYHPC: Spread(200.0, 100.0, 300.0, 2), speed.PLAIN: Spread(250.0, 200.0, 300.0, 2),
         "ratio": Spread(0.75, 0.5, 1.0, 2),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("count", "low", "high"), [(1, 0, 0), (3, 0, 2), (5, 0, 4), (6, 0, 5), (9, 1, 7), (20, 5, 14), (100, 39, 60)]
+)
+def test_a_median_is_as_sure_as_the_binomial_says(count: int, low: int, high: int) -> None:
+    """The ranks of textbooks' tables, from 0; with fewer than six figures no two of them are far enough apart."""
+    assert speed.confidence([float(number) for number in reversed(range(count))]) == (low, high)
 
 
 def test_the_figures_of_growth() -> None:

@@ -76,6 +76,18 @@ def test_what_it_said_before_it_ended_is_kept(begin: Begin) -> None:
     assert (child.code, child.first_words(), child.first_words()) == (3, b"no Ray here\n", b"")
 
 
+@pytest.mark.parametrize("memory", [True, False])
+def test_it_may_say_more_than_a_pipe_holds(begin: Begin, memory: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PYTHONVERBOSE=1 makes 200 KB of an import, and nobody reads before there is something to tell."""
+    if not memory:
+        monkeypatch.delattr(os, "memfd_create")
+    child = begin("head -c 1000000 /dev/zero; echo done; cat")
+    assert words(child, b"\0done\n")
+    child.tell([], {}, Path("log"))
+    assert not until_gone([child], 10.0)
+    assert child.first_words().startswith(b"{")
+
+
 def test_what_is_known_early_is_part_of_what_is_known_later() -> None:
     """Only the rest is told: a variable that went would stay."""
     early = environment.of_import({"RAY_ADDRESS": "x", "RAY_LOG": "y", "PATH": "/bin", "PMI_RANK": "0"})
