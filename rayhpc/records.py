@@ -7,7 +7,6 @@ import errno
 import io
 import json
 import os
-import tarfile
 import tempfile
 import time
 from collections.abc import Mapping
@@ -185,6 +184,8 @@ def _end_of(path: Path, share: int) -> bytes:
 
 def archive(file: Path, logs: Mapping[str, tuple[tuple[str, bytes], ...]]) -> None:
     """Write one tar.gz of all nodes' logs, a folder a node; an existing archive is replaced."""
+    import tarfile  # at the end of a run alone
+
     fresh = file.with_name(f".{file.name}")
     now = time.time()
     descriptor = _private(fresh, os.O_TRUNC)

@@ -15,7 +15,7 @@ import pytest
 from rayhpc.errors import ExitCode
 from tests.faults.cells import FAULTS, Cell, met
 from tests.faults.victims import DRIVER, Victims
-from tests.launch import Job, Jobs, left_over, ours, until
+from tests.launch import Job, Jobs, launched_in, left_over, ours, until
 
 pytestmark = pytest.mark.cluster
 
@@ -372,6 +372,21 @@ def test_the_launcher_is_killed(jobs_of: Jobs) -> None:
     code, seconds = run.ends(run.hit(run.job.process.pid, SIGKILL), 30)
     assert code == -SIGKILL
     gone(run, f"mpiexec, SIGKILL, the last orphan; {jobs_of.mpi.name}, one host", seconds)
+
+
+@pytest.mark.quick
+def test_the_launcher_is_killed_before_the_ranks_have_met(jobs_of: Jobs) -> None:
+    """What each of them has begun already goes with it."""
+    job = jobs_of.start("/bin/true", ranks=2)
+    begun = lambda: [pid for pid, command in launched_in(job.directory) if "raymain.py" in command]  # noqa: E731
+    assert until(lambda: len(begun()) == 2, 30), job.output()
+    job.process.kill()
+    began = time.monotonic()
+    assert job.wait(30) == -SIGKILL
+    assert "ranks on" not in job.output()
+    assert until(lambda: not launched_in(job.directory), 30), launched_in(job.directory)
+    what = f"mpiexec, SIGKILL before the ranks have met, the last orphan; {jobs_of.mpi.name}, one host"
+    met(Cell(FAULTS, what, "no process, no directory", time.monotonic() - began, 5.0))
 
 
 def test_the_launcher_is_ended(jobs_of: Jobs) -> None:

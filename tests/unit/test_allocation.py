@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -196,3 +198,15 @@ def test_an_object_store_that_ray_would_refuse(options: dict[str, Any], environ:
         with pytest.raises(RayhpcError, match="--object-store-memory 11G, but /dev/shm has "):
             allocation._check_store(Options(**options), 2**30, environ)
     allocation._check_store(Options(**options), 12 * 2**30, environ)
+
+
+def test_a_version_is_the_one_that_would_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And importlib.metadata's word for what has no directory with its version in its name."""
+    assert allocation.installed_version("ray") == importlib.metadata.version("ray")
+    assert allocation.installed_version("psutil") == importlib.metadata.version("psutil")
+    for place, version in [("first", "2.60.0.dev0+abc"), ("second", "2.54.0")]:
+        (tmp_path / place / f"ray-{version}.dist-info").mkdir(parents=True)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "none"), str(tmp_path / "first"), str(tmp_path / "second")])
+    assert allocation.installed_version("ray") == "2.60.0.dev0+abc"
+    with pytest.raises(importlib.metadata.PackageNotFoundError):
+        allocation.installed_version("ray-project")
