@@ -13,7 +13,7 @@ from rayhpc import environment, warmup
 from rayhpc.proc import until_gone
 from rayhpc.warmup import RayStart
 
-from .making import until
+from .making import assignment, cluster, until
 
 Begin = Callable[[str], RayStart]
 
@@ -88,9 +88,19 @@ def test_it_may_say_more_than_a_pipe_holds(begin: Begin, memory: bool, monkeypat
     assert child.first_words().startswith(b"{")
 
 
-def test_what_is_known_early_is_part_of_what_is_known_later() -> None:
-    """Only the rest is told: a variable that went would stay."""
-    early = environment.of_import({"RAY_ADDRESS": "x", "RAY_LOG": "y", "PATH": "/bin", "PMI_RANK": "0"})
-    assert early["RAY_AUTH_MODE"] == "token"
-    assert early["RAY_LOG"] == "y"
-    assert not {"RAY_ADDRESS", "PMI_RANK"} & set(early)
+ENVIRONS: list[dict[str, str]] = [
+    {},
+    {"RAY_ADDRESS": "x", "RAY_AUTH_MODE": "disabled", "RAY_LOG": "y", "PATH": "/bin", "PMI_RANK": "0"},
+    {"http_proxy": "p", "no_proxy": "n", "CUDA_VISIBLE_DEVICES": "0,1", "SPT_NOENV": "", "SLURM_PROCID": "3"},
+]
+
+
+@pytest.mark.parametrize("environ", ENVIRONS)
+def test_what_is_known_early_is_part_of_what_is_known_later(environ: dict[str, str]) -> None:
+    """Only the rest is told: a variable that went would stay. Ray reads RAY_AUTH_MODE when it is imported."""
+    spec = cluster()
+    early, later = environment.of_import(environ), environment.of_daemons(environ, assignment(spec), spec.head)
+    assert set(early) <= set(later)
+    assert early["RAY_AUTH_MODE"] == later["RAY_AUTH_MODE"] == "token"
+    settings = [name for name in early if name.startswith("RAY_")]
+    assert [early[name] for name in settings] == [later[name] for name in settings]
