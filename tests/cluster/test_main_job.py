@@ -237,7 +237,7 @@ def test_min_nodes(jobs: Jobs) -> None:
 
 
 def test_not_ready_in_time(jobs_of: Jobs) -> None:
-    job = jobs_of.start("--timeout=0.3", "/bin/true", ranks=2)
+    job = jobs_of.start("--timeout=0.01", "/bin/true", ranks=2)
     assert job.wait(60) == 72, job.output()
     assert "the head not alive after 0 s: rank 0 on " in job.output()
 
