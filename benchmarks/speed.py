@@ -34,6 +34,7 @@ OBJECT_STORE = 500 * 2**20
 WARM_UP = 2
 _SECONDS_PER_ITERATION = 120.0
 _LOOK = 0.5
+_LEAST_TURNS = 6
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -43,15 +44,16 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--iterations", type=int, default=16, metavar="N", help=f"that count, after {WARM_UP} (16)")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "build/speed.json", metavar="FILE")
     options = parser.parse_args(words)
-    if min(options.launches, options.iterations) < 1:
-        parser.error("one launch and one iteration at least")
+    if min(options.launches, options.iterations) < 1 or options.launches * options.iterations < _LEAST_TURNS:
+        parser.error(f"{_LEAST_TURNS} turns at least: with fewer nothing can be said of the median")
     return options
 
 
 def under_rayhpc(directory: Path, command: list[str]) -> list[str]:
     """A command on a cluster of one node with what a plain ray.init() finds here."""
     shares = ["--num-cpus", str(host.cpu_count()), "--object-store-memory", str(OBJECT_STORE)]
-    runs = ["--run-dir", str(directory / "runs")]
+    # It is ended in the middle, by a signal that the example takes for the wish to go on to a checkpoint.
+    runs = ["--run-dir", str(directory / "runs"), "--no-register", "--stop-timeout", "1"]
     return [sys.executable, "-m", "rayhpc.start", *shares, *runs, "--", *command]
 
 

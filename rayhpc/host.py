@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import ipaddress
 import os
-import resource
 import socket
 import time
 from collections.abc import Mapping
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import psutil
 
-from rayhpc.errors import RayhpcError, configuration
 from rayhpc.model import Gpus, Interface
 
 NETWORK_FILE_SYSTEMS = frozenset(
@@ -43,10 +41,6 @@ NETWORK_FILE_SYSTEMS = frozenset(
         "fuse.sshfs",
     ]
 )
-# With fewer Ray dies of it: the head's daemons alone open 75 files, a node on two CPUs runs 150 threads.
-_LEAST_LIMIT = 256
-# With fewer many CPUs or nodes may be too much: 3 files and 25 threads for each worker process.
-_AMPLE_LIMIT = 4096
 # Bridges and tunnels of container and virtual machine software: up, with an address that no other host can reach.
 _VIRTUAL = ("docker*", "br-*", "virbr*", "veth*", "cni*", "flannel*", "podman*", "tun*", "tap*", "lxc*")
 # High-speed networks first: Slingshot, InfiniBand, Omni-Path, then Ethernet under its three names.
@@ -233,43 +227,14 @@ def _devices(variable: str, ids: tuple[str, ...], environ: Mapping[str, str]) ->
 
 
 def mended_gpus(environ: Mapping[str, str]) -> dict[str, str]:
-    """What to add to the environment before anything imports ray: HIP_VISIBLE_DEVICES where only ROCR's is set.
+    """What to add to the environment before Ray looks for GPUs: HIP_VISIBLE_DEVICES where only ROCR's is set.
 
-    Ray raises at import on ROCR_VISIBLE_DEVICES alone; HIP's indices count within ROCR's list (ray#53737).
+    Ray raises on ROCR_VISIBLE_DEVICES alone; HIP's indices count within ROCR's list (ray#53737).
     """
     if "ROCR_VISIBLE_DEVICES" not in environ or "HIP_VISIBLE_DEVICES" in environ:
         return {}
     count = len(gpus({"ROCR_VISIBLE_DEVICES": environ["ROCR_VISIBLE_DEVICES"]}).ids)
     return {"HIP_VISIBLE_DEVICES": ",".join(str(n) for n in range(count))}
-
-
-def raised_limits() -> tuple[str, ...]:
-    """Raise the soft limits of files and processes to the hard ones; a warning for each that stays small.
-
-    Raises RayhpcError for one with which Ray cannot work.
-    """
-    warnings = []
-    for kind, what, flag in ((resource.RLIMIT_NOFILE, "open files", "n"), (resource.RLIMIT_NPROC, "processes", "u")):
-        soft, hard = resource.getrlimit(kind)
-        if soft != hard:
-            resource.setrlimit(kind, (hard, hard))
-        if hard == resource.RLIM_INFINITY or (kind == resource.RLIMIT_NPROC and os.geteuid() == 0):
-            continue  # root's processes are not limited
-        if hard < _LEAST_LIMIT:
-            raise _too_few(hard, what, flag)
-        if hard < _AMPLE_LIMIT:
-            warnings.append(f"only {hard} {what} are allowed (ulimit -H{flag}); Ray may need {_AMPLE_LIMIT} and more")
-    return tuple(warnings)
-
-
-def _too_few(hard: int, what: str, flag: str) -> RayhpcError:
-    return configuration(
-        f"only {hard} {what} are allowed, and Ray needs {_LEAST_LIMIT} at least",
-        f"hard limit (ulimit -H{flag}): {hard}; threads count as processes, of all programs of this user on the host"
-        if flag == "u"
-        else f"hard limit (ulimit -H{flag}): {hard}",
-        next_step=f"raise it where the job starts: ulimit -{flag} {_AMPLE_LIMIT}; if that is refused, ask the site",
-    )
 
 
 def started_at() -> float:

@@ -167,10 +167,15 @@ class Child:
         """All is gone; or somebody killed the keeper, and PR_SET_PDEATHSIG the command."""
         self._keeper.wait()
         self.gone = True
+        assert self._keeper.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # what it has not read needs no reader
+            self._keeper.stdin.close()
         if self.code is None and self.failed is None:
             self.code = -signal.SIGKILL
 
     def _tell(self, **message: object) -> None:
+        if self.gone:
+            return
         assert self._keeper.stdin is not None
         # A keeper that has gone has nothing left to end; poll() notices.
         with contextlib.suppress(BrokenPipeError):

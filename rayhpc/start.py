@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
-from rayhpc import environment
+from rayhpc import environment, limits
 from rayhpc.keeper import become_subreaper, write_no_core_files
 from rayhpc.proc import until_gone
 from rayhpc.warmup import RayStart
@@ -39,24 +39,25 @@ def at_once(words: Sequence[str], environ: Mapping[str, str]) -> bool:
 
 @contextlib.contextmanager
 def _beginning() -> Iterator[RayStart | None]:
-    """A `ray start` that imports Ray while this rank does all else, and is gone at the end."""
+    """A `ray start` that imports Ray while this rank does all else; at the end it is gone, and what was made for it."""
     try:
         begun = RayStart()
+        begun.warm_up(environment.of_import(os.environ))
     except OSError:
         yield None  # the node tries again, and tells what hinders it
         return
     try:
-        begun.warm_up(environment.of_import(os.environ))
         yield begun
     finally:
-        begun.end()
+        begun.discard()
         until_gone([begun], _GONE_SECONDS)
 
 
 def prepare_process() -> None:
-    """What every rank does first: answer for its descendants, keep no secret in a core file."""
+    """What every rank does first: answer for its descendants, keep no secret in a core file, raise their limits."""
     become_subreaper()
     write_no_core_files()
+    limits.raise_soft()
 
 
 def open_closed_streams() -> None:

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from rayhpc import raymain
 from rayhpc.proc import Child, Order
@@ -24,7 +25,7 @@ class RayStart(Child):
         self.told = False
         self._environment: Mapping[str, str] | None = None
         self._words, self._seen = _nameless_file(), 0
-        super().__init__("node", self._words, self._words)
+        super().__init__("node", self._words.fileno(), self._words.fileno())
 
     def warm_up(self, environment: Mapping[str, str]) -> None:
         """Let it import Ray in this environment, unless it does already."""
@@ -43,17 +44,16 @@ class RayStart(Child):
     def first_words(self) -> bytes:
         """What it has written since the last look, until it knew its log."""
         found = b""
-        while chunk := os.pread(self._words, 65536, self._seen + len(found)):
+        while chunk := os.pread(self._words.fileno(), 65536, self._seen + len(found)):
             found += chunk
         self._seen += len(found)
         return found
 
 
-def _nameless_file() -> int:
+def _nameless_file() -> IO[bytes]:
     """A file that is gone with the last process that has it open. Not a pipe, which would stop whoever fills it."""
     if hasattr(os, "memfd_create"):  # not where Python was built for a glibc before 2.27
-        return os.memfd_create("ray start")
+        return os.fdopen(os.memfd_create("ray start"), "w+b")
     import tempfile
 
-    with tempfile.TemporaryFile() as made:
-        return os.dup(made.fileno())
+    return tempfile.TemporaryFile()

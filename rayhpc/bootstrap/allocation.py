@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import rayhpc
-from rayhpc import host, paths, units
+from rayhpc import host, limits, paths, units
 from rayhpc.errors import configuration
 from rayhpc.model import Allocation, Gpus, Interface, Versions
 from rayhpc.options import Options
@@ -52,7 +52,7 @@ def survey(
         temp_base=temp_base,
         versions=versions(),
         launcher=launcher,
-        warnings=(*notices, *host.raised_limits()),
+        warnings=(*notices, *limits.small()),
     )
 
 

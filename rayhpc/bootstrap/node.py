@@ -39,6 +39,8 @@ class Node:
     def __init__(self, own: Assignment, spec: NodeSpec, options: Options, begun: RayStart | None = None) -> None:
         self.spec = spec
         self.child = begun
+        self._made = False
+        self._words = b""
         self._own = own
         self._options = options
 
@@ -78,11 +80,15 @@ class Node:
             if not child.poll():
                 raise
             self._waiting().make(self.spec.temp_dir)  # what began early has ended; why, the next one will tell
+        self._made = True
 
     def _waiting(self) -> RayStart:
         """A `ray start` that was told nothing and has not ended: the one that is there, or a new one."""
         if self.child is None or self.child.told or self.child.poll():
+            self.keep_first_words()
             self.child = RayStart()
+            if self._made:
+                self.child.answer_for(self.spec.temp_dir)
         self.child.name(Path(self.spec.temp_dir).name)
         return self.child
 
@@ -104,7 +110,7 @@ class Node:
     def start(self, port: int, address: str) -> RayStart:
         """Let `ray start` go on, or begin it; address is the head's, empty on the head itself."""
         child = self.warm_up()
-        for directory in (self.spec.temp_dir, *self._entry()):
+        for directory in self._entry():
             child.answer_for(directory)
         child.tell(start_arguments(self._own, self.spec, self._options, port, address), self.environment, self.log)
         return child
@@ -133,6 +139,8 @@ class Node:
         if self.child is not None:
             self.child.discard()
             until_gone([self.child], _DISCARD_SECONDS)
+        if self._made:  # a keeper whose command has ended by itself is gone, and has left it
+            shutil.rmtree(self.spec.temp_dir, ignore_errors=True)
 
     def worth_another_try(self) -> str:
         """Why a node that ended might start if it is started again: one of RETRIES; empty where it would not."""
@@ -149,17 +157,19 @@ class Node:
 
     def keep_first_words(self) -> None:
         """Let the log have what `ray start` wrote before it knew it, such as why Ray cannot be imported."""
-        words = self.child.first_words() if self.child else b""
-        if words:
-            with contextlib.suppress(OSError), self.log.open("ab") as log:  # a full run directory ends no run
-                log.write(words)
+        self._words += self.child.first_words() if self.child else b""
+        if self._words:
+            with contextlib.suppress(OSError), self.log.open("ab") as log:  # where it is full, the evidence has them
+                log.write(self._words)
+                self._words = b""
 
     def evidence(self, count: int = 10) -> tuple[str, ...]:
         """The last lines of the node's log and of what its daemons wrote to standard error."""
         self.keep_first_words()
         logs = Path(paths.ray_temp_dir(self.spec.temp_dir), "session_latest", "logs")
         files = [self.log, logs / "gcs_server.err", logs / "raylet.err"]
-        return tuple(line for file in files for line in records.last_lines(file, count))[-count:]
+        lines = [line for file in files for line in records.last_lines(file, count)]
+        return tuple([*self._words.decode(errors="replace").splitlines(), *lines][-count:])
 
     def clear_session(self) -> None:
         """Remove what a failed start left, so that the next finds nothing."""

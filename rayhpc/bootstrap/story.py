@@ -7,13 +7,13 @@ import time
 from collections.abc import Sequence
 
 from rayhpc import comm as ranks
-from rayhpc import host, launcher, schedulers
+from rayhpc import environment, host, launcher, schedulers
 from rayhpc.bootstrap import allocation, driver, plan
 from rayhpc.bootstrap.node import Node
 from rayhpc.comm import Comm, Unreachable
 from rayhpc.errors import RayhpcError
 from rayhpc.log import Console
-from rayhpc.model import HEAD_RANK, Allocation, Milestone
+from rayhpc.model import HEAD_RANK, Allocation, Assignment, Milestone
 from rayhpc.options import Options
 from rayhpc.signals import Signals
 from rayhpc.warmup import RayStart
@@ -45,7 +45,7 @@ def bootstrap(
 
     try:
         own = plan.agree_on_cluster(comm, place, survey, planner)
-        node = Node(own, own.node, options, begun) if own.node else None
+        node = Node(own, own.node, options, _fitting(begun, own)) if own.node else None
         comm.settle()
         signals = Signals()
         _prepare(comm, place, node)
@@ -62,6 +62,17 @@ def bootstrap(
 
     assert planner.spec is not None and node is not None
     return Leader(comm, own, planner.spec, node, options, argv, console, signals).run(planner.warnings)
+
+
+def _fitting(begun: RayStart | None, own: Assignment) -> RayStart | None:
+    """The `ray start` that has begun, unless Ray had to know more when it was imported; then it is ended.
+
+    Ray reads then how long it waits for the GCS of a large cluster, and its certificate.
+    """
+    if begun is None or (own.certificate is None and own.nodes <= environment.TIGHT_HEALTH_NODES):
+        return begun
+    begun.end()
+    return None
 
 
 def _prepare(comm: Comm, place: str, node: Node | None) -> None:

@@ -228,6 +228,14 @@ def test_a_ray_that_cannot_be_imported(jobs: Jobs, tmp_path: Path) -> None:
     assert "ImportError: Ray is broken here" in (job.run / "rank-0.log").read_text()
 
 
+def test_tls_that_the_first_rank_alone_was_told_of(jobs: Jobs) -> None:
+    """The others, who have begun to import Ray without a certificate, begin again."""
+    program = [jobs.mpi.python, "-m", "rayhpc.start", "--", "python", "-c", COUNT]
+    job = jobs.start_raw(*jobs.mpi.mpirun, "-np", "1", "env", "RAYHPC_TLS=1", *program, ":", "-np", "1", *program)
+    assert job.wait() == 7, job.output()
+    assert "nodes 2\n" in job.output()
+
+
 def test_min_nodes(jobs: Jobs) -> None:
     """With a node that cannot start the run goes on, loudly, and does not wait for it until the time-out."""
     words = ["--min-nodes=2", "--timeout=80", "--", "python", "-c", COUNT]

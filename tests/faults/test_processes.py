@@ -8,13 +8,14 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from signal import SIGKILL, SIGSTOP, SIGTERM
 
 import pytest
 
 from rayhpc.errors import ExitCode
 from tests.faults.cells import FAULTS, Cell, met
-from tests.faults.victims import DRIVER, Victims
+from tests.faults.victims import DRIVER, Victims, parent_of
 from tests.launch import Job, Jobs, launched_in, left_over, ours, until
 
 pytestmark = pytest.mark.cluster
@@ -380,11 +381,13 @@ def test_the_launcher_is_killed_before_the_ranks_have_met(jobs_of: Jobs) -> None
     job = jobs_of.start("/bin/true", ranks=2)
     begun = lambda: [pid for pid, command in launched_in(job.directory) if "raymain.py" in command]  # noqa: E731
     assert until(lambda: len(begun()) == 2, 30), job.output()
+    keepers = [parent_of(pid) for pid in begun()]
     job.process.kill()
     began = time.monotonic()
     assert job.wait(30) == -SIGKILL
     assert "ranks on" not in job.output()
     assert until(lambda: not launched_in(job.directory), 30), launched_in(job.directory)
+    assert until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in keepers), 5), keepers
     what = f"mpiexec, SIGKILL before the ranks have met, the last orphan; {jobs_of.mpi.name}, one host"
     met(Cell(FAULTS, what, "no process, no directory", time.monotonic() - began, 5.0))
 

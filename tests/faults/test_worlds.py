@@ -219,12 +219,13 @@ def test_64_open_files(jobs: Jobs, here: Path) -> None:
 
 
 def test_64_open_files_until_asked(jobs: Jobs, here: Path) -> None:
-    (here / "limit.py").write_text(SUM + "import resource\nprint(resource.getrlimit(resource.RLIMIT_NOFILE))\n")
+    limits = "import resource\nlimits = lambda: resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+    (here / "limit.py").write_text(SUM + limits + "print(limits(), ray.get(ray.remote(limits).remote()))\n")
     python = jobs.mpi.python
     script = 'ulimit -Sn 64; ulimit -Hn 5000; exec "$@"'
     job = jobs.start_raw("sh", "-c", script, "sh", python, "-m", "rayhpc.start", "limit.py")
-    worked(job, "(5000, 5000)")
-    met(Cell(WORLDS, "64 open files, soft", "0, raised to the hard limit, also the driver's"))
+    worked(job, "(5000, 5000) (5000, 5000)")
+    met(Cell(WORLDS, "64 open files, soft", "0, raised to the hard limit, also the driver's and the workers'"))
 
 
 @root

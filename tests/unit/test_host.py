@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from rayhpc import host
+from rayhpc import host, limits
 from rayhpc.errors import ExitCode, RayhpcError
 from rayhpc.model import Gpus, Interface
 
@@ -325,11 +325,12 @@ def test_mended_gpus(environ: dict[str, str], added: dict[str, str]) -> None:
 
 
 def test_limits_are_raised_and_told_where_they_stay_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = {resource.RLIMIT_NOFILE: (256, 1024), resource.RLIMIT_NPROC: (100, 8192)}
-    monkeypatch.setattr(resource, "getrlimit", limits.__getitem__)
-    monkeypatch.setattr(resource, "setrlimit", limits.__setitem__)
-    (warning,) = host.raised_limits()
-    assert limits == {resource.RLIMIT_NOFILE: (1024, 1024), resource.RLIMIT_NPROC: (8192, 8192)}
+    kernel = {resource.RLIMIT_NOFILE: (256, 1024), resource.RLIMIT_NPROC: (100, 8192)}
+    monkeypatch.setattr(resource, "getrlimit", kernel.__getitem__)
+    monkeypatch.setattr(resource, "setrlimit", kernel.__setitem__)
+    limits.raise_soft()
+    (warning,) = limits.small()
+    assert kernel == {resource.RLIMIT_NOFILE: (1024, 1024), resource.RLIMIT_NPROC: (8192, 8192)}
     assert warning.startswith("only 1024 open files are allowed (ulimit -Hn)")
 
 
@@ -337,24 +338,24 @@ def test_limits_are_raised_and_told_where_they_stay_small(monkeypatch: pytest.Mo
     ("kind", "words"), [(resource.RLIMIT_NOFILE, "only 64 open files"), (resource.RLIMIT_NPROC, "only 64 processes")]
 )
 def test_a_limit_with_which_ray_cannot_work_is_refused(monkeypatch: pytest.MonkeyPatch, kind: int, words: str) -> None:
-    limits = {resource.RLIMIT_NOFILE: (9000, 9000), resource.RLIMIT_NPROC: (9000, 9000), kind: (64, 64)}
-    monkeypatch.setattr(resource, "getrlimit", limits.__getitem__)
+    kernel = {resource.RLIMIT_NOFILE: (9000, 9000), resource.RLIMIT_NPROC: (9000, 9000), kind: (64, 64)}
+    monkeypatch.setattr(resource, "getrlimit", kernel.__getitem__)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(RayhpcError, match=f"{words} are allowed, and Ray needs 256 at least") as caught:
-        host.raised_limits()
+        limits.small()
     assert caught.value.fault.code == ExitCode.CONFIGURATION
 
 
 def test_roots_processes_are_not_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = {resource.RLIMIT_NOFILE: (9000, 9000), resource.RLIMIT_NPROC: (64, 64)}
-    monkeypatch.setattr(resource, "getrlimit", limits.__getitem__)
+    kernel = {resource.RLIMIT_NOFILE: (9000, 9000), resource.RLIMIT_NPROC: (64, 64)}
+    monkeypatch.setattr(resource, "getrlimit", kernel.__getitem__)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert host.raised_limits() == ()
+    assert limits.small() == ()
 
 
 def test_no_limit_needs_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    assert host.raised_limits() == ()
+    assert limits.small() == ()
 
 
 def test_when_a_process_was_started() -> None:

@@ -23,7 +23,7 @@ FLOORS = {
     "pure, on its own": "rayhook variables",
     "pure": "roster decision liveness timeline schedulers share rayargs environment addressfile findings",
     "on the cluster": "probes probes.*",
-    "what a hand needs": "launcher",
+    "what a hand needs": "launcher limits",
     "how Ray starts": "rayhaste rayagent raymain rayapi",
     "hands": "keeper comm net beats host records nodetable rayjobs signals log commands tls star runs plots sheet",
     "hands on hands": "raystart proc allocations registry meeting jobfile",

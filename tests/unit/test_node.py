@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from rayhpc import warmup
 from rayhpc.bootstrap.node import Node
 from rayhpc.errors import ExitCode, RayhpcError
 from rayhpc.model import Certificate
 from rayhpc.options import Options
+from rayhpc.proc import until_gone
 
 from .making import assignment, cluster, node
 
@@ -63,6 +66,29 @@ def test_a_directory_of_ours_that_is_not_needed_is_discarded(tmp_path: Path) -> 
     made.discard()
     assert not (tmp_path / "rh-01234567-0").exists()
     assert (tmp_path / "run").exists()
+
+
+def test_a_directory_whose_ray_start_has_ended_by_itself_is_discarded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warmup, "COMMAND", ("sh", "-c", "echo no Ray; exit 1"))
+    made = made_in(tmp_path)
+    made.prepare()
+    assert not until_gone([made.warm_up()], 10.0)
+    assert made.evidence() == ("no Ray",)
+    made.discard()
+    assert not (tmp_path / "rh-01234567-0").exists()
+
+
+def test_what_was_said_early_is_told_where_there_is_no_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a `ray start` that another has replaced."""
+    monkeypatch.setattr(warmup, "COMMAND", ("sh", "-c", "echo no Ray; exit 1"))
+    made = made_in(tmp_path)
+    made.prepare()
+    shutil.rmtree(tmp_path / "run")
+    assert not until_gone([made.warm_up()], 10.0)
+    assert not until_gone([made.warm_up()], 10.0)
+    assert made.evidence() == ("no Ray", "no Ray")
 
 
 def test_a_failure_half_way_is_discarded_as_well(tmp_path: Path) -> None:
