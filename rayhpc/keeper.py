@@ -39,6 +39,8 @@ _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _CLEAR_SECONDS = 5.0
 _POLL_SECONDS = 0.05
+# Linux closes the pipes of a process that it kills after it has freed its memory.
+_OWNER_SECONDS = 2.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -115,6 +117,11 @@ class Charge:
         self.unwanted = False
         self._directories: list[bytes] = []
 
+    @property
+    def taken(self) -> bool:
+        """There is a directory to answer for."""
+        return bool(self._directories)
+
     def take(self, instruction: dict[str, Any]) -> None:
         """Obey what may be told at any time; all else is no business of this."""
         if "name" in instruction:
@@ -173,6 +180,7 @@ class Keeper:
         self._climb_ladder()
         self._let_linger()
         killed, left = self._clear()
+        self._hear_owner()
         if self._owner_gone or self._charge.unwanted:
             self._charge.remove()
         _report(gone=killed, left=left)
@@ -223,6 +231,12 @@ class Keeper:
             killed |= {pid for pid in left if send(pid, signal.SIGKILL)}
             self._sleep(time.monotonic() + _POLL_SECONDS)
         return len(killed), len(left)
+
+    def _hear_owner(self) -> None:
+        """With directories to answer for, wait a little for the owner's word: it may have been killed as well."""
+        end = time.monotonic() + _OWNER_SECONDS
+        while self._charge.taken and not (self._ends_wanted or self._owner_gone) and time.monotonic() < end:
+            self._sleep(end)
 
     def _living(self) -> list[int]:
         self._reap()

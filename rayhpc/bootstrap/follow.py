@@ -154,6 +154,7 @@ class Follower:
         reason = self._node.worth_another_try()
         if self._tries >= START_TRIES or not reason or not self._address:
             return replace(self._node.ended(child), restart=self._restart)
+        child.end()
         until_gone([child], _GONE_SECONDS)
         self._node.clear_session()
         self._start()

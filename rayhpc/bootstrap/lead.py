@@ -132,6 +132,7 @@ class Leader:
         if HEAD_RANK in self._supervisor.roster.seen or self._tries >= START_TRIES or not reason or fixed:
             return self._node.ended(child)
         self._tries += 1
+        child.end()
         until_gone([child], 5.0)
         self._node.clear_session()
         self._move_head(net.free_port(self._spec.head.host, self._options.port))

@@ -561,6 +561,22 @@ def test_what_is_made_for_a_command_that_runs_goes_with_an_owner_that_is_killed(
     assert gone(keeper_pid)
 
 
+def test_what_is_made_goes_when_command_and_owner_are_killed(yard: Yard) -> None:
+    """The command first: as when everything is killed at once, and the owner takes longer to be gone."""
+    private = yard.place / "private"
+    script = MAKER.replace("child.make", "child.run(Order(argv=['sleep', '1000'], env={}))\nchild.make")
+    script = script.replace("import Child", "import Child, Order").replace("child.keeper_pid", "child.pid")
+    command = [sys.executable, "-c", script, str(private)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(os.environ)) as made:
+        assert made.stdout is not None
+        pid = int(made.stdout.readline())
+        os.kill(pid, KILL)
+        assert gone(pid)
+        assert private.is_dir()
+        made.kill()
+    assert until(lambda: not private.exists())
+
+
 def test_a_command_that_is_discarded_takes_along_what_was_made_for_it(yard: Yard) -> None:
     child = yard.shell(FOR_EVER)
     private = yard.place / "private"
