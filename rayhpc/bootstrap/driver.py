@@ -13,19 +13,32 @@ import warnings
 from collections.abc import Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import NamedTuple
 
 from rayhpc import environment
 from rayhpc.errors import ExitCode, Fault, RayhpcError
 from rayhpc.model import Assignment, ClusterSpec
-from rayhpc.proc import Child, Order
+from rayhpc.proc import Order, until_gone
+from rayhpc.standby import Standby
 
 # What an ending driver may leave behind gets SIGTERM and this long.
 _LINGER_SECONDS = 0.5
 _SHOWN = 200
 _LADDER = ((int(signal.SIGINT), 1.0), (int(signal.SIGTERM), 1.0))
+_GONE_SECONDS = 5.0
 
 
-def resolve(command: Sequence[str]) -> list[str]:
+class Program(NamedTuple):
+    """The driver's command as it can be executed; python: it is this interpreter that runs it."""
+
+    argv: list[str]
+    python: bool
+
+
+NONE = Program([], python=False)
+
+
+def resolve(command: Sequence[str]) -> Program:
     """The command as it can be executed; raises RayhpcError with 126 or 127 as a shell would.
 
     A `.py` file and `-m module` are run by this interpreter, anything else as it is.
@@ -33,13 +46,13 @@ def resolve(command: Sequence[str]) -> list[str]:
     first = command[0]
     if first == "-m":
         _check_module(command[1])
-        return [sys.executable, "-u", *command]
+        return Program([sys.executable, "-u", *command], python=True)
     if first.endswith(".py"):
         _check_script(first)
-        return [sys.executable, "-u", first, *command[1:]]
+        return Program([sys.executable, "-u", *command], python=True)
     found = shutil.which(first)
     if found:
-        return [found, *command[1:]]
+        return Program([found, *command[1:]], python=False)
     if Path(first).is_dir():
         raise _directory(first)
     if Path(first).exists():
@@ -109,22 +122,34 @@ def _not_found(what: str) -> RayhpcError:
     )
 
 
-def keeper(run_id: str) -> Child:
-    """The driver's keeper, which takes its time to start; the driver's output is ours."""
-    return Child(f"{run_id}/driver", sys.stdout.fileno(), sys.stderr.fileno())
+def stand_by(program: Program, own: Assignment, spec: ClusterSpec) -> Standby:
+    """The driver's keeper, and a Python up to its program: both take their time to start. Its output is ours."""
+    child = Standby(f"{spec.run_id}/driver", sys.stdout.fileno(), sys.stderr.fileno())
+    if program.python:
+        child.hold(_order(program, own, spec))
+    return child
 
 
-def start(child: Child, argv: Sequence[str], own: Assignment, spec: ClusterSpec) -> None:
-    """Run the driver under its keeper: its standard input is closed, {address} in its arguments replaced."""
-    address = spec.address
-    child.run(
-        Order(
-            argv=[word.replace("{address}", address) for word in argv],
-            env=environment.of_driver(os.environ, own, spec),
-            ladder=_LADDER,
-            orphan_ladder=_LADDER,
-            linger=_LINGER_SECONDS,
-        )
+def start(child: Standby, program: Program, own: Assignment, spec: ClusterSpec) -> Standby:
+    """Let the driver begin; another child where the one that stands by has ended, or the head's address is another."""
+    order = _order(program, own, spec)
+    if child.release(order):
+        return child
+    child.end()
+    until_gone([child], _GONE_SECONDS)
+    fresh = Standby(f"{spec.run_id}/driver", sys.stdout.fileno(), sys.stderr.fileno())
+    fresh.run(order)
+    return fresh
+
+
+def _order(program: Program, own: Assignment, spec: ClusterSpec) -> Order:
+    """The driver with nothing to read, and {address} in its arguments replaced."""
+    return Order(
+        argv=[word.replace("{address}", spec.address) for word in program.argv],
+        env=environment.of_driver(os.environ, own, spec),
+        ladder=_LADDER,
+        orphan_ladder=_LADDER,
+        linger=_LINGER_SECONDS,
     )
 
 
