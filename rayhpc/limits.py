@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import resource
 
-from rayhpc.errors import RayhpcError, configuration
-
 # With fewer Ray dies of it: the head's daemons alone open 75 files, a node on two CPUs runs 150 threads.
 _LEAST_LIMIT = 256
 # With fewer many CPUs or nodes may be too much: 3 files and 25 threads for each worker process.
@@ -30,17 +28,20 @@ def small() -> tuple[str, ...]:
         if hard == resource.RLIM_INFINITY or (kind == resource.RLIMIT_NPROC and os.geteuid() == 0):
             continue  # root's processes are not limited
         if hard < _LEAST_LIMIT:
-            raise _too_few(hard, what, flag)
+            from rayhpc.errors import configuration  # more than the rest of what `ray start` begins with
+
+            raise configuration(*_too_few(hard, what, flag), next_step=_step(flag))
         if hard < _AMPLE_LIMIT:
             warnings.append(f"only {hard} {what} are allowed (ulimit -H{flag}); Ray may need {_AMPLE_LIMIT} and more")
     return tuple(warnings)
 
 
-def _too_few(hard: int, what: str, flag: str) -> RayhpcError:
-    return configuration(
-        f"only {hard} {what} are allowed, and Ray needs {_LEAST_LIMIT} at least",
-        f"hard limit (ulimit -H{flag}): {hard}; threads count as processes, of all programs of this user on the host"
-        if flag == "u"
-        else f"hard limit (ulimit -H{flag}): {hard}",
-        next_step=f"raise it where the job starts: ulimit -{flag} {_AMPLE_LIMIT}; if that is refused, ask the site",
-    )
+def _too_few(hard: int, what: str, flag: str) -> tuple[str, str]:
+    """What is wrong, and the evidence."""
+    evidence = f"hard limit (ulimit -H{flag}): {hard}"
+    threads = "; threads count as processes, of all programs of this user on the host" if flag == "u" else ""
+    return f"only {hard} {what} are allowed, and Ray needs {_LEAST_LIMIT} at least", evidence + threads
+
+
+def _step(flag: str) -> str:
+    return f"raise it where the job starts: ulimit -{flag} {_AMPLE_LIMIT}; if that is refused, ask the site"

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import select
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rayhpc import keeper
+from rayhpc.keeping import Keeping
 
 # The keeper is Python: its start takes 20 ms, and many seconds on a slow file system.
 _MAKE_SECONDS = 60.0
@@ -46,8 +44,7 @@ class Child:
     survived even SIGKILL (in the kernel, on a dead file system).
     """
 
-    def __init__(self, label: str, stdout: int, stderr: int) -> None:
-        """Start the keeper. label: what `ps` shows beside its name; stdout, stderr: the command's, open here."""
+    def __init__(self, keeping: Keeping) -> None:
         self.code: int | None = None
         self.gone = False
         self.failed: tuple[int, str] | None = None
@@ -57,12 +54,7 @@ class Child:
         self._made = False
         self._unmade: tuple[int, str] | None = None
         self._buffer = b""
-        self._outputs = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3) for number in (stdout, stderr)]
-        try:
-            self._keeper = _start_keeper(label, self._outputs)
-        finally:
-            for number in self._outputs:
-                os.close(number)
+        self._outputs, self._keeper = keeping.outputs, keeping.process
         os.set_blocking(self.fileno(), False)
 
     def make(self, directory: str) -> None:
@@ -181,23 +173,6 @@ class Child:
         with contextlib.suppress(BrokenPipeError):
             self._keeper.stdin.write(json.dumps(message).encode() + b"\n")
             self._keeper.stdin.flush()
-
-
-def _start_keeper(label: str, outputs: list[int]) -> subprocess.Popen[bytes]:
-    """A keeper that waits for its order; the descriptors in `outputs` are open in it under the same numbers.
-
-    LD_LIBRARY_PATH is what an interpreter from a module system may need to find its own libraries.
-    """
-    return subprocess.Popen(
-        [sys.executable, "-I", "-S", keeper.__file__, label],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=outputs[1],
-        pass_fds=outputs,
-        env={name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},
-        cwd="/",
-        start_new_session=True,
-    )
 
 
 def _spelt(text: str) -> str:

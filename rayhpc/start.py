@@ -11,10 +11,12 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
-from rayhpc import environment, limits
+from rayhpc import keeping, limits
 from rayhpc.keeper import become_subreaper, write_no_core_files
-from rayhpc.proc import until_gone
-from rayhpc.warmup import RayStart
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rayhpc.warmup import RayStart
 
 _GONE_SECONDS = 5.0
 # Most ranks of --one-per-host have no node, and with TLS Ray wants to know its certificate when it is imported.
@@ -41,16 +43,20 @@ def at_once(words: Sequence[str], environ: Mapping[str, str]) -> bool:
 def _beginning() -> Iterator[RayStart | None]:
     """A `ray start` that imports Ray while this rank does all else; at the end it is gone, and what was made for it."""
     try:
-        begun = RayStart()
-        begun.warm_up(environment.of_import(os.environ))
+        first = keeping.Speaking("node")
     except OSError:
         yield None  # the node tries again, and tells what hinders it
         return
+    from rayhpc import environment, proc, warmup  # takes as long as the keeper to be ready
+
+    begun = warmup.RayStart(first)
     try:
+        with contextlib.suppress(OSError):  # as above
+            begun.warm_up(environment.of_import(os.environ))
         yield begun
     finally:
         begun.discard()
-        until_gone([begun], _GONE_SECONDS)
+        proc.until_gone([begun], _GONE_SECONDS)
 
 
 def prepare_process() -> None:

@@ -8,9 +8,9 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
 from rayhpc import raymain
+from rayhpc.keeping import Speaking
 from rayhpc.proc import Child, Order
 
 COMMAND = (sys.executable, raymain.__file__)
@@ -21,17 +21,18 @@ _IGNORED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 class RayStart(Child):
     """`ray start` under a keeper, which is there at once; told: it has its arguments."""
 
-    def __init__(self) -> None:
+    def __init__(self, keeping: Speaking) -> None:
+        super().__init__(keeping)
         self.told = False
         self._environment: Mapping[str, str] | None = None
-        self._words, self._seen = _nameless_file(), 0
-        super().__init__("node", self._words.fileno(), self._words.fileno())
+        self._words, self._seen = keeping.words, 0
 
     def warm_up(self, environment: Mapping[str, str]) -> None:
         """Let it import Ray in this environment, unless it does already."""
         if self._environment is None:
-            self._environment = dict(environment)
-            self.run(Order(argv=COMMAND, env=self._environment, ignored=_IGNORED, fed=True))
+            known = dict(environment)
+            self.run(Order(argv=COMMAND, env=known, ignored=_IGNORED, fed=True))
+            self._environment = known
 
     def tell(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         """Let it start a node: the arguments of `ray start`, its environment in full, and where its words go."""
@@ -48,12 +49,3 @@ class RayStart(Child):
             found += chunk
         self._seen += len(found)
         return found
-
-
-def _nameless_file() -> IO[bytes]:
-    """A file that is gone with the last process that has it open. Not a pipe, which would stop whoever fills it."""
-    if hasattr(os, "memfd_create"):  # not where Python was built for a glibc before 2.27
-        return os.fdopen(os.memfd_create("ray start"), "w+b")
-    import tempfile
-
-    return tempfile.TemporaryFile()

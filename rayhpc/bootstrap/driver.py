@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from rayhpc import environment
 from rayhpc.errors import ExitCode, Fault, RayhpcError
+from rayhpc.keeping import Keeping
 from rayhpc.model import Assignment, ClusterSpec
 from rayhpc.proc import Order, until_gone
 from rayhpc.standby import Standby
@@ -123,8 +124,8 @@ def _not_found(what: str) -> RayhpcError:
 
 
 def stand_by(program: Program, own: Assignment, spec: ClusterSpec) -> Standby:
-    """The driver's keeper, and a Python up to its program: both take their time to start. Its output is ours."""
-    child = Standby(f"{spec.run_id}/driver", sys.stdout.fileno(), sys.stderr.fileno())
+    """The driver's keeper, and a Python up to its program: both take their time to start."""
+    child = Standby(_keeping(spec))
     if program.python:
         child.hold(_order(program, own, spec))
     return child
@@ -137,9 +138,14 @@ def start(child: Standby, program: Program, own: Assignment, spec: ClusterSpec) 
         return child
     child.end()
     until_gone([child], _GONE_SECONDS)
-    fresh = Standby(f"{spec.run_id}/driver", sys.stdout.fileno(), sys.stderr.fileno())
+    fresh = Standby(_keeping(spec))
     fresh.run(order)
     return fresh
+
+
+def _keeping(spec: ClusterSpec) -> Keeping:
+    """The driver's output is ours."""
+    return Keeping(f"{spec.run_id}/driver", sys.stdout.fileno(), sys.stderr.fileno())
 
 
 def _order(program: Program, own: Assignment, spec: ClusterSpec) -> Order:

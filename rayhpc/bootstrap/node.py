@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rayhpc import environment, paths, records, registry
 from rayhpc.errors import RayhpcError, configuration
+from rayhpc.keeping import Speaking
 from rayhpc.model import HEAD_RANK, Assignment, Milestone, NodeEnded, NodeSpec
 from rayhpc.options import Options
 from rayhpc.proc import Child, until_gone
@@ -86,7 +87,7 @@ class Node:
         """A `ray start` that was told nothing and has not ended: the one that is there, or a new one."""
         if self.child is None or self.child.told or self.child.poll():
             self.keep_first_words()
-            self.child = RayStart()
+            self.child = RayStart(Speaking("node"))
             if self._made:
                 self.child.answer_for(self.spec.temp_dir)
         self.child.name(Path(self.spec.temp_dir).name)

@@ -26,6 +26,7 @@ FLOORS = {
     "what a hand needs": "launcher limits interpreter interpreter.*",
     "how Ray starts": "rayhaste rayagent raymain rayapi",
     "hands": "keeper comm net beats host records nodetable rayjobs signals log commands tls star runs plots sheet",
+    "hands on the keeper": "keeping",
     "hands on hands": "raystart proc allocations registry meeting jobfile",
     "hands, all together": "watch warmup standby registration rendezvous",
     "stages": "bootstrap.*",

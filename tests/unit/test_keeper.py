@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from rayhpc import keeper, proc
+from rayhpc.keeping import Keeping
 from rayhpc.proc import Child, Order, until_gone
 
 from .making import until
@@ -64,7 +65,7 @@ class Yard:
         descriptor = os.open(self.place / "out", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         values: dict[str, Any] = {"argv": argv, "env": self.environment, "cwd": str(self.place)}
         try:
-            child = Child("test/0", descriptor if stdout < 0 else stdout, descriptor)
+            child = Child(Keeping("test/0", descriptor if stdout < 0 else stdout, descriptor))
         finally:
             os.close(descriptor)
         self.children.append(child)
@@ -401,11 +402,11 @@ def test_end_and_signal_after_the_end_do_nothing(yard: Yard) -> None:
 
 OWNER = """
 import json, os, sys
-from rayhpc.proc import Child, Order
-from rayhpc.proc import until_gone
+from rayhpc.keeping import Keeping
+from rayhpc.proc import Child, Order, until_gone
 order = json.loads(sys.argv[1])
 remove = order.pop("remove", [])
-child = Child("test/0", 1, 2)
+child = Child(Keeping("test/0", 1, 2))
 child.run(Order(env=dict(os.environ), **order))
 for directory in remove:
     child.answer_for(directory)
@@ -500,9 +501,9 @@ def test_telling_a_dead_keeper_is_no_error(yard: Yard) -> None:
 def test_a_dead_keeper_leaves_no_words_at_the_end(yard: Yard) -> None:
     script = (
         "import os, signal\n"
-        "from rayhpc.proc import Child, Order\n"
-        "from rayhpc.proc import until_gone\n"
-        "child = Child('t', 1, 2)\n"
+        "from rayhpc.keeping import Keeping\n"
+        "from rayhpc.proc import Child, Order, until_gone\n"
+        "child = Child(Keeping('t', 1, 2))\n"
         "child.run(Order(argv=['sleep', '1000'], env=dict(os.environ)))\n"
         "os.kill(child.keeper_pid, signal.SIGKILL)\n"
         "until_gone([child], 10.0)\n"
@@ -518,8 +519,9 @@ def test_a_dead_keeper_leaves_no_words_at_the_end(yard: Yard) -> None:
 
 MAKER = """
 import os, sys
+from rayhpc.keeping import Keeping
 from rayhpc.proc import Child
-child = Child("test/0", 1, 2)
+child = Child(Keeping("test/0", 1, 2))
 child.make(sys.argv[1])
 print(child.keeper_pid, flush=True)
 os.read(0, 1)
@@ -539,7 +541,7 @@ def test_what_is_made_goes_with_an_owner_that_is_killed(yard: Yard) -> None:
 
 
 def test_what_is_made_stays_while_the_command_runs_and_after_it(yard: Yard) -> None:
-    child = Child("test/0", 1, 2)
+    child = Child(Keeping("test/0", 1, 2))
     yard.children.append(child)
     private = yard.place / "private"
     child.make(str(private))
@@ -602,7 +604,7 @@ def test_a_keeper_has_the_name_that_it_is_given(yard: Yard) -> None:
 
 
 def test_without_a_command_the_end_unmakes(yard: Yard) -> None:
-    child = Child("test/0", 1, 2)
+    child = Child(Keeping("test/0", 1, 2))
     yard.children.append(child)
     private = yard.place / "private"
     child.make(str(private))
@@ -613,7 +615,7 @@ def test_without_a_command_the_end_unmakes(yard: Yard) -> None:
 
 
 def test_what_is_there_already_is_not_made_and_not_removed(yard: Yard) -> None:
-    child = Child("test/0", 1, 2)
+    child = Child(Keeping("test/0", 1, 2))
     yard.children.append(child)
     with pytest.raises(FileExistsError) as caught:
         child.make(str(yard.place))
@@ -624,7 +626,7 @@ def test_what_is_there_already_is_not_made_and_not_removed(yard: Yard) -> None:
 
 
 def test_a_keeper_that_was_killed_makes_nothing(yard: Yard) -> None:
-    child = Child("test/0", 1, 2)
+    child = Child(Keeping("test/0", 1, 2))
     yard.children.append(child)
     os.kill(child.keeper_pid, KILL)
     with pytest.raises(TimeoutError):

@@ -14,6 +14,7 @@ import pytest
 
 from rayhpc import interpreter, standby
 from rayhpc.interpreter import sitecustomize
+from rayhpc.keeping import Keeping
 from rayhpc.proc import Order, until_gone
 from rayhpc.standby import Standby
 
@@ -51,7 +52,7 @@ class Place:
 
     def hold(self, order: Order) -> Standby:
         with self.output.open("ab") as output:
-            self.made.append(Standby("test/driver", output.fileno(), output.fileno()))
+            self.made.append(Standby(Keeping("test/driver", output.fileno(), output.fileno())))
         self.made[-1].hold(order)
         return self.made[-1]
 

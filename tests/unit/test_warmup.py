@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rayhpc import environment, warmup
+from rayhpc.keeping import Speaking
 from rayhpc.proc import until_gone
 from rayhpc.warmup import RayStart
 
@@ -24,7 +25,7 @@ def begin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
 
     def begin(script: str) -> RayStart:
         monkeypatch.setattr(warmup, "COMMAND", ("sh", "-c", script))
-        made.append(RayStart())
+        made.append(RayStart(Speaking("node")))
         made[-1].warm_up({"PATH": os.environ["PATH"], "KNOWN": "before", "CHANGED": "before"})
         return made[-1]
 
