@@ -14,7 +14,8 @@ instruction:  before the order or after it: {"name": text}, as which `ps -o comm
 report:       {"made": path} or {"unmade": errno, "text": …}; {"pid": n} or {"failed": errno, "text": …};
               {"ended": code or -signal}; {"gone": processes killed, "left": processes that survived even that}.
 
-What it has made, and what it shall remove, goes at its end if the owner is gone, has said "unmake", or gave no order.
+It answers for what it has made, and shall remove, until the owner says "end" or is gone, even if the command has ended
+long before. It removes it if the owner is gone, has said "unmake", or gave no order.
 """
 
 from __future__ import annotations
@@ -39,8 +40,6 @@ _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _CLEAR_SECONDS = 5.0
 _POLL_SECONDS = 0.05
-# Linux closes the pipes of a process that it kills after it has freed its memory.
-_OWNER_SECONDS = 2.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -168,24 +167,32 @@ class Keeper:
 
     def run(self) -> None:
         """Start the command, obey until it ends or shall end, and leave no descendant."""
-        try:
-            self._pid = self._start()
-        except OSError as error:
-            _report(failed=error.errno, text=error.strerror)
-            return
-        _report(pid=self._pid)
+        killed, left = self._keep() if self._start() else (0, 0)
+        self._answer_for_directories()
+        if self._owner_gone or self._charge.unwanted:
+            self._charge.remove()
+        _report(gone=killed, left=left)
+
+    def _keep(self) -> tuple[int, int]:
+        """The numbers of killed and of survivors when the command has ended, and all that descends from it."""
         self._take(b"")  # what came with the order
         while not (self._ended or self._ends_wanted or self._owner_gone):
             self._wait(None)
         self._climb_ladder()
         self._let_linger()
-        killed, left = self._clear()
-        self._hear_owner()
-        if self._owner_gone or self._charge.unwanted:
-            self._charge.remove()
-        _report(gone=killed, left=left)
+        return self._clear()
 
-    def _start(self) -> int:
+    def _start(self) -> bool:
+        """Whether the command could be executed, which is reported."""
+        try:
+            self._pid = self._execute()
+        except OSError as error:
+            _report(failed=error.errno, text=error.strerror)
+            return False
+        _report(pid=self._pid)
+        return True
+
+    def _execute(self) -> int:
         order = self._order
         # The object is kept: when it goes, it takes the exit code of a child that has already ended with it.
         self._child = subprocess.Popen(
@@ -232,11 +239,10 @@ class Keeper:
             self._sleep(time.monotonic() + _POLL_SECONDS)
         return len(killed), len(left)
 
-    def _hear_owner(self) -> None:
-        """With directories to answer for, wait a little for the owner's word: it may have been killed as well."""
-        end = time.monotonic() + _OWNER_SECONDS
-        while self._charge.taken and not (self._ends_wanted or self._owner_gone) and time.monotonic() < end:
-            self._sleep(end)
+    def _answer_for_directories(self) -> None:
+        """Until the owner says that it will see to them, or is gone."""
+        while self._charge.taken and not (self._ends_wanted or self._owner_gone):
+            self._sleep(None)
 
     def _living(self) -> list[int]:
         self._reap()
@@ -263,16 +269,15 @@ class Keeper:
     def _obey(self, line: bytes) -> None:
         instruction = json.loads(line)
         self._charge.take(instruction)
-        if "signal" in instruction:
+        if "signal" in instruction and self._child and not self._ended:
             send(self._pid, instruction["signal"])
-        if "feed" in instruction:
+        if "feed" in instruction and self._child:
             self._feed(instruction["feed"].encode("latin-1"))
         if "end" in instruction:
             self._ends_wanted += 1
 
     def _feed(self, text: bytes) -> None:
-        assert self._child is not None
-        assert self._child.stdin is not None
+        assert self._child and self._child.stdin
         # A command that has ended reads nothing: its end is reported. A pipe holds 64 KiB for one that is late.
         with contextlib.suppress(BrokenPipeError):
             self._child.stdin.write(text)

@@ -87,9 +87,11 @@ class Node:
         """A `ray start` that was told nothing and has not ended: the one that is there, or a new one."""
         if self.child is None or self.child.told or self.child.poll():
             self.keep_first_words()
-            self.child = RayStart(Speaking("node"))
+            before, self.child = self.child, RayStart(Speaking("node"))
             if self._made:
                 self.child.answer_for(self.spec.temp_dir)
+            if before is not None:
+                before.end()  # its keeper need answer for nothing any more
         self.child.name(Path(self.spec.temp_dir).name)
         return self.child
 
@@ -140,7 +142,7 @@ class Node:
         if self.child is not None:
             self.child.discard()
             until_gone([self.child], _DISCARD_SECONDS)
-        if self._made:  # a keeper whose command has ended by itself is gone, and has left it
+        if self._made:  # a keeper that was killed has left it
             shutil.rmtree(self.spec.temp_dir, ignore_errors=True)
 
     def worth_another_try(self) -> str:

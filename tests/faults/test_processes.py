@@ -315,6 +315,16 @@ def test_a_rank_is_killed(jobs_of: Jobs, rank: int) -> None:
     gone(run, f"rank {rank}'s Python, SIGKILL, the last orphan; {jobs_of.mpi.name}, one host", seconds)
 
 
+@pytest.mark.quick
+def test_a_rank_is_killed_after_its_node(jobs: Jobs) -> None:
+    """The keeper of a node that has ended still answers for its private directory, with the token in it."""
+    run = bring_up(jobs)
+    run.hit(worker_ray_start(run.victims), SIGKILL)
+    run.job.until(LOST_KILLED, 30)
+    _, seconds = run.ends(run.hit(run.ranks[1], SIGKILL), 30)
+    gone(run, "rank 1's Python after the loss of its node, SIGKILL, the last orphan; MPICH, one host", seconds)
+
+
 def gone(run: Run, what: str, already: float) -> None:
     """Nothing is left five seconds after the fault."""
     began = time.monotonic() - already

@@ -401,7 +401,7 @@ def test_end_and_signal_after_the_end_do_nothing(yard: Yard) -> None:
 # Owners that die.
 
 OWNER = """
-import json, os, sys
+import json, os, select, sys
 from rayhpc.keeping import Keeping
 from rayhpc.proc import Child, Order, until_gone
 order = json.loads(sys.argv[1])
@@ -410,6 +410,9 @@ child = Child(Keeping("test/0", 1, 2))
 child.run(Order(env=dict(os.environ), **order))
 for directory in remove:
     child.answer_for(directory)
+while not child.poll():
+    select.select([child], [], [])
+child.end()
 until_gone([child], 60.0)
 print("code", child.code, flush=True)
 """
@@ -546,6 +549,8 @@ def test_what_is_made_stays_while_the_command_runs_and_after_it(yard: Yard) -> N
     private = yard.place / "private"
     child.make(str(private))
     child.run(Order(argv=["true"], env=yard.environment))
+    assert until(child.poll)
+    child.end()
     assert ended(child).code == 0
     assert private.is_dir()
 
@@ -564,19 +569,42 @@ def test_what_is_made_for_a_command_that_runs_goes_with_an_owner_that_is_killed(
 
 
 def test_what_is_made_goes_when_command_and_owner_are_killed(yard: Yard) -> None:
-    """The command first: as when everything is killed at once, and the owner takes longer to be gone."""
+    """The command first, its owner long after: its keeper has nothing else left to keep."""
     private = yard.place / "private"
     script = MAKER.replace("child.make", "child.run(Order(argv=['sleep', '1000'], env={}))\nchild.make")
-    script = script.replace("import Child", "import Child, Order").replace("child.keeper_pid", "child.pid")
+    script = script.replace("import Child", "import Child, Order").replace("keeper_pid", "keeper_pid, child.pid")
     command = [sys.executable, "-c", script, str(private)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(os.environ)) as made:
         assert made.stdout is not None
-        pid = int(made.stdout.readline())
+        keeper_pid, pid = map(int, made.stdout.readline().split())
         os.kill(pid, KILL)
         assert gone(pid)
+        assert until(lambda: asleep(keeper_pid))
         assert private.is_dir()
         made.kill()
     assert until(lambda: not private.exists())
+    assert gone(keeper_pid)
+
+
+def asleep(pid: int) -> bool:
+    """It waits, and has no child."""
+    state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+    return state == b"S" and not Path(f"/proc/{pid}/task/{pid}/children").read_text()
+
+
+def test_what_is_made_stays_answered_for_where_the_command_cannot_be_executed(yard: Yard) -> None:
+    child = Child(Keeping("test/0", 1, 2))
+    yard.children.append(child)
+    private = yard.place / "private"
+    child.make(str(private))
+    child.run(Order(argv=["/nowhere/at/all"], env=yard.environment))
+    child.signal(TERM)
+    assert until(child.poll)
+    assert child.failed == (errno.ENOENT, "No such file or directory")
+    assert private.is_dir()
+    child.discard()
+    ended(child)
+    assert not private.exists()
 
 
 def test_a_command_that_is_discarded_takes_along_what_was_made_for_it(yard: Yard) -> None:

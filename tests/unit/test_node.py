@@ -14,9 +14,8 @@ from rayhpc.bootstrap.node import Node
 from rayhpc.errors import ExitCode, RayhpcError
 from rayhpc.model import Certificate
 from rayhpc.options import Options
-from rayhpc.proc import until_gone
 
-from .making import assignment, cluster, node
+from .making import assignment, cluster, node, until
 
 
 def made_in(directory: Path) -> Node:
@@ -74,7 +73,7 @@ def test_a_directory_whose_ray_start_has_ended_by_itself_is_discarded(
     monkeypatch.setattr(warmup, "COMMAND", ("sh", "-c", "echo no Ray; exit 1"))
     made = made_in(tmp_path)
     made.prepare()
-    assert not until_gone([made.warm_up()], 10.0)
+    assert until(made.warm_up().poll)
     assert made.evidence() == ("no Ray",)
     made.discard()
     assert not (tmp_path / "rh-01234567-0").exists()
@@ -86,8 +85,8 @@ def test_what_was_said_early_is_told_where_there_is_no_log(tmp_path: Path, monke
     made = made_in(tmp_path)
     made.prepare()
     shutil.rmtree(tmp_path / "run")
-    assert not until_gone([made.warm_up()], 10.0)
-    assert not until_gone([made.warm_up()], 10.0)
+    assert until(made.warm_up().poll)
+    assert until(made.warm_up().poll)
     assert made.evidence() == ("no Ray", "no Ray")
 
 
