@@ -1,25 +1,18 @@
-"""Ray's job API, as the dashboard of a cluster serves it. The only owner of it.
+"""Ray's job API, as the dashboard of a cluster serves it: what is asked of it, and why nobody answers.
 
 Questions go over Ray's documented REST interface: each with a deadline, and with no import of ray, which takes a second
 here and many on a login node's slow file system; a state that this release of Ray has no word for stays readable. What
-takes more than a question, packing files and following a log, is JobSubmissionClient's.
+takes more than a question, packing files and following a log, is in jobclient.py.
 
 The token goes into a header of each request: Ray's own way, RAY_AUTH_TOKEN_PATH, holds for one cluster a process.
 """
 
 from __future__ import annotations
 
-import asyncio
 import http.client
-import importlib.util
 import json
-import logging
-import os
-import queue
 import socket
-import threading
 import urllib.parse
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,14 +21,11 @@ from typing import Any
 from rayhpc.errors import RayhpcError, configuration
 
 _ASK_SECONDS = 10.0
-# Packages of up to 100 MiB are packed and sent.
-_SUBMIT_SECONDS = 300.0
 _CONNECT_SECONDS = 3.0
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _ALIVE = ("PENDING", "RUNNING")
-# By these, Ray's client would talk to another cluster than the one that it is told.
-_OVERRIDING = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
-_USER, _COMMAND = "user", "command"
+# What lists of jobs show is in a job's metadata.
+USER, COMMAND = "user", "command"
 
 
 @dataclass(frozen=True)
@@ -84,9 +74,6 @@ class Job:
         return "".join([self.status, code, *(f": {line}" for line in why)])
 
 
-# ------------------------------------------------------------------------------------------------------ questions
-
-
 class Late(RayhpcError):
     """No answer, from a cluster that is there: another try may get one, or find the cluster gone."""
 
@@ -122,11 +109,11 @@ def _job(server: Server, row: dict[str, Any]) -> Job:
     return Job(
         id=str(row["submission_id"]),
         cluster=server.name,
-        user=str(metadata.get(_USER, "")),
+        user=str(metadata.get(USER, "")),
         status=str(row["status"]),
         started_at=(row.get("start_time") or 0) / 1000,
         ended_at=(row.get("end_time") or 0) / 1000,
-        entrypoint=str(metadata.get(_COMMAND) or row.get("entrypoint", "")),
+        entrypoint=str(metadata.get(COMMAND) or row.get("entrypoint", "")),
         code=row.get("driver_exit_code"),
         message=str(row.get("message") or ""),
     )
@@ -146,17 +133,18 @@ def _exchange(server: Server, path: str, method: str) -> tuple[int, str]:
     """Status and text of an answer. No proxy, no redirection: the token goes nowhere else."""
     address = urllib.parse.urlsplit(server.url)
     kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
-    headers = {"Authorization": f"Bearer {_token(server)}"}
+    headers = {"Authorization": f"Bearer {token(server)}"}
     with closing(kind(address.hostname or "", address.port, timeout=_ASK_SECONDS)) as connection:
         try:
             connection.request(method, address.path.rstrip("/") + path, headers=headers)
             answer = connection.getresponse()
             return answer.status, answer.read().decode(errors="replace")
         except (OSError, http.client.HTTPException) as error:
-            raise _silence(server, error) from error
+            raise silence(server, error) from error
 
 
-def _token(server: Server) -> str:
+def token(server: Server) -> str:
+    """What lets a request in; raises RayhpcError where it cannot be read."""
     try:
         return server.token_file.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -170,136 +158,7 @@ def _token(server: Server) -> str:
         ) from error
 
 
-# ---------------------------------------------------------------------------------------------------- submission
-
-
-@dataclass(frozen=True)
-class Submission:
-    """A job that is ready to go. script: for the shell; runtime_env: Ray's, with local directories to be sent along.
-
-    resources: as in JobRequest; user and command: what lists of jobs show.
-    """
-
-    id: str
-    script: str
-    runtime_env: dict[str, Any]
-    resources: dict[str, Any]
-    user: str
-    command: str
-
-
-def submit(server: Server, submission: Submission) -> None:
-    """Hand a job in; raises RayhpcError."""
-    probe(server)
-    arguments = {
-        "entrypoint": submission.script,
-        "submission_id": submission.id,
-        "metadata": {_USER: submission.user, _COMMAND: submission.command},
-        "runtime_env": submission.runtime_env,
-        **_resources(submission.resources),
-    }
-    _within(_SUBMIT_SECONDS, server, lambda: _client(server).submit_job(**arguments))
-
-
-def _resources(resources: dict[str, Any]) -> dict[str, Any]:
-    names = {"num_cpus": "num_cpus", "num_gpus": "num_gpus", "memory": "memory", "custom": "resources"}
-    return {f"entrypoint_{name}": resources[key] for key, name in names.items() if resources.get(key)}
-
-
-def _client(server: Server) -> Any:
-    """Ray's client; raises what Ray does, and ImportError before it is asked for what it cannot do without aiohttp."""
-    if importlib.util.find_spec("aiohttp") is None:
-        raise ImportError("there is no module aiohttp")
-    for name in _OVERRIDING:
-        os.environ.pop(name, None)
-    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
-    direct = ",".join(filter(None, [known, urllib.parse.urlsplit(server.url).hostname]))
-    os.environ.update({"no_proxy": direct, "NO_PROXY": direct})
-    from ray.job_submission import JobSubmissionClient
-
-    logging.disable(logging.INFO)
-    return JobSubmissionClient(server.url, headers={"Authorization": f"Bearer {_token(server)}"})
-
-
-def _within(seconds: float, server: Server, call: Callable[[], Any]) -> Any:
-    """What a call of Ray's client returns, which knows no deadline of its own; raises RayhpcError."""
-    answers: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
-
-    def work() -> None:
-        try:
-            answers.put((call(), None))
-        except (
-            Exception
-        ) as error:  # Ray's client raises RuntimeError, ConnectionError, AuthenticationError and requests' own
-            answers.put((None, error))
-
-    threading.Thread(target=work, daemon=True, name="job-client").start()
-    try:
-        value, error = answers.get(timeout=seconds)
-    except queue.Empty:
-        raise _silence(server, TimeoutError(f"no answer within {seconds:g} s")) from None
-    if error is not None:
-        raise _told(server, error)
-    return value
-
-
-def _told(server: Server, error: Exception) -> RayhpcError:
-    """Our error for one of Ray's client."""
-    if isinstance(error, RayhpcError):
-        return error
-    if isinstance(error, ImportError):
-        return configuration(
-            "this environment has no client of Ray's job API",
-            f"{type(error).__name__}: {error}",
-            next_step="pip install 'rayhpc[dashboard]'",
-        )
-    return configuration(
-        f"cluster {server.name} does not take the job",
-        *_last_lines(f"{type(error).__name__}: {error}"),
-        next_step="correct the request; rayhpc job list shows whether it got there all the same",
-    )
-
-
-# ----------------------------------------------------------------------------------------------------- the live log
-
-
-class Tail:
-    """What a job writes, from its beginning, read by a thread of its own: Ray's client has no deadline."""
-
-    def __init__(self, server: Server, job_id: str) -> None:
-        self._chunks: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._server, self._job_id = server, job_id
-        self._error: Exception | None = None
-        self.over = False
-        threading.Thread(target=self._run, daemon=True, name="job-log").start()
-
-    def read(self, seconds: float) -> str:
-        """The next piece; empty if none came in time or will come (`over`). Raises RayhpcError without a client."""
-        try:
-            piece = self._chunks.get(timeout=seconds)
-        except queue.Empty:
-            return ""
-        self.over = piece is None
-        if self.over and isinstance(self._error, ImportError):
-            raise _told(self._server, self._error)
-        return piece or ""
-
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._copy())
-        except Exception as error:  # aiohttp's own and Ray's: what has become of the job is asked for then
-            self._error = error
-        self._chunks.put(None)
-
-    async def _copy(self) -> None:
-        async for piece in _client(self._server).tail_job_logs(self._job_id):
-            self._chunks.put(piece)
-
-
-# ----------------------------------------------------------------------------------------------------------- faults
-
-
-def _silence(server: Server, error: Exception) -> RayhpcError:
+def silence(server: Server, error: Exception) -> RayhpcError:
     """Why nobody answers: the cluster is gone, or its dashboard alone."""
     evidence = [f"{server.url}: {_reason(error)}"]
     if server.gcs:
@@ -342,7 +201,7 @@ def _listens(address: str) -> str:
 
 
 def _refusal(server: Server, status: int, text: str) -> RayhpcError:
-    evidence = (f"{server.url}: HTTP {status}", *_last_lines(text))
+    evidence = (f"{server.url}: HTTP {status}", *last_lines(text))
     if status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
         return configuration(
             f"cluster {server.name} refuses the token",
@@ -361,5 +220,6 @@ def _refusal(server: Server, status: int, text: str) -> RayhpcError:
     )
 
 
-def _last_lines(text: str, count: int = 4) -> tuple[str, ...]:
+def last_lines(text: str, count: int = 4) -> tuple[str, ...]:
+    """The end of a text that is told, in lines that fit on a screen."""
     return tuple(line[:200] for line in text.splitlines() if line.strip())[-count:]

@@ -12,12 +12,13 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from rayhpc import rayjobs
+from rayhpc import jobclient, rayjobs
 from rayhpc.errors import Fault, RayhpcError, configuration
+from rayhpc.jobclient import Submission
 from rayhpc.jobs.find import Found
 from rayhpc.jobs.wait import now
 from rayhpc.probes.node_probe import MARK
-from rayhpc.rayjobs import Job, Server, Submission
+from rayhpc.rayjobs import Job, Server
 
 _PROBES = Path(__file__).parents[1] / "probes"
 _PAUSE = 0.3
@@ -76,7 +77,7 @@ def _run(server: Server, terms: Terms) -> list[dict[str, Any]]:
     words = f"python node_probe.py {terms.seconds * _HEAD_START:g}"
     # Ray 2.54 hides all GPUs from a task that asks for none, unless told.
     environment = {"working_dir": str(_PROBES), "env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}}
-    rayjobs.submit(server, Submission(job_id, words, environment, {}, terms.user, words))
+    jobclient.submit(server, Submission(job_id, words, environment, {}, terms.user, words))
     job = _ended(Found(server, rayjobs.one(server, job_id)), terms)
     return _report(server, job, rayjobs.logs(server, job_id))
 

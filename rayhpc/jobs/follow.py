@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 
 from rayhpc import rayjobs
+from rayhpc.jobclient import Tail
 from rayhpc.jobs.find import Found
 from rayhpc.jobs.wait import now
-from rayhpc.rayjobs import Job, Tail
+from rayhpc.rayjobs import Job
 
 _LOOK_SECONDS = 0.5
 _ASK_SECONDS = 3.0

@@ -6,12 +6,13 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rayhpc import rayjobs
+from rayhpc import jobclient, rayjobs
 from rayhpc.errors import ExitCode, Fault, RayhpcError, counted
+from rayhpc.jobclient import Submission
 from rayhpc.jobs import bundle, find
 from rayhpc.jobs.script import runtime_env, script
 from rayhpc.model import JobRequest
-from rayhpc.rayjobs import Server, Submission
+from rayhpc.rayjobs import Server
 
 
 @dataclass(frozen=True)
@@ -54,5 +55,5 @@ def submit(pair: Pair, user: str) -> str:
     with bundle.packed(request) as package:
         environment = runtime_env(request, package)
         submission = Submission(job_id, script(request), environment, request.resources, user, request.entrypoint)
-        rayjobs.submit(pair.server, submission)
+        jobclient.submit(pair.server, submission)
     return job_id

@@ -27,7 +27,7 @@ FLOORS = {
     "how Ray starts": "rayhaste rayagent raymain rayapi",
     "hands": "keeper comm net beats host records nodetable rayjobs signals log commands tls star runs plots sheet",
     "hands on the keeper": "keeping",
-    "hands on hands": "raystart proc allocations registry meeting jobfile",
+    "hands on hands": "raystart proc jobclient allocations registry meeting jobfile",
     "hands, all together": "watch warmup standby registration rendezvous",
     "stages": "bootstrap.*",
     "stories": "bootstrap.lead bootstrap.follow batch.jobscript batch.status batch.cancel clusters.sight",
@@ -45,7 +45,7 @@ FLOORS = {
 # Each outside dependency and who may import it.
 OWNERS = {
     "mpi4py": "comm",
-    "ray": "rayhaste raymain rayapi rayjobs probes.*",
+    "ray": "rayhaste raymain rayapi jobclient probes.*",
     "psutil": "host",
     "yaml": "sheet jobfile",
     "torch": "probes.*",
@@ -64,7 +64,7 @@ FENCES = {
     "probes.*": "rayhpc",
     "batch.*": "rayhpc errors paths units options model schedulers schedulers.* "
     "records allocations commands log batch.*",
-    "jobs.*": "rayhpc errors model variables probes.node_probe addressfile registry rayjobs jobs.*",
+    "jobs.*": "rayhpc errors model variables probes.node_probe addressfile registry rayjobs jobclient jobs.*",
     "clusters.*": "rayhpc errors paths units model schedulers schedulers.* "
     "registry liveness environment keeper net commands clusters.*",
 }

@@ -20,6 +20,7 @@ from click.testing import CliRunner
 
 from rayhpc import cli, rayjobs, registry
 from rayhpc.errors import ExitCode, RayhpcError
+from rayhpc.jobclient import Tail
 from rayhpc.jobs import find, follow, stop, submit, targets, wait
 from rayhpc.jobs.targets import Choice
 from rayhpc.model import JobRequest
@@ -251,7 +252,7 @@ def test_an_environment_without_rays_client(
 def test_what_a_broken_live_log_did_not_bring_comes_from_the_whole_one(
     server: Server, dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Broken(rayjobs.Tail):
+    class Broken(Tail):
         async def _copy(self) -> None:
             self._chunks.put("one\n")
             raise RuntimeError("WebSocket error")
