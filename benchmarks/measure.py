@@ -113,7 +113,7 @@ def _when(what: Callable[[], bool], seconds: float) -> float | None:
 class Idle:
     """Our own processes while a driver sleeps: per node, CPU seconds a minute and bytes; and the bring-up's CPU.
 
-    bring_up: CPU seconds of all processes until the first task, ended children included, per node.
+    bring_up: CPU seconds of all processes until the first task, ended children included, by kind of process.
     """
 
     place: str
@@ -124,7 +124,7 @@ class Idle:
     rss: float
     pss: float
     largest_rss: int
-    bring_up: float
+    bring_up: dict[str, float]
     events: str
 
     def record(self) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def idle(place: Place, directory: Path, seconds: float = 20.0) -> Idle:
         command = contenders.driver(place, directory, seconds)
         place.start(contenders.RAYHPC.argv(place, directory, command), directory)
         first = _stamp(place, directory, "first_task")
-        bring_up = sum(processes.cpu(proc, [pid], children=True) for proc, pid in place.living())
+        bring_up = processes.cpu_by_kind(place.living())
         own = [(proc, pid) for proc, pid in place.living() if processes.ours(proc, [pid])]
         _when(lambda: time.time() > first + 2.0, 10.0)
         before, began = _cpu(own), time.time()
@@ -154,7 +154,7 @@ def idle(place: Place, directory: Path, seconds: float = 20.0) -> Idle:
             place.name, place.nodes, ended - began, len(own),
             cpu_per_minute=60 * (after - before) / (ended - began) / place.nodes,
             rss=sum(use.rss for use in used) / place.nodes, pss=sum(use.pss for use in used) / place.nodes,
-            largest_rss=max(use.rss for use in used), bring_up=bring_up / place.nodes, events=str(events),
+            largest_rss=max(use.rss for use in used), bring_up=bring_up, events=str(events),
         )  # fmt: skip
     finally:
         place.clear()

@@ -10,6 +10,19 @@ from pathlib import Path
 MARK = "RAYHPC_BENCH"
 _TICK = os.sysconf("SC_CLK_TCK")
 _OURS = (b"rayhpc.start", b"rayhpc/keeper.py", b"rayhpc/rayagent.py")
+_DAEMONS = "GCS, raylets, agents"
+# A rank has the driver's words among its own: the first that is found says what a Python runs.
+_PYTHONS = {
+    b"rayhpc.start": "ranks",
+    b"rayhpc/keeper.py": "keepers",
+    b"rayhpc/raymain.py": "ray start",
+    b"rayhpc/rayagent.py": _DAEMONS,
+    b"/default_worker.py": "workers",
+    b"/driver.py": "driver",
+}
+_PROGRAMS = {b"gcs_server": _DAEMONS, b"raylet": _DAEMONS, b"sleep": _DAEMONS}
+_OTHERS = "launcher"
+KINDS = tuple(dict.fromkeys([*_PYTHONS.values(), _OTHERS]))
 
 
 @dataclass(frozen=True)
@@ -69,6 +82,25 @@ def ours(proc: Path, among: Iterable[int]) -> list[int]:
 def is_ours(argv: list[bytes]) -> bool:
     """Whether a Python runs rayhpc; srun and mpirun have the same words, and are not ours."""
     return b"python" in argv[0].rpartition(b"/")[2] and any(word.endswith(_OURS) for word in argv[1:])
+
+
+def kind(argv: list[bytes]) -> str:
+    """Which of KINDS a process of a run is."""
+    program = argv[0].rpartition(b"/")[2]
+    if argv[0].startswith(b"ray::"):  # as Ray's workers call themselves
+        return _PYTHONS[b"/default_worker.py"]
+    if b"python" in program:
+        known = (name for end, name in _PYTHONS.items() if any(word.endswith(end) for word in argv[1:]))
+        return next(known, _OTHERS)
+    return _PROGRAMS.get(program, _OTHERS)
+
+
+def cpu_by_kind(among: Iterable[tuple[Path, int]]) -> dict[str, float]:
+    """CPU seconds so far of each of KINDS, with those of ended children."""
+    used = dict.fromkeys(KINDS, 0.0)
+    for proc, pid in among:
+        used[kind(_read(proc / str(pid) / "cmdline").split(b"\0"))] += cpu(proc, [pid], children=True)
+    return used
 
 
 def cpu(proc: Path, among: Iterable[int], children: bool = False) -> float:

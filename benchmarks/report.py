@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders import OPTIONS, RAYHPC
+from benchmarks.processes import KINDS
 
 METRICS = ("first_task", "job", "release")
 _TITLES = {"first_task": "first task", "job": "whole job", "release": "release"}
@@ -111,8 +112,10 @@ def markdown(table: Sequence[Row], idle: Sequence[dict[str, Any]], where: dict[s
     ]
     lines += ["|---|---|---|---|---|---|---|", *map(_line, table)]
     if idle:
-        lines += ["", "| where | our processes | CPU s a minute | RSS, MB | PSS, MB | largest, MB | bring-up, CPU s |"]
-        lines += ["|---|---|---|---|---|---|---|", *map(_idle_line, idle)]
+        lines += ["", "| where | our processes | CPU s a minute | RSS, MB | PSS, MB | largest, MB |"]
+        lines += ["|---|---|---|---|---|---|", *map(_idle_line, idle)]
+        lines += ["", f"| bring-up, CPU s of all nodes | {' | '.join(KINDS)} | all | per node |"]
+        lines += ["|---" * (len(KINDS) + 3) + "|", *map(_bring_up_line, idle)]
     return "\n".join(lines)
 
 
@@ -142,10 +145,14 @@ def _cell(row: Row, metric: str) -> str:
 def _idle_line(entry: dict[str, Any]) -> str:
     memory = [f"{entry[name] / 2**20:.0f}" for name in ("rss", "pss", "largest_rss")]
     where = place_name(entry["place"], entry["nodes"])
-    return (
-        f"| {where} | {entry['processes']} | {entry['cpu_per_minute']:.2f} | {' | '.join(memory)} | "
-        f"{entry['bring_up']:.1f} |"
-    )
+    return f"| {where} | {entry['processes']} | {entry['cpu_per_minute']:.2f} | {' | '.join(memory)} |"
+
+
+def _bring_up_line(entry: dict[str, Any]) -> str:
+    seconds = [entry["bring_up"][name] for name in KINDS]
+    seconds += [sum(seconds), sum(seconds) / entry["nodes"]]
+    where = place_name(entry["place"], entry["nodes"])
+    return f"| {where} | {' | '.join(f'{used:.1f}' for used in seconds)} |"
 
 
 def load(file: Path) -> list[dict[str, Any]]:

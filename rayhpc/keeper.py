@@ -167,7 +167,9 @@ class Keeper:
 
     def run(self) -> None:
         """Start the command, obey until it ends or shall end, and leave no descendant."""
-        killed, left = self._keep() if self._start() else (0, 0)
+        started = self._start()
+        self._take(b"")  # what came with the order
+        killed, left = self._keep() if started else (0, 0)
         self._answer_for_directories()
         if self._owner_gone or self._charge.unwanted:
             self._charge.remove()
@@ -175,7 +177,6 @@ class Keeper:
 
     def _keep(self) -> tuple[int, int]:
         """The numbers of killed and of survivors when the command has ended, and all that descends from it."""
-        self._take(b"")  # what came with the order
         while not (self._ended or self._ends_wanted or self._owner_gone):
             self._wait(None)
         self._climb_ladder()
@@ -243,6 +244,7 @@ class Keeper:
         """Until the owner says that it will see to them, or is gone."""
         while self._charge.taken and not (self._ends_wanted or self._owner_gone):
             self._sleep(None)
+            self._reap()
 
     def _living(self) -> list[int]:
         self._reap()

@@ -39,9 +39,9 @@ class Order:
 class Child:
     """A command under its keeper, which is there before the command and answers for what is made for it.
 
-    code: None while the command runs, else its exit code or -signal; gone: True once no descendant is left;
-    failed: errno and text where it could not be executed; killed: processes that had to be killed; left: those that
-    survived even SIGKILL (in the kernel, on a dead file system).
+    code: None while the command runs, else its exit code or -signal; gone: True once no descendant is left, and, with
+    directories to answer for, end() was said; failed: errno and text where it could not be executed; killed: processes
+    that had to be killed; left: those that survived even SIGKILL (in the kernel, on a dead file system).
     """
 
     def __init__(self, keeping: Keeping) -> None:
@@ -68,7 +68,7 @@ class Child:
             raise OSError(number, text, directory)
 
     def answer_for(self, directory: str) -> None:
-        """Remove this directory, too, if this process goes before it has ended the command."""
+        """Remove this directory, too, if this process goes before it has said end()."""
         self._tell(remove=_spelt(directory))
 
     def name(self, text: str) -> None:
@@ -181,7 +181,7 @@ def _spelt(text: str) -> str:
 
 
 def until_gone(children: list[Child], seconds: float) -> list[Child]:
-    """Wait until no descendant of the children is left; those that are not done in time."""
+    """Wait until no descendant of the children is left, who were told to end; those that are not done in time."""
     end = time.monotonic() + seconds
     waiting = [child for child in children if not child.gone]
     while waiting and (left := end - time.monotonic()) > 0:

@@ -30,7 +30,7 @@ _GONE_SECONDS = 5.0
 
 
 class Program(NamedTuple):
-    """The driver's command as it can be executed; python: it is this interpreter that runs it."""
+    """The driver's command as it can be executed; python: by this interpreter, which finds no modules in it."""
 
     argv: list[str]
     python: bool
@@ -49,8 +49,7 @@ def resolve(command: Sequence[str]) -> Program:
         _check_module(command[1])
         return Program([sys.executable, "-u", *command], python=True)
     if first.endswith(".py"):
-        _check_script(first)
-        return Program([sys.executable, "-u", *command], python=True)
+        return Program([sys.executable, "-u", *command], python=not _is_archive(_checked(first)))
     found = shutil.which(first)
     if found:
         return Program([found, *command[1:]], python=False)
@@ -68,7 +67,8 @@ def _check_module(name: str) -> None:
         raise _not_found(f"the driver's module {name}")
 
 
-def _check_script(script: str) -> None:
+def _checked(script: str) -> bytes:
+    """The content of a script that can be run; raises RayhpcError."""
     path = Path(script)
     if path.is_dir():
         raise _directory(script)
@@ -80,16 +80,18 @@ def _check_script(script: str) -> None:
         source = path.read_bytes()
     except OSError as error:
         raise _unusable(f"the driver {script} cannot be read: {error.strerror}", next_step=f"ls -l {script}") from error
-    _check_syntax(script, source)
+    if not _is_archive(source):
+        _check_syntax(script, source)
+    return source
+
+
+def _is_archive(source: bytes) -> bool:
+    """Python also runs archives and compiled files, whatever their names are: their bytes are no text."""
+    return b"\0" in source
 
 
 def _check_syntax(script: str, source: bytes) -> None:
-    """Raises RayhpcError with 126 for what this Python's compiler refuses.
-
-    Python also runs archives and compiled files, whatever their names are: their bytes are no text.
-    """
-    if b"\0" in source:
-        return
+    """Raises RayhpcError with 126 for what this Python's compiler refuses."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python says them when it runs the driver
@@ -132,7 +134,7 @@ def stand_by(program: Program, own: Assignment, spec: ClusterSpec) -> Standby:
 
 
 def start(child: Standby, program: Program, own: Assignment, spec: ClusterSpec) -> Standby:
-    """Let the driver begin; another child where the one that stands by has ended, or the head's address is another."""
+    """Let the driver begin; another child where somebody has killed the one that stands by, or the head has moved."""
     order = _order(program, own, spec)
     if child.release(order):
         return child

@@ -26,14 +26,13 @@ from rayhpc.model import (
     StartNode,
     Stop,
 )
-from rayhpc.proc import Child, until_gone
+from rayhpc.proc import Child
 from rayhpc.signals import Signals
 from rayhpc.watch import Watch
 
 _HASTE = 0.01
 _CALM = 0.1
 _LEAVE_SECONDS = 60.0
-_GONE_SECONDS = 5.0
 # Each node that joins makes several connections to the head at once, and is told to all that have joined before.
 _AT_ONCE = 500
 _JOINS_A_SECOND = 500
@@ -142,9 +141,7 @@ class Follower:
         assert self._node is not None
         if self._node.child is not None:
             self._watch.forget(self._node.child)
-            self._node.child.end()
-            until_gone([self._node.child], _GONE_SECONDS)
-        self._node.clear_session()
+        self._node.clear()
         self._restart, self._tries = ordinal, 0
         self._start()
 
@@ -154,9 +151,7 @@ class Follower:
         reason = self._node.worth_another_try()
         if self._tries >= START_TRIES or not reason or not self._address:
             return replace(self._node.ended(child), restart=self._restart)
-        child.end()
-        until_gone([child], _GONE_SECONDS)
-        self._node.clear_session()
+        self._node.clear()
         self._start()
         return self._node.started_again(reason)
 

@@ -33,7 +33,7 @@ from rayhpc.model import (
 )
 from rayhpc.nodetable import NodeTable
 from rayhpc.options import Options
-from rayhpc.proc import Child, until_gone
+from rayhpc.proc import Child
 from rayhpc.records import EventLog
 from rayhpc.registration import Registration
 from rayhpc.signals import Signals
@@ -134,9 +134,7 @@ class Leader:
         if HEAD_RANK in self._supervisor.roster.seen or self._tries >= START_TRIES or not reason or fixed:
             return self._node.ended(child)
         self._tries += 1
-        child.end()
-        until_gone([child], 5.0)
-        self._node.clear_session()
+        self._node.clear()
         self._move_head(net.free_port(self._spec.head.host, self._options.port))
         self._launch_head(self._spec.port)
         return self._node.started_again(reason)

@@ -28,7 +28,7 @@ RETRIES = {
     "too slow for Ray's command line": "timed out during startup",
 }
 
-_DISCARD_SECONDS = 5.0
+_GONE_SECONDS = 5.0
 
 
 class Node:
@@ -87,13 +87,25 @@ class Node:
         """A `ray start` that was told nothing and has not ended: the one that is there, or a new one."""
         if self.child is None or self.child.told or self.child.poll():
             self.keep_first_words()
-            before, self.child = self.child, RayStart(Speaking("node"))
-            if self._made:
-                self.child.answer_for(self.spec.temp_dir)
-            if before is not None:
-                before.end()  # its keeper need answer for nothing any more
+            self._begin_another()
+        assert self.child is not None
         self.child.name(Path(self.spec.temp_dir).name)
         return self.child
+
+    def _begin_another(self) -> None:
+        """Another `ray start`, which answers for the directory before the one that did is ended."""
+        before, self.child = self.child, RayStart(Speaking("node"))
+        if self._made:
+            self.child.answer_for(self.spec.temp_dir)
+        if before is not None:
+            before.end()
+            until_gone([before], _GONE_SECONDS)
+
+    def clear(self) -> None:
+        """End what is left of a node that was started, so that another may be started in its place."""
+        self.keep_first_words()
+        self._begin_another()
+        shutil.rmtree(paths.ray_temp_dir(self.spec.temp_dir), ignore_errors=True)
 
     def _secrets(self) -> dict[str, str]:
         """The files that let a process into the cluster: path and content."""
@@ -141,7 +153,7 @@ class Node:
         """Remove the private directory of a node that was never started, if it is ours."""
         if self.child is not None:
             self.child.discard()
-            until_gone([self.child], _DISCARD_SECONDS)
+            until_gone([self.child], _GONE_SECONDS)
         if self._made:  # a keeper that was killed has left it
             shutil.rmtree(self.spec.temp_dir, ignore_errors=True)
 
@@ -173,10 +185,6 @@ class Node:
         files = [self.log, logs / "gcs_server.err", logs / "raylet.err"]
         lines = [line for file in files for line in records.last_lines(file, count)]
         return tuple([*self._words.decode(errors="replace").splitlines(), *lines][-count:])
-
-    def clear_session(self) -> None:
-        """Remove what a failed start left, so that the next finds nothing."""
-        shutil.rmtree(paths.ray_temp_dir(self.spec.temp_dir), ignore_errors=True)
 
 
 def start_arguments(own: Assignment, spec: NodeSpec, options: Options, port: int, address: str) -> list[str]:

@@ -1,82 +1,88 @@
-"""Holds a Python back before its program, and imports meanwhile what Ray's import needs of others.
+"""Holds a Python back before its program, and imports meanwhile what Ray's import needs of the standard library.
 
 Python itself imports this when it starts, since PYTHONPATH begins with its directory. One byte on standard input lets
-the program go on; end of file ends it. Then all is as without this: the environment, sys.path, standard input, and
-the sitecustomize that Python would have found.
+the program go on; end of file ends it. The program finds all as it would without this, but for what is imported
+already: the environment, sys.path, nothing to read from standard input, and whatever sitecustomize Python would have
+found, imported first of all, since a site may let it change sys.path or what comes after.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import os
-import signal
 import sys
 
-# What Ray imports when it is imported, and at the first task, as far as that reads no variable: the program may still
-# set some. Ray itself reads a hundred; numpy, protobuf, msgpack and psutil read one or two.
-NEEDED = ("asyncio", "requests", "jsonschema", "yaml", "filelock", "packaging.version", "pdb", "tarfile", "pydantic")
+# Almost a third of Ray's import. Not Ray itself, which reads variables that the program may still set, nor the packages
+# that Ray needs, which the program may want from elsewhere: it may change sys.path.
+NEEDED = (
+    "asyncio", "csv", "ctypes", "decimal", "fractions", "html", "http.cookiejar", "http.cookies", "importlib.metadata",
+    "importlib.resources", "json", "logging.handlers", "multiprocessing", "pathlib", "pdb", "secrets", "shlex",
+    "stringprep", "tarfile", "tracemalloc", "uuid", "zipfile",
+)  # fmt: skip
 _NAME = "sitecustomize"
+_PATH = "PYTHONPATH"
 
 
 def main() -> None:
-    """Import, wait for the word, leave no trace."""
-    before = set(sys.modules)
-    interrupted = signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of a program that never began
-    for name in NEEDED:
-        with contextlib.suppress(Exception):  # whoever needs it will hear why it cannot be imported
-            importlib.import_module(name)
-    wait()
-    signal.signal(signal.SIGINT, interrupted)
+    """Be as if this had not been, import, wait for the word."""
     step_aside()
-    if not modules_beside(sys.orig_argv[2:]).isdisjoint(top_level(set(sys.modules) - before)):
-        os.execv(sys.executable, sys.orig_argv)
-    import_next()
-
-
-def wait() -> None:
-    """Return once the program may go on, with nothing to read from standard input, as if it had never been a pipe."""
-    if not os.read(0, 1):
-        os._exit(0)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
+    try:
+        import_next()
+        if sys.stdlib_module_names.isdisjoint(modules_beside(sys.orig_argv[2:])):
+            import_needed()
+    finally:
+        wait()
 
 
 def step_aside() -> None:
-    """Take this directory from where Python looks for modules, in the program and in what it starts."""
-    own, _, others = os.environ["PYTHONPATH"].partition(os.pathsep)
-    sys.path.remove(own)
+    """Take this directory from where Python looks for modules, here and in what the program starts."""
+    own = os.path.dirname(__file__)  # noqa: PTH120 - pathlib is not imported with Python
+    sys.path[:] = [place for place in sys.path if place != own]
+    others = [place for place in os.environ.pop(_PATH, own).split(os.pathsep) if place != own]
     if others:
-        os.environ["PYTHONPATH"] = others
-    else:
-        del os.environ["PYTHONPATH"]
-
-
-def modules_beside(program: list[str]) -> set[str]:
-    """Names that Python would look for in the program's own directory first; program: `-m` NAME or a file, …."""
-    directory = os.curdir if program[0] == "-m" else os.path.dirname(os.path.realpath(program[0]))  # noqa: PTH120
-    try:
-        return top_level(set(os.listdir(directory)))
-    except OSError:
-        return set()  # Python finds no module there either
-
-
-def top_level(names: set[str]) -> set[str]:
-    """The first parts of dotted names."""
-    return {name.partition(".")[0] for name in names}
+        os.environ[_PATH] = os.pathsep.join(others)
 
 
 def import_next() -> None:
     """The sitecustomize of the user or of the site, if there is one; raises what it raises, for Python to tell."""
     own = sys.modules.pop(_NAME)
     try:
-        importlib.import_module(_NAME)
+        __import__(_NAME)
     except ModuleNotFoundError as error:
         if error.name != _NAME:
             raise
     finally:
         sys.modules.setdefault(_NAME, own)  # Python looks for what it has imported
+
+
+def modules_beside(program: list[str]) -> set[str]:
+    """Names that Python looks for in the program's own directory first; program: `-m` NAME or a file, …."""
+    directory = os.curdir if program[0] == "-m" else os.path.dirname(os.path.realpath(program[0]))  # noqa: PTH120
+    try:
+        return {name.partition(".")[0] for name in os.listdir(directory)}
+    except OSError:
+        return set()  # Python finds no module there either
+
+
+def import_needed() -> None:
+    """As far as this Python was built with it."""
+    for name in NEEDED:
+        try:
+            __import__(name)
+        except ImportError:
+            continue
+
+
+def wait() -> None:
+    """Return once the program may go on, with nothing to read from standard input."""
+    try:
+        word = os.read(0, 1)
+    except KeyboardInterrupt:
+        word = b""
+    if not word:
+        os._exit(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
 
 
 if __name__ == _NAME:

@@ -101,6 +101,47 @@ def test_ratios_are_taken_within_a_turn() -> None:
     assert table[1].ratios["job"] is None
 
 
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("/v/bin/python -m rayhpc.start --num-cpus 1 /b/driver.py 4", "ranks"),
+        ("srun --mpi=pmi2 /v/bin/python -m rayhpc.start /b/driver.py", "launcher"),
+        ("python3 -I -S /v/rayhpc/keeper.py node", "keepers"),
+        ("/v/bin/python /v/rayhpc/raymain.py", "ray start"),
+        ("/v/bin/python -u /b/driver.py dir 4 0", "driver"),
+        ("/v/bin/python /v/ray/_private/workers/default_worker.py --node-ip-address=1", "workers"),
+        ("ray::IDLE", "workers"),
+        ("/v/ray/core/src/ray/raylet/raylet --raylet_socket_name=x", "GCS, raylets, agents"),
+        ("/v/ray/core/src/ray/gcs/gcs_server --log_dir=x", "GCS, raylets, agents"),
+        ("/v/bin/python -u /v/rayhpc/rayagent.py /v/ray/main.py", "GCS, raylets, agents"),
+        ("/v/bin/hydra_pmi_proxy --pgid 0", "launcher"),
+        ("", "launcher"),
+    ],
+)
+def test_what_a_process_of_a_run_is(words: str, kind: str) -> None:
+    assert processes.kind(words.encode().split(b" ")) == kind
+
+
+def test_cpu_seconds_by_kind(tmp_path: Path) -> None:
+    for pid, words in ((41, b"ray::IDLE"), (42, b"sleep\0infinity"), (43, b"ray::task")):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "stat").write_text(STAT)
+        (tmp_path / str(pid) / "cmdline").write_bytes(words)
+    used = processes.cpu_by_kind((tmp_path, pid) for pid in (41, 42, 43, 44))
+    assert used == {**dict.fromkeys(processes.KINDS, 0.0), "workers": 70.0, "GCS, raylets, agents": 35.0}
+
+
+def test_the_bring_up_is_told_by_kind() -> None:
+    bring_up = dict.fromkeys(processes.KINDS, 1.0)
+    idle = {
+        "place": "hosts", "nodes": 2, "processes": 7, "cpu_per_minute": 0.2, "rss": 2**20, "pss": 2**20,
+        "largest_rss": 2**21, "bring_up": bring_up,
+    }  # fmt: skip
+    lines = report.markdown([], [idle], {"cores": 2}).splitlines()
+    assert lines[-3].count("|") == lines[-2].count("|") == lines[-1].count("|") == len(processes.KINDS) + 4
+    assert lines[-1].endswith(" 7.0 | 3.5 |")
+
+
 def test_what_never_ended_is_said() -> None:
     table = report.rows([sample("rayhpc", 0, 5.0, job=6.0, release=0.4), sample("template", 0, 20.0, left=3)])
     text = report.markdown(table, [], {"cores": 2})

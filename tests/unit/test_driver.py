@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,6 +100,13 @@ def test_what_python_may_run_is_not_refused(here: Path, source: bytes, recwarn: 
     else:
         driver.resolve(["train.py"])
     assert not recwarn.list
+
+
+def test_an_archive_is_run_and_not_held_back(here: Path) -> None:
+    """It brings modules of its own."""
+    with zipfile.ZipFile(here / "train.py", "w") as archive:
+        archive.writestr("__main__.py", "")
+    assert driver.resolve(["train.py"]) == driver.Program([sys.executable, "-u", "train.py"], python=False)
 
 
 def test_a_program_is_found_on_the_path(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

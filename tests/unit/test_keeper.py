@@ -579,17 +579,28 @@ def test_what_is_made_goes_when_command_and_owner_are_killed(yard: Yard) -> None
         keeper_pid, pid = map(int, made.stdout.readline().split())
         os.kill(pid, KILL)
         assert gone(pid)
-        assert until(lambda: asleep(keeper_pid))
+        assert not until(lambda: not living(keeper_pid), 1.0)
         assert private.is_dir()
         made.kill()
     assert until(lambda: not private.exists())
     assert gone(keeper_pid)
 
 
-def asleep(pid: int) -> bool:
-    """It waits, and has no child."""
-    state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
-    return state == b"S" and not Path(f"/proc/{pid}/task/{pid}/children").read_text()
+def test_an_end_that_comes_with_an_order_in_vain_is_heard(yard: Yard) -> None:
+    """All in one piece, as from an owner who was quicker than his keeper."""
+    private = yard.place / "private"
+    order = {"argv": ["/nowhere/at/all"], "env": {}, "cwd": "/", "stdout": 1, "stderr": 2, "ignored": [], "fed": False}
+    lines = [{"make": str(private)}, order, {"end": True}]
+    text = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", keeper.__file__, "test/0"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(text)
+        process.stdin.flush()
+        assert b'"gone"' in process.stdout.read()  # until the keeper ends, with its standard input still open
+    assert private.is_dir()
 
 
 def test_what_is_made_stays_answered_for_where_the_command_cannot_be_executed(yard: Yard) -> None:

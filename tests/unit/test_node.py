@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -129,12 +131,19 @@ def test_the_evidence_is_of_the_node_and_its_daemons(tmp_path: Path) -> None:
     assert made.evidence(2) == ("line 99", "SIGABRT")
 
 
-def test_a_session_is_cleared_and_the_token_stays(tmp_path: Path) -> None:
+def test_a_node_is_cleared_and_the_token_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warmup, "COMMAND", ("cat",))
     made = made_in(tmp_path)
     made.prepare()
+    before = made.warm_up()
     (tmp_path / "rh-01234567-0" / "r" / "session_1").mkdir(parents=True)
-    made.clear_session()
+    made.clear()
+    assert before.gone
     assert [path.name for path in (tmp_path / "rh-01234567-0").iterdir()] == ["token"]
+    assert made.child is not None
+    os.kill(made.child.keeper_pid, signal.SIGCONT)  # it is there
+    made.discard()
+    assert not (tmp_path / "rh-01234567-0").exists()
 
 
 def test_the_directory_is_the_nodes_and_not_the_heads(tmp_path: Path) -> None:
