@@ -30,7 +30,7 @@ _GONE_SECONDS = 5.0
 
 
 class Program(NamedTuple):
-    """The driver's command as it can be executed; python: by this interpreter, which finds no modules in it."""
+    """The driver's command as it can be executed; python: a script or a module that this interpreter runs."""
 
     argv: list[str]
     python: bool
@@ -86,7 +86,7 @@ def _checked(script: str) -> bytes:
 
 
 def _is_archive(source: bytes) -> bool:
-    """Python also runs archives and compiled files, whatever their names are: their bytes are no text."""
+    """Python also runs archives, with modules of their own, and compiled files, whatever their names: no text."""
     return b"\0" in source
 
 

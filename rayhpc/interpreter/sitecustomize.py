@@ -2,8 +2,8 @@
 
 Python itself imports this when it starts, since PYTHONPATH begins with its directory. One byte on standard input lets
 the program go on; end of file ends it. The program finds all as it would without this, but for what is imported
-already: the environment, sys.path, nothing to read from standard input, and whatever sitecustomize Python would have
-found, imported first of all, since a site may let it change sys.path or what comes after.
+already: the environment, sys.path, nothing to read from standard input, and the sitecustomize that Python would have
+found. Nothing of the user's has run before that byte.
 """
 
 from __future__ import annotations
@@ -23,14 +23,43 @@ _PATH = "PYTHONPATH"
 
 
 def main() -> None:
-    """Be as if this had not been, import, wait for the word."""
+    """Import, wait for the word, be as if this had not been."""
+    if sys.stdlib_module_names.isdisjoint(modules_beside(sys.orig_argv[2:])):
+        import_needed()
+    wait()
     step_aside()
+    import_next()
+
+
+def modules_beside(program: list[str]) -> set[str]:
+    """Names that Python looks for in the program's own directory first; program: `-m` NAME or a file, …."""
+    directory = os.curdir if program[0] == "-m" else os.path.dirname(os.path.realpath(program[0]))  # noqa: PTH120
     try:
-        import_next()
-        if sys.stdlib_module_names.isdisjoint(modules_beside(sys.orig_argv[2:])):
-            import_needed()
-    finally:
-        wait()
+        return {name.partition(".")[0] for name in os.listdir(directory)}
+    except OSError:
+        return set()  # Python finds no module there either
+
+
+def import_needed() -> None:
+    """As far as it can be; whoever needs the rest will hear why it cannot."""
+    for name in NEEDED:
+        try:
+            __import__(name)
+        except Exception:  # of a module of this name that PYTHONPATH names
+            continue
+
+
+def wait() -> None:
+    """Return once the program may go on, with nothing to read from standard input."""
+    try:
+        word = os.read(0, 1)
+    except KeyboardInterrupt:
+        word = b""
+    if not word:
+        os._exit(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
 
 
 def step_aside() -> None:
@@ -52,37 +81,6 @@ def import_next() -> None:
             raise
     finally:
         sys.modules.setdefault(_NAME, own)  # Python looks for what it has imported
-
-
-def modules_beside(program: list[str]) -> set[str]:
-    """Names that Python looks for in the program's own directory first; program: `-m` NAME or a file, …."""
-    directory = os.curdir if program[0] == "-m" else os.path.dirname(os.path.realpath(program[0]))  # noqa: PTH120
-    try:
-        return {name.partition(".")[0] for name in os.listdir(directory)}
-    except OSError:
-        return set()  # Python finds no module there either
-
-
-def import_needed() -> None:
-    """As far as this Python was built with it."""
-    for name in NEEDED:
-        try:
-            __import__(name)
-        except ImportError:
-            continue
-
-
-def wait() -> None:
-    """Return once the program may go on, with nothing to read from standard input."""
-    try:
-        word = os.read(0, 1)
-    except KeyboardInterrupt:
-        word = b""
-    if not word:
-        os._exit(1)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
 
 
 if __name__ == _NAME:

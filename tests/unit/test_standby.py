@@ -114,30 +114,39 @@ def test_a_directory_is_looked_at_in_the_users_order(place: Place) -> None:
     assert place.run(place.order(env={**PLAIN, "PYTHONPATH": path})) == "first\n"
 
 
-def test_the_users_own_sitecustomize_comes_first_of_all(place: Place) -> None:
-    """A site may let it change what is imported, and from where."""
-    place.write(
-        "own/sitecustomize.py", "import os, sys; print('own', os.environ['PYTHONPATH'], 'asyncio' in sys.modules)\n"
-    )
+def test_the_users_own_sitecustomize_comes_when_the_driver_begins(place: Place) -> None:
+    place.write("own/sitecustomize.py", "import os; print('own', os.environ['PYTHONPATH'])\n")
     place.write("train.py", "import sitecustomize; print(sitecustomize.__file__)\n")
     own = str(place.directory / "own")
-    assert place.run(place.order(env={**PLAIN, "PYTHONPATH": own})) == f"own {own} False\n{own}/sitecustomize.py\n"
+    order = place.order(env={**PLAIN, "PYTHONPATH": own})
+    child = place.hold(order)
+    assert waits(child)
+    assert place.output.read_text() == ""
+    assert child.release(order)
+    assert not until_gone([child], 30.0)
+    assert place.output.read_text() == f"own {own}\n{own}/sitecustomize.py\n"
 
 
 def test_a_sitecustomize_that_fails_is_told_as_python_tells_it(place: Place) -> None:
-    """And the driver does not begin for that."""
     place.write("own/sitecustomize.py", "import no_such_module\n")
     place.write("train.py", "print('begun')\n")
     env = {**PLAIN, "PYTHONPATH": str(place.directory / "own")}
     order = place.order(env=env)
     plain = subprocess.run(order.argv, env=env, cwd=place.directory, capture_output=True, text=True, check=True)
     assert "no_such_module" in plain.stderr
+    assert place.run(order) == plain.stderr + plain.stdout
+
+
+def test_a_module_that_fails_is_the_drivers_to_hear_of(place: Place) -> None:
+    """PYTHONPATH may name directories that have modules with names of the standard library."""
+    place.write("own/decimal.py", "raise ValueError('not mine')\n")
+    place.write("train.py", "try: import decimal\nexcept ValueError as error: print(error)\n")
+    order = place.order(env={**PLAIN, "PYTHONPATH": str(place.directory / "own")})
     child = place.hold(order)
-    assert not until(child.poll, 1.0)
-    assert "begun" not in place.output.read_text()
+    assert waits(child)
     assert child.release(order)
     assert not until_gone([child], 30.0)
-    assert place.output.read_text() == plain.stderr + plain.stdout
+    assert place.output.read_text() == "not mine\n"
 
 
 def test_what_a_driver_adds_to_its_path_is_looked_at(place: Place) -> None:
@@ -238,7 +247,7 @@ def test_one_that_was_killed_meanwhile_is_refused(place: Place) -> None:
 
 def test_one_that_has_ended_by_itself_has_ended(place: Place) -> None:
     """Whatever let it: a driver is never begun twice."""
-    place.write("own/sitecustomize.py", "import os; os._exit(3)\n")
+    place.write("own/decimal.py", "import os; os._exit(3)\n")
     order = place.order(env={**PLAIN, "PYTHONPATH": str(place.directory / "own")})
     child = place.hold(order)
     assert until(child.poll, 30.0)
