@@ -13,33 +13,20 @@ import warnings
 from collections.abc import Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import NamedTuple
 
 from rayhpc import environment
 from rayhpc.errors import ExitCode, Fault, RayhpcError
 from rayhpc.keeping import Keeping
 from rayhpc.model import Assignment, ClusterSpec
-from rayhpc.proc import Order, until_gone
-from rayhpc.standby import Standby
+from rayhpc.proc import Child, Order
 
 # What an ending driver may leave behind gets SIGTERM and this long.
 _LINGER_SECONDS = 0.5
 _SHOWN = 200
 _LADDER = ((int(signal.SIGINT), 1.0), (int(signal.SIGTERM), 1.0))
-_GONE_SECONDS = 5.0
 
 
-class Program(NamedTuple):
-    """The driver's command as it can be executed; python: a script or a module that this interpreter runs."""
-
-    argv: list[str]
-    python: bool
-
-
-NONE = Program([], python=False)
-
-
-def resolve(command: Sequence[str]) -> Program:
+def resolve(command: Sequence[str]) -> list[str]:
     """The command as it can be executed; raises RayhpcError with 126 or 127 as a shell would.
 
     A `.py` file and `-m module` are run by this interpreter, anything else as it is.
@@ -47,12 +34,13 @@ def resolve(command: Sequence[str]) -> Program:
     first = command[0]
     if first == "-m":
         _check_module(command[1])
-        return Program([sys.executable, "-u", *command], python=True)
+        return [sys.executable, "-u", *command]
     if first.endswith(".py"):
-        return Program([sys.executable, "-u", *command], python=not _is_archive(_checked(first)))
+        _check_script(first)
+        return [sys.executable, "-u", first, *command[1:]]
     found = shutil.which(first)
     if found:
-        return Program([found, *command[1:]], python=False)
+        return [found, *command[1:]]
     if Path(first).is_dir():
         raise _directory(first)
     if Path(first).exists():
@@ -67,8 +55,7 @@ def _check_module(name: str) -> None:
         raise _not_found(f"the driver's module {name}")
 
 
-def _checked(script: str) -> bytes:
-    """The content of a script that can be run; raises RayhpcError."""
+def _check_script(script: str) -> None:
     path = Path(script)
     if path.is_dir():
         raise _directory(script)
@@ -80,18 +67,16 @@ def _checked(script: str) -> bytes:
         source = path.read_bytes()
     except OSError as error:
         raise _unusable(f"the driver {script} cannot be read: {error.strerror}", next_step=f"ls -l {script}") from error
-    if not _is_archive(source):
-        _check_syntax(script, source)
-    return source
-
-
-def _is_archive(source: bytes) -> bool:
-    """Python also runs archives, with modules of their own, and compiled files, whatever their names: no text."""
-    return b"\0" in source
+    _check_syntax(script, source)
 
 
 def _check_syntax(script: str, source: bytes) -> None:
-    """Raises RayhpcError with 126 for what this Python's compiler refuses."""
+    """Raises RayhpcError with 126 for what this Python's compiler refuses.
+
+    Python also runs archives and compiled files, whatever their names are: their bytes are no text.
+    """
+    if b"\0" in source:
+        return
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python says them when it runs the driver
@@ -125,39 +110,22 @@ def _not_found(what: str) -> RayhpcError:
     )
 
 
-def stand_by(program: Program, own: Assignment, spec: ClusterSpec) -> Standby:
-    """The driver's keeper, and a Python up to its program: both take their time to start."""
-    child = Standby(_keeping(spec))
-    if program.python:
-        child.hold(_order(program, own, spec))
-    return child
+def keeper(run_id: str) -> Child:
+    """The driver's keeper, which takes its time to start; the driver's output is ours."""
+    return Child(Keeping(f"{run_id}/driver", sys.stdout.fileno(), sys.stderr.fileno()))
 
 
-def start(child: Standby, program: Program, own: Assignment, spec: ClusterSpec) -> Standby:
-    """Let the driver begin; another child where somebody has killed the one that stands by, or the head has moved."""
-    order = _order(program, own, spec)
-    if child.release(order):
-        return child
-    child.end()
-    until_gone([child], _GONE_SECONDS)
-    fresh = Standby(_keeping(spec))
-    fresh.run(order)
-    return fresh
-
-
-def _keeping(spec: ClusterSpec) -> Keeping:
-    """The driver's output is ours."""
-    return Keeping(f"{spec.run_id}/driver", sys.stdout.fileno(), sys.stderr.fileno())
-
-
-def _order(program: Program, own: Assignment, spec: ClusterSpec) -> Order:
-    """The driver with nothing to read, and {address} in its arguments replaced."""
-    return Order(
-        argv=[word.replace("{address}", spec.address) for word in program.argv],
-        env=environment.of_driver(os.environ, own, spec),
-        ladder=_LADDER,
-        orphan_ladder=_LADDER,
-        linger=_LINGER_SECONDS,
+def start(child: Child, argv: Sequence[str], own: Assignment, spec: ClusterSpec) -> None:
+    """Run the driver under its keeper: its standard input is closed, {address} in its arguments replaced."""
+    address = spec.address
+    child.run(
+        Order(
+            argv=[word.replace("{address}", address) for word in argv],
+            env=environment.of_driver(os.environ, own, spec),
+            ladder=_LADDER,
+            orphan_ladder=_LADDER,
+            linger=_LINGER_SECONDS,
+        )
     )
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from rayhpc import net, paths, records, registry
 from rayhpc.bootstrap import driver, readiness, teardown
-from rayhpc.bootstrap.driver import Program
 from rayhpc.bootstrap.node import PORT_TAKEN, START_TRIES, Node
 from rayhpc.bootstrap.supervise import Supervisor
 from rayhpc.comm import Comm, internal
@@ -37,7 +36,6 @@ from rayhpc.proc import Child
 from rayhpc.records import EventLog
 from rayhpc.registration import Registration
 from rayhpc.signals import Signals
-from rayhpc.standby import Standby
 from rayhpc.watch import Watch
 
 # How often mail is looked for and the node table asked: while the cluster comes up, and while the driver runs.
@@ -65,10 +63,10 @@ class Leader:
 
     def __init__(
         self, comm: Comm, own: Assignment, spec: ClusterSpec, node: Node, options: Options,
-        program: Program, console: Console, signals: Signals,
+        argv: Sequence[str], console: Console, signals: Signals,
     ) -> None:  # fmt: skip
         self._comm, self._own, self._spec, self._node = comm, own, spec, node
-        self._options, self._program, self._console = options, program, console
+        self._options, self._argv, self._console = options, argv, console
         self._directory = Path(spec.run_dir)
         self._log = EventLog(self._directory)
         self._watch = Watch(comm, signals, _HASTE)
@@ -77,7 +75,7 @@ class Leader:
         self._end = time.monotonic() + self._timeout
         self._pauses = table_pauses(len(spec.nodes))
         self._tries = 1
-        self._driver: Standby | None = None
+        self._driver: Child | None = None
         self._registration: Registration | None = None
 
     def run(self, warnings: Sequence[str]) -> int:
@@ -113,7 +111,7 @@ class Leader:
         """The head, alive in its own node table."""
         self._launch_head(self._spec.port)
         spec = self._spec
-        self._driver = None if self._options.hold else driver.stand_by(self._program, self._own, spec)
+        self._driver = None if self._options.hold else driver.keeper(spec.run_id)
         table = NodeTable(spec.address, paths.node_table(spec.head.temp_dir), _TABLE_HASTE)
         self._supervisor.table = table
         outcome = self._await([HEAD_RANK], "head")
@@ -175,7 +173,7 @@ class Leader:
         supervisor.table.every = self._pauses[1]
         self._watch.every = _CALM if self._comm.size > 1 else _ALONE
         if self._options.register:
-            entry = cluster_entry(self._spec, alive, self._program.argv, self._options.tls)
+            entry = cluster_entry(self._spec, alive, self._argv, self._options.tls)
             self._registration = Registration(entry, self._own.token, self._own.certificate, self._console.line)
         for line in self._next_commands():
             self._console.plain(f"           {line}")
@@ -202,16 +200,16 @@ class Leader:
 
     def _run_driver(self) -> Outcome:
         """The driver, until something decides."""
-        self._stage("driver", f"driver: {shlex.join(self._program.argv)[:200]}")
+        self._stage("driver", f"driver: {shlex.join(self._argv)[:200]}")
         assert self._driver is not None
-        self._driver = driver.start(self._driver, self._program, self._own, self._spec)
+        driver.start(self._driver, self._argv, self._own, self._spec)
         self._supervisor.drive(self._driver)
         self._watch.add(self._driver, self._driver_ended)
         return self._supervise()
 
     def _driver_ended(self, child: Child) -> DriverEnded | RankFailed:
         if child.failed is not None:
-            return RankFailed(HEAD_RANK, driver.refusal(self._program.argv, child.failed))
+            return RankFailed(HEAD_RANK, driver.refusal(self._argv, child.failed))
         assert child.code is not None
         return DriverEnded(child.code)
 
@@ -283,7 +281,7 @@ class Leader:
             "code": outcome.code,
             "cause": outcome.cause,
             "fault": outcome.fault,
-            "command": list(self._program.argv),
+            "command": list(self._argv),
             "release_seconds": round(released, 3),
             "problems": list(problems),
         }

@@ -34,11 +34,11 @@ def bootstrap(
     launch = launcher.launched(environ)
     scheduler = schedulers.detect(environ)
     planner = plan.Planner(options, scheduler, environ)
-    programs: list[driver.Program] = []
+    argv: list[str] = []
 
     def survey() -> Allocation:
         if comm.rank == HEAD_RANK and not options.hold:
-            programs.append(driver.resolve(command))
+            argv.extend(driver.resolve(command))
         if comm.rank == HEAD_RANK and options.dashboard:
             allocation.check_dashboard()
         return allocation.survey(comm.rank, options, scheduler, launch.by if launch else "", environ)
@@ -61,8 +61,7 @@ def bootstrap(
     from rayhpc.bootstrap.lead import Leader
 
     assert planner.spec is not None and node is not None
-    program = programs[0] if programs else driver.NONE
-    return Leader(comm, own, planner.spec, node, options, program, console, signals).run(planner.warnings)
+    return Leader(comm, own, planner.spec, node, options, argv, console, signals).run(planner.warnings)
 
 
 def _fitting(begun: RayStart | None, own: Assignment) -> RayStart | None:

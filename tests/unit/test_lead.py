@@ -13,7 +13,6 @@ import pytest
 
 from rayhpc import records
 from rayhpc.bootstrap import teardown
-from rayhpc.bootstrap.driver import Program
 from rayhpc.bootstrap.lead import Leader, table_pauses
 from rayhpc.bootstrap.node import Node
 from rayhpc.bootstrap.supervise import head_silence
@@ -63,7 +62,7 @@ def leader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
         own = assignment(spec)
         head = Node(own, spec.head, Options())
         head.prepare()
-        rest = (own, spec, head, Options(**options), Program(["train.py"], python=True), Console(0.0), cast(Any, None))
+        rest = (own, spec, head, Options(**options), ["train.py"], Console(0.0), cast(Any, None))
         made.append(Leader(cast(Any, comm or FakeComm()), *rest))
         return cast(Leader, made[-1])
 
