@@ -80,9 +80,7 @@ def _within(seconds: float, server: Server, call: Callable[[], Any]) -> Any:
     def work() -> None:
         try:
             answers.put((call(), None))
-        except (
-            Exception
-        ) as error:  # Ray's client raises RuntimeError, ConnectionError, AuthenticationError and requests' own
+        except Exception as error:  # RuntimeError, ConnectionError, Ray's AuthenticationError, and those of requests
             answers.put((None, error))
 
     threading.Thread(target=work, daemon=True, name="job-client").start()

@@ -23,7 +23,6 @@ from rayhpc.errors import RayhpcError, configuration
 _ASK_SECONDS = 10.0
 _CONNECT_SECONDS = 3.0
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
-_ALIVE = ("PENDING", "RUNNING")
 # What lists of jobs show is in a job's metadata.
 USER, COMMAND = "user", "command"
 

@@ -72,6 +72,11 @@ class Yard:
         child.run(Order(**{**values, **changes}))
         return child
 
+    def keeper(self) -> Child:
+        """One that waits for its order."""
+        self.children.append(Child(Keeping("test/0", 1, 2)))
+        return self.children[-1]
+
     def shell(self, script: str, *arguments: str, **changes: Any) -> Child:
         return self.start("sh", "-c", script, "sh", *arguments, **changes)
 
@@ -544,8 +549,7 @@ def test_what_is_made_goes_with_an_owner_that_is_killed(yard: Yard) -> None:
 
 
 def test_what_is_made_stays_while_the_command_runs_and_after_it(yard: Yard) -> None:
-    child = Child(Keeping("test/0", 1, 2))
-    yard.children.append(child)
+    child = yard.keeper()
     private = yard.place / "private"
     child.make(str(private))
     child.run(Order(argv=["true"], env=yard.environment))
@@ -604,8 +608,7 @@ def test_an_end_that_comes_with_an_order_in_vain_is_heard(yard: Yard) -> None:
 
 
 def test_what_is_made_stays_answered_for_where_the_command_cannot_be_executed(yard: Yard) -> None:
-    child = Child(Keeping("test/0", 1, 2))
-    yard.children.append(child)
+    child = yard.keeper()
     private = yard.place / "private"
     child.make(str(private))
     child.run(Order(argv=["/nowhere/at/all"], env=yard.environment))
@@ -643,8 +646,7 @@ def test_a_keeper_has_the_name_that_it_is_given(yard: Yard) -> None:
 
 
 def test_without_a_command_the_end_unmakes(yard: Yard) -> None:
-    child = Child(Keeping("test/0", 1, 2))
-    yard.children.append(child)
+    child = yard.keeper()
     private = yard.place / "private"
     child.make(str(private))
     (private / "token").write_text("secret")
@@ -654,8 +656,7 @@ def test_without_a_command_the_end_unmakes(yard: Yard) -> None:
 
 
 def test_what_is_there_already_is_not_made_and_not_removed(yard: Yard) -> None:
-    child = Child(Keeping("test/0", 1, 2))
-    yard.children.append(child)
+    child = yard.keeper()
     with pytest.raises(FileExistsError) as caught:
         child.make(str(yard.place))
     assert caught.value.filename == str(yard.place)
@@ -665,8 +666,7 @@ def test_what_is_there_already_is_not_made_and_not_removed(yard: Yard) -> None:
 
 
 def test_a_keeper_that_was_killed_makes_nothing(yard: Yard) -> None:
-    child = Child(Keeping("test/0", 1, 2))
-    yard.children.append(child)
+    child = yard.keeper()
     os.kill(child.keeper_pid, KILL)
     with pytest.raises(TimeoutError):
         child.make(str(yard.place / "private"))
