@@ -13,7 +13,8 @@ from pathlib import Path
 from benchmarks import measure, places, plots, report
 from benchmarks.contenders import ALL, Contender
 from benchmarks.places import REPOSITORY, Place
-from rayhpc import cli_runs, runs
+from rayhpc.cli import runs as cli_runs
+from rayhpc.records import runs
 from tests.slurm.slurm_cluster import why_unavailable
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.places import HERE, Place
-from rayhpc import host
+from rayhpc.host import this_host
 
 CPUS = 1
 OBJECT_STORE = 200 * 2**20
@@ -76,7 +76,7 @@ def _template(_: Place, __: Path, command: list[str]) -> list[str]:
 def _by_hand(place: Place, directory: Path, command: list[str]) -> list[str]:
     if place.name == "hosts":
         return [str(HERE / "by_hand_slurm.sh"), str(directory), OPTIONS, *command]
-    address = host.interfaces()[0].address
+    address = this_host.interfaces()[0].address
     words = [str(directory), str(place.nodes), address, str(free_port()), OPTIONS]
     return [str(HERE / "by_hand_local.sh"), *words, *command]
 

@@ -20,13 +20,15 @@ from typing import Any
 
 from benchmarks.contenders import CPUS, OBJECT_STORE, free_port
 from benchmarks.places import HERE
-from rayhpc import environment, keeper, paths, records, share
-from rayhpc.bootstrap import allocation
+from rayhpc import paths
+from rayhpc.bootstrap import resources, share
 from rayhpc.bootstrap.node import Node, start_arguments
+from rayhpc.bootstrap.node_table import NodeTable
 from rayhpc.model import Assignment, ClusterSpec, NodeSpec
-from rayhpc.nodetable import NodeTable
 from rayhpc.options import Options
-from rayhpc.warmup import COMMAND
+from rayhpc.processes import environment, keeper
+from rayhpc.processes.ray_start import COMMAND
+from rayhpc.records import run_directory
 
 _SECONDS = 120.0
 _OPTIONS = Options(num_cpus=CPUS, object_store_memory=str(OBJECT_STORE))
@@ -44,7 +46,7 @@ def until(found: Callable[[], Any], what: str) -> Any:
 
 def node_of(rank: int, run_id: str) -> NodeSpec:
     """This rank's node, as rayhpc would make it."""
-    survey = allocation.survey(rank, _OPTIONS, None, "", os.environ)
+    survey = resources.survey(rank, _OPTIONS, None, "", os.environ)
     return share.divide([survey], _OPTIONS, run_id)[0]
 
 
@@ -68,7 +70,7 @@ def ray_start(
 def lead(directory: Path, ranks: int) -> None:
     """The head, the worker's arrival, the driver: the seconds of each."""
     run_id = f"floor-{secrets.token_hex(4)}"
-    spec, versions = node_of(0, run_id), allocation.versions()
+    spec, versions = node_of(0, run_id), resources.versions()
     own = Assignment(
         run_id, str(directory), spec.address, free_port(), 0, ranks, versions.ray, spec, secrets.token_hex(32)
     )
@@ -76,7 +78,7 @@ def lead(directory: Path, ranks: int) -> None:
     node = Node(own, spec, _OPTIONS)
     node.prepare()
     try:
-        records.write_json(directory / "floor.json", _seconds(directory, node, own, cluster))
+        run_directory.write_json(directory / "floor.json", _seconds(directory, node, own, cluster))
     finally:
         end_all(node)
 
@@ -96,7 +98,7 @@ def _seconds(directory: Path, node: Node, own: Assignment, cluster: ClusterSpec)
             "port": own.port,
             "ray": own.ray,
         }
-        records.write_json(directory / "meeting.json", meeting)
+        run_directory.write_json(directory / "meeting.json", meeting)
         until(lambda: alive(table) >= 2, "the worker")
         seconds["worker"] = time.time() - float((directory / "worker_started").read_text())
     table.close()

@@ -14,11 +14,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rayhpc import comm, start, warmup
+from rayhpc import start
 from rayhpc.bootstrap import lead
 from rayhpc.bootstrap.supervise import Supervisor
-from rayhpc.model import AliveNode, Milestone
-from rayhpc.records import EventLog
+from rayhpc.messages import Milestone
+from rayhpc.model import AliveNode
+from rayhpc.processes import ray_start
+from rayhpc.ranks import mpi
+from rayhpc.records.run_directory import EventLog
 
 # The child of every rank, in the place of `ray start`.
 _SLEEPS = ("sleep", "infinity")
@@ -59,7 +62,7 @@ class Counter:
 COUNTER = Counter()
 
 
-class CountingMpi(comm.Mpi):
+class CountingMpi(mpi.Mpi):
     """MPI that counts. A rank has agreed when it tells rank 0 when its imports were done."""
 
     directory = Path()
@@ -126,8 +129,8 @@ def main() -> None:
     """Run the rank."""
     CountingMpi.directory = Path(sys.argv[1])
     for module, name, stub in [
-        (warmup, "COMMAND", _SLEEPS), (lead, "NodeTable", StubTable), (lead, "Supervisor", StubbedSupervisor),
-        (lead, "EventLog", CountingLog), (comm, "Mpi", CountingMpi),
+        (ray_start, "COMMAND", _SLEEPS), (lead, "NodeTable", StubTable), (lead, "Supervisor", StubbedSupervisor),
+        (lead, "EventLog", CountingLog), (mpi, "Mpi", CountingMpi),
     ]:  # fmt: skip
         assert hasattr(module, name)
         setattr(module, name, stub)

@@ -23,12 +23,13 @@ from benchmarks.contenders import CPUS, OBJECT_STORE, free_port
 from benchmarks.floor import end_all, ray_start, until
 from benchmarks.places import HERE, REPOSITORY
 from benchmarks.report import Spread
-from rayhpc import environment, keeper, rayhaste, rayhook, share
-from rayhpc.bootstrap import allocation
+from rayhpc.bootstrap import resources, share
 from rayhpc.bootstrap.node import Node, start_arguments
+from rayhpc.inside_ray import names, patches
 from rayhpc.model import Assignment
 from rayhpc.options import Options
-from rayhpc.warmup import COMMAND
+from rayhpc.processes import environment, keeper
+from rayhpc.processes.ray_start import COMMAND
 
 _PROC = Path("/proc")
 _ALIVE = """
@@ -64,7 +65,7 @@ _OF_RAY = (sys.executable, "-c", _RAY)
 class Setting:
     """hook: who is called before Ray starts anything, nobody if empty; command: the program that is `ray`."""
 
-    hook: str = rayhook.NAME
+    hook: str = names.NAME
     command: tuple[str, ...] = COMMAND
     environ: Mapping[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
@@ -97,22 +98,22 @@ SETTINGS = {
 
 def without_dashboard(_: Any, __: bool) -> None:
     """One part of what rayhpc does, as Ray's start hook."""
-    rayhaste.leave_out_dashboard()
+    patches.leave_out_dashboard()
 
 
 def with_agents_behind(ray_params: Any, _: bool) -> None:
     """Another part of it."""
-    rayhaste.leave_agents_behind(ray_params)
+    patches.leave_agents_behind(ray_params)
 
 
 def with_log_thread(_: Any, __: bool) -> None:
     """The third part."""
-    rayhaste.monitor_logs_here()
+    patches.monitor_logs_here()
 
 
 def with_a_worker(_: Any, __: bool) -> None:
     """The fourth part."""
-    rayhaste.prepare_one_worker()
+    patches.prepare_one_worker()
 
 
 Figures = tuple[float, float, float, float, float, float]
@@ -122,8 +123,8 @@ def head(setting: Setting, directory: Path) -> Figures:
     """Seconds until alive, CPU seconds then, the driver's seconds, CPU seconds then, processes, MB."""
     options = Options(num_cpus=setting.cpus, object_store_memory=str(OBJECT_STORE), ray_arg=setting.arguments)
     run_id = f"head-{secrets.token_hex(4)}"
-    spec = share.divide([allocation.survey(0, options, None, "", os.environ)], options, run_id)[0]
-    version = allocation.versions().ray
+    spec = share.divide([resources.survey(0, options, None, "", os.environ)], options, run_id)[0]
+    version = resources.versions().ray
     own = Assignment(run_id, str(directory), spec.address, free_port(), 0, 1, version, spec, secrets.token_hex(32))
     node = Node(own, spec, options)
     node.prepare()
@@ -135,8 +136,8 @@ def head(setting: Setting, directory: Path) -> Figures:
 
 def _environment(node: Node, setting: Setting) -> dict[str, str]:
     """Hooks of this file must be found by `ray start`, which does not look into the working directory."""
-    env = {**node.environment, **setting.environ, "PYTHONPATH": str(REPOSITORY), rayhook.HOOK: setting.hook}
-    return env if setting.hook else {name: value for name, value in env.items() if name != rayhook.HOOK}
+    env = {**node.environment, **setting.environ, "PYTHONPATH": str(REPOSITORY), names.HOOK: setting.hook}
+    return env if setting.hook else {name: value for name, value in env.items() if name != names.HOOK}
 
 
 def _timed(node: Node, own: Assignment, options: Options, setting: Setting) -> Figures:

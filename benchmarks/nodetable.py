@@ -25,15 +25,17 @@ from typing import Any
 from benchmarks import processes, report
 from benchmarks.contenders import free_port
 from benchmarks.floor import end_all, node_of, start, until
-from rayhpc import keeper, paths, records
-from rayhpc.bootstrap import allocation, readiness
+from rayhpc import paths
+from rayhpc.bootstrap import readiness, resources
 from rayhpc.bootstrap.node import Node
+from rayhpc.bootstrap.node_table import NodeTable
 from rayhpc.bootstrap.plan import Planner
+from rayhpc.bootstrap.roster import Roster
+from rayhpc.inside_ray.names import RANK_LABEL
 from rayhpc.model import Assignment, Gpus, NodeSpec, Reach
-from rayhpc.nodetable import NodeTable
 from rayhpc.options import Options
-from rayhpc.rayhook import RANK_LABEL
-from rayhpc.roster import Roster
+from rayhpc.processes import keeper
+from rayhpc.records import run_directory
 
 _ASKS = 10
 # Nodes that join at the same time.
@@ -46,7 +48,7 @@ def measure(rows: int, directory: Path) -> dict[str, float]:
     """Seconds and CPU seconds with so many rows."""
     run_id = f"table-{secrets.token_hex(4)}"
     spec = node_of(0, run_id)
-    version = allocation.versions().ray
+    version = resources.versions().ray
     own = Assignment(run_id, str(directory), spec.address, free_port(), 0, 1, version, spec, secrets.token_hex(32))
     node = Node(own, spec, Options())
     node.prepare()
@@ -143,7 +145,7 @@ def planning(hosts: int, directory: Path) -> dict[str, float]:
 
     assignment_bytes: of what one rank is told.
     """
-    own = allocation.survey(0, Options(), None, "", os.environ)
+    own = resources.survey(0, Options(), None, "", os.environ)
     surveys = [replace(own, rank=rank, host=f"nid{rank:06}", host_id=str(rank)) for rank in range(hosts)]
     address = own.interfaces[0].address
     reaches = [Reach(rank, f"rank {rank}", {address: address}) for rank in range(hosts)]
@@ -153,7 +155,7 @@ def planning(hosts: int, directory: Path) -> dict[str, float]:
     told = planner.settle(reaches)
     planned = time.process_time()
     planner.close()
-    records.write_json(directory / "cluster.json", planner.spec)
+    run_directory.write_json(directory / "cluster.json", planner.spec)
     written = time.process_time()
     return {
         "plan_seconds": planned - began, "record_seconds": written - planned,

@@ -9,14 +9,14 @@ from pathlib import Path
 
 MARK = "RAYHPC_BENCH"
 _TICK = os.sysconf("SC_CLK_TCK")
-_OURS = (b"rayhpc.start", b"rayhpc/keeper.py", b"rayhpc/rayagent.py")
+_OURS = (b"rayhpc.start", b"rayhpc/processes/keeper.py", b"rayhpc/inside_ray/deferred_agent.py")
 _DAEMONS = "GCS, raylets, agents"
 # A rank has the driver's words among its own: the first that is found says what a Python runs.
 _PYTHONS = {
     b"rayhpc.start": "ranks",
-    b"rayhpc/keeper.py": "keepers",
-    b"rayhpc/raymain.py": "ray start",
-    b"rayhpc/rayagent.py": _DAEMONS,
+    b"rayhpc/processes/keeper.py": "keepers",
+    b"rayhpc/inside_ray/ray_command.py": "ray start",
+    b"rayhpc/inside_ray/deferred_agent.py": _DAEMONS,
     b"/default_worker.py": "workers",
     b"/driver.py": "driver",
 }

@@ -27,7 +27,7 @@ from benchmarks import report
 from benchmarks.measure import MeasurementError
 from benchmarks.places import HERE, REPOSITORY, OneHost
 from benchmarks.report import Spread
-from rayhpc import host
+from rayhpc.host import this_host
 
 RAYHPC, PLAIN = "rayhpc", "plain ray.init()"
 OBJECT_STORE = 500 * 2**20
@@ -51,7 +51,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def under_rayhpc(directory: Path, command: list[str]) -> list[str]:
     """A command on a cluster of one node with what a plain ray.init() finds here."""
-    shares = ["--num-cpus", str(host.cpu_count()), "--object-store-memory", str(OBJECT_STORE)]
+    shares = ["--num-cpus", str(this_host.cpu_count()), "--object-store-memory", str(OBJECT_STORE)]
     # It is ended in the middle, by a signal that the example takes for the wish to go on to a checkpoint.
     runs = ["--run-dir", str(directory / "runs"), "--no-register", "--stop-timeout", "1"]
     return [sys.executable, "-m", "rayhpc.start", *shares, *runs, "--", *command]

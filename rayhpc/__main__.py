@@ -1,5 +1,5 @@
 """`python -m rayhpc` is `rayhpc`."""
 
-from rayhpc.cli import main
+from rayhpc.cli.main import main
 
 main(prog_name="rayhpc")

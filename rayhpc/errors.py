@@ -80,9 +80,12 @@ def merged(faults: list[Fault]) -> Fault:
     if not faults:
         raise ValueError("no fault to merge")
     first = min(faults, key=lambda fault: fault.at)
-    places = list(dict.fromkeys(f.where for f in faults if f.what == first.what and f.where))
-    others = list(dict.fromkeys(f"also: {f.what} [{f.where}]" for f in faults if f.what != first.what))
-    return replace(first, where=shortened(places), evidence=(*first.evidence, *others[:5]))
+    places: dict[str, dict[str, None]] = {}
+    for fault in faults:
+        places.setdefault(fault.what, {}).update({fault.where: None} if fault.where else {})
+    where = shortened(list(places.pop(first.what)))
+    others = [f"also: {what} [{shortened(list(found))}]" for what, found in places.items()]
+    return replace(first, where=where, evidence=(*first.evidence, *others[:5]))
 
 
 def shortened(names: list[str], limit: int = 6) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any
 
 from rayhpc.errors import Fault
 
@@ -120,24 +118,6 @@ class ClusterSpec:
 
 
 @dataclass(frozen=True)
-class JobRequest:
-    """A job to be submitted to a running cluster.
-
-    entrypoint: a shell command line; resources: num_cpus, num_gpus, memory (bytes), custom (a dict);
-    mounts: (local, remote); init: shell commands before the entrypoint, of which the first that fails ends the job.
-    secrets: names in environment whose values no list and no log may show; all processes of the job have them.
-    """
-
-    entrypoint: str
-    environment: dict[str, str] = field(default_factory=dict, repr=False)
-    resources: dict[str, Any] = field(default_factory=dict)
-    working_dir: str = ""
-    mounts: tuple[tuple[str, str], ...] = ()
-    init: tuple[str, ...] = ()
-    secrets: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Certificate:
     """What --tls gives every process of a run, in PEM: one certificate, which is its own authority, and its key."""
 
@@ -220,91 +200,6 @@ class ClusterEntry:
     pid: int
 
 
-class Knock(Enum):
-    """What a TCP port said."""
-
-    OPEN = "it answers"
-    REFUSED = "it is closed"
-    SILENT = "nobody answers"
-
-
-# Events: what happened, as the supervisor of rank 0 sees it. `at` is Unix seconds.
-
-
-@dataclass(frozen=True)
-class SignalArrived:
-    """A rank got its ordinal-th signal of this number."""
-
-    rank: int
-    signum: int
-    ordinal: int
-
-
-@dataclass(frozen=True)
-class NodeEnded:
-    """The `ray start` of a rank ended; code is -n for signal n; tail is what it last wrote.
-
-    restart: 0 for the node's first start, n for what RestartNode(n) began.
-    """
-
-    rank: int
-    host: str
-    code: int
-    tail: tuple[str, ...] = ()
-    restart: int = 0
-
-
-@dataclass(frozen=True)
-class NodeDead:
-    """Ray's node table no longer has a node alive that it once had."""
-
-    rank: int
-    host: str
-
-
-@dataclass(frozen=True)
-class HeadSilent:
-    """The GCS has not answered for so many seconds; closed: its port refuses connections."""
-
-    seconds: float
-    closed: bool = False
-
-
-@dataclass(frozen=True)
-class RankSilent:
-    """A rank has not been heard of for so many seconds; closed: its connection has ended."""
-
-    rank: int
-    host: str
-    seconds: float
-    closed: bool = False
-
-
-@dataclass(frozen=True)
-class RankFailed:
-    """A rank met an error of its own."""
-
-    rank: int
-    fault: Fault
-
-
-@dataclass(frozen=True)
-class DriverEnded:
-    """The driver ended; code is -n for signal n."""
-
-    code: int
-
-
-@dataclass(frozen=True)
-class TimeUp:
-    """The end of the job is near (final is False: the grace begins) or reached."""
-
-    final: bool
-
-
-Event = SignalArrived | NodeEnded | NodeDead | HeadSilent | RankSilent | RankFailed | DriverEnded | TimeUp
-
-
 @dataclass(frozen=True)
 class Outcome:
     """How the run ended: the exit code of the job, and the fault where it was one of ours."""
@@ -317,66 +212,3 @@ class Outcome:
     def of(cls, fault: Fault) -> Outcome:
         """The outcome that a fault of ours makes."""
         return cls(int(fault.code), fault.what, fault)
-
-
-# Mail between ranks.
-
-
-@dataclass(frozen=True)
-class StartNode:
-    """Rank 0 to a worker: the head is alive at this address."""
-
-    address: str
-
-
-@dataclass(frozen=True)
-class RestartNode:
-    """Rank 0 to a worker whose node was lost: start it again, for the ordinal-th time."""
-
-    ordinal: int
-
-
-@dataclass(frozen=True)
-class Stop:
-    """Rank 0 to all: end your node; send your logs if wanted."""
-
-    logs: bool
-    logs_limit: int
-
-
-@dataclass(frozen=True)
-class Alive:
-    """I am here: between rank 0 and each other rank, both ways."""
-
-
-@dataclass(frozen=True)
-class Milestone:
-    """A rank reached a stage: for the timeline in events.jsonl. at is Unix seconds on its own clock.
-
-    warning: what the user is told of it; since: when the stage began, where no other event says it.
-    """
-
-    rank: int
-    host: str
-    stage: str
-    at: float
-    warning: str = ""
-    since: float | None = None
-
-
-@dataclass(frozen=True)
-class Stopped:
-    """A rank has given everything back. logs: (name, content) of Ray's log files."""
-
-    rank: int
-    killed: int
-    logs: tuple[tuple[str, bytes], ...] = ()
-    problems: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Leave:
-    """Rank 0 to all, last: end in order."""
-
-
-Mail = Event | StartNode | RestartNode | Stop | Alive | Milestone | Stopped | Leave

@@ -11,12 +11,11 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
-from rayhpc import keeping, limits
-from rayhpc.keeper import become_subreaper, write_no_core_files
+from rayhpc.processes import keeper_process, this_process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from rayhpc.warmup import RayStart
+    from rayhpc.processes.ray_start import RayStart
 
 _GONE_SECONDS = 5.0
 # Most ranks of --one-per-host have no node, and with TLS Ray wants to know its certificate when it is imported.
@@ -26,10 +25,10 @@ _NOT_AT_ONCE = {"--one-per-host": "RAYHPC_ONE_PER_HOST", "--tls": "RAYHPC_TLS"}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one rank; the exit code of the process, which is the job's on rank 0."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    open_closed_streams()
-    prepare_process()
+    this_process.open_closed_streams()
+    this_process.prepare()
     with _beginning() if at_once(words, os.environ) else contextlib.nullcontext() as begun:
-        from rayhpc import rank
+        from rayhpc.launch import rank
 
         return rank.run(words, begun)
 
@@ -43,39 +42,20 @@ def at_once(words: Sequence[str], environ: Mapping[str, str]) -> bool:
 def _beginning() -> Iterator[RayStart | None]:
     """A `ray start` that imports Ray while this rank does all else; at the end it is gone, and what was made for it."""
     try:
-        first = keeping.Speaking("node")
+        first = keeper_process.Speaking("node")
     except OSError:
         yield None  # the node tries again, and tells what hinders it
         return
-    from rayhpc import environment, proc, warmup  # takes as long as the keeper to be ready
+    from rayhpc.processes import children, environment, ray_start  # takes as long as the keeper to be ready
 
-    begun = warmup.RayStart(first)
+    begun = ray_start.RayStart(first)
     try:
         with contextlib.suppress(OSError):  # as above
             begun.warm_up(environment.of_import(os.environ))
         yield begun
     finally:
         begun.discard()
-        proc.until_gone([begun], _GONE_SECONDS)
-
-
-def prepare_process() -> None:
-    """What every rank does first: answer for its descendants, keep no secret in a core file, raise their limits."""
-    become_subreaper()
-    write_no_core_files()
-    limits.raise_soft()
-
-
-def open_closed_streams() -> None:
-    """Put /dev/null where standard input, output or error is closed: else the next pipe of ours would be there."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is this one
-    # Python has None for what was closed when it started.
-    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
-    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+        children.until_gone([begun], _GONE_SECONDS)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from rayhpc import commands
-from rayhpc.allocations import Allocation
-from rayhpc.schedulers import SYSTEMS
+from rayhpc.batch.allocations import Allocation
+from rayhpc.schedulers import SYSTEMS, commands
 
 
 def cancel(wanted: Sequence[Allocation], tell: Callable[[str], None]) -> None:

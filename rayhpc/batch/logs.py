@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from rayhpc.allocations import Allocation
 from rayhpc.batch import status
+from rayhpc.batch.allocations import Allocation
 from rayhpc.batch.status import Seen
 from rayhpc.errors import configuration
 from rayhpc.schedulers.facts import State

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rayhpc import allocations, commands
-from rayhpc.allocations import Allocation
+from rayhpc.batch import allocations
+from rayhpc.batch.allocations import Allocation
 from rayhpc.errors import ExitCode, Fault, RayhpcError
-from rayhpc.schedulers import SYSTEMS
+from rayhpc.schedulers import SYSTEMS, commands
 from rayhpc.schedulers.facts import JobState, State, short
 
 # Our word for a job that ended to be run again under another id.

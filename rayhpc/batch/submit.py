@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from rayhpc import allocations, commands
-from rayhpc.allocations import Allocation
-from rayhpc.batch import jobscript
+from rayhpc.batch import allocations, jobscript
+from rayhpc.batch.allocations import Allocation
 from rayhpc.errors import ExitCode, Fault, RayhpcError
 from rayhpc.options import Options
+from rayhpc.schedulers import commands
 from rayhpc.schedulers.facts import BatchSystem, Request
 
 # Options of the bootstrap that belong to one run or are said in another way.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from rayhpc.allocations import Allocation
 from rayhpc.batch import status
+from rayhpc.batch.allocations import Allocation
 from rayhpc.batch.status import Seen
 from rayhpc.errors import Fault, RayhpcError, configuration
 

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from rayhpc import environment
 from rayhpc.errors import ExitCode, Fault, RayhpcError
-from rayhpc.keeping import Keeping
 from rayhpc.model import Assignment, ClusterSpec
-from rayhpc.proc import Child, Order
+from rayhpc.processes import environment
+from rayhpc.processes.children import Child, Order
+from rayhpc.processes.keeper_process import Keeping
 
 # What an ending driver may leave behind gets SIGTERM and this long.
 _LINGER_SECONDS = 0.5

@@ -6,29 +6,18 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from rayhpc import host
-from rayhpc.beats import Beats
 from rayhpc.bootstrap import teardown
 from rayhpc.bootstrap.node import START_TRIES, Node
-from rayhpc.comm import Comm, internal
+from rayhpc.bootstrap.watch import Watch
 from rayhpc.errors import ExitCode, Fault
+from rayhpc.host import this_host
 from rayhpc.log import Console
-from rayhpc.model import (
-    HEAD_RANK,
-    Alive,
-    Assignment,
-    Leave,
-    Milestone,
-    NodeEnded,
-    RankFailed,
-    RestartNode,
-    SignalArrived,
-    StartNode,
-    Stop,
-)
-from rayhpc.proc import Child
-from rayhpc.signals import Signals
-from rayhpc.watch import Watch
+from rayhpc.messages import Alive, Leave, Milestone, NodeEnded, RankFailed, RestartNode, SignalArrived, StartNode, Stop
+from rayhpc.model import HEAD_RANK, Assignment
+from rayhpc.processes.children import Child
+from rayhpc.processes.signals import Signals
+from rayhpc.ranks.comm import Comm, internal
+from rayhpc.ranks.heartbeats import Beats
 
 _HASTE = 0.01
 _CALM = 0.1
@@ -93,7 +82,7 @@ class Follower:
 
     @property
     def _place(self) -> str:
-        return f"rank {self._comm.rank} on {host.name()}"
+        return f"rank {self._comm.rank} on {this_host.name()}"
 
     def _follow(self) -> Stop | None:
         """Work until told to stop; None if rank 0 has ended, or has not been heard of for too long."""
@@ -133,7 +122,7 @@ class Follower:
     def _start(self) -> None:
         assert self._node is not None
         self._tries += 1
-        self._comm.send(HEAD_RANK, Milestone(self._comm.rank, host.name(), "start", time.time()))
+        self._comm.send(HEAD_RANK, Milestone(self._comm.rank, this_host.name(), "start", time.time()))
         self._watch.add(self._node.start(0, self._address), self._node_ended)
 
     def _start_again(self, ordinal: int) -> None:

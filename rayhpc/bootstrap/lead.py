@@ -9,34 +9,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rayhpc import net, paths, records, registry
+from rayhpc import paths
 from rayhpc.bootstrap import driver, readiness, teardown
 from rayhpc.bootstrap.node import PORT_TAKEN, START_TRIES, Node
+from rayhpc.bootstrap.node_table import NodeTable
 from rayhpc.bootstrap.supervise import Supervisor
-from rayhpc.comm import Comm, internal
+from rayhpc.bootstrap.watch import Watch
 from rayhpc.errors import RayhpcError, counted
+from rayhpc.host import network
 from rayhpc.log import Console
-from rayhpc.model import (
-    HEAD_RANK,
-    AliveNode,
-    Assignment,
-    ClusterEntry,
-    ClusterSpec,
-    DriverEnded,
-    Milestone,
-    NodeEnded,
-    Outcome,
-    RankFailed,
-    StartNode,
-    Stopped,
-)
-from rayhpc.nodetable import NodeTable
+from rayhpc.messages import DriverEnded, Milestone, NodeEnded, RankFailed, StartNode, Stopped
+from rayhpc.model import HEAD_RANK, AliveNode, Assignment, ClusterEntry, ClusterSpec, Outcome
 from rayhpc.options import Options
-from rayhpc.proc import Child
-from rayhpc.records import EventLog
-from rayhpc.registration import Registration
-from rayhpc.signals import Signals
-from rayhpc.watch import Watch
+from rayhpc.processes.children import Child
+from rayhpc.processes.signals import Signals
+from rayhpc.ranks.comm import Comm, internal
+from rayhpc.records import registry, run_directory
+from rayhpc.records.registration import Registration
+from rayhpc.records.run_directory import EventLog
 
 # How often mail is looked for and the node table asked: while the cluster comes up, and while the driver runs.
 _HASTE = 0.01
@@ -97,7 +87,7 @@ class Leader:
     def _introduce(self, warnings: Sequence[str]) -> Outcome | None:
         """The first lines and the record of what was agreed."""
         spec = self._spec
-        records.write_json(self._directory / paths.SPEC, spec)
+        run_directory.write_json(self._directory / paths.SPEC, spec)
         self._stage("agreed", f"{counted(spec.ranks, 'rank')} on {counted(spec.hosts, 'host')}; run {spec.run_dir}")
         for warning in warnings:
             self._console.line(f"WARNING: {warning}")
@@ -133,14 +123,14 @@ class Leader:
             return self._node.ended(child)
         self._tries += 1
         self._node.clear()
-        self._move_head(net.free_port(self._spec.head.host, self._options.port))
+        self._move_head(network.free_port(self._spec.head.host, self._options.port))
         self._launch_head(self._spec.port)
         return self._node.started_again(reason)
 
     def _move_head(self, port: int) -> None:
         """The head's new port, in the record and for those who ask its node table."""
         self._spec = replace(self._spec, port=port)
-        records.write_json(self._directory / paths.SPEC, self._spec)
+        run_directory.write_json(self._directory / paths.SPEC, self._spec)
         if self._supervisor.table is not None:
             self._supervisor.table.move(self._spec.address)
 
@@ -268,7 +258,7 @@ class Leader:
         logs = {f"rank-{rank}-{self._supervisor.host(rank)}": answer.logs for rank, answer in answers.items()}
         try:
             if any(logs.values()):
-                records.archive(self._directory / paths.LOGS, logs)
+                run_directory.archive(self._directory / paths.LOGS, logs)
         except OSError as error:
             return [f"Ray's logs could not be kept in {self._directory}: {error.strerror}"]
         return []
@@ -286,7 +276,7 @@ class Leader:
             "problems": list(problems),
         }
         try:
-            records.write_json(self._directory / paths.OUTCOME, record)
+            run_directory.write_json(self._directory / paths.OUTCOME, record)
         except OSError as error:
             return [f"{self._directory / paths.OUTCOME} could not be written: {error.strerror}"]
         return [f"{self._log.lost} events could not be written"] if self._log.lost else []

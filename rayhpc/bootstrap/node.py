@@ -9,14 +9,17 @@ import shutil
 import time
 from pathlib import Path
 
-from rayhpc import environment, paths, records, registry
+from rayhpc import paths
 from rayhpc.errors import RayhpcError, configuration
-from rayhpc.keeping import Speaking
-from rayhpc.model import HEAD_RANK, Assignment, Milestone, NodeEnded, NodeSpec
+from rayhpc.inside_ray.names import RANK_LABEL
+from rayhpc.messages import Milestone, NodeEnded
+from rayhpc.model import HEAD_RANK, Assignment, NodeSpec
 from rayhpc.options import Options
-from rayhpc.proc import Child, until_gone
-from rayhpc.rayhook import RANK_LABEL
-from rayhpc.warmup import RayStart
+from rayhpc.processes import environment
+from rayhpc.processes.children import Child, until_gone
+from rayhpc.processes.keeper_process import Speaking
+from rayhpc.processes.ray_start import RayStart
+from rayhpc.records import registry, run_directory
 
 START_TRIES = 3
 # Ends of a start that say nothing about the next one, and Ray's words for them: somebody else bound the port
@@ -61,11 +64,11 @@ class Node:
         The directory goes with this process, however that ends: the keeper makes it and answers for it.
         """
         try:
-            records.make_private(self.log.parent, exist_ok=True)
+            run_directory.make_private(self.log.parent, exist_ok=True)
             os.close(os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
             self._make_directory()
             for path, secret in self._secrets().items():
-                records.write_secret(Path(path), secret)
+                run_directory.write_secret(Path(path), secret)
         except OSError as error:
             raise configuration(
                 f"{error.filename} cannot be made: {error.strerror}",
@@ -162,7 +165,7 @@ class Node:
         self.keep_first_words()
         logs = Path(paths.ray_temp_dir(self.spec.temp_dir), "session_latest", "logs")
         files = [self.log, *logs.glob("gcs_server.*"), *logs.glob("raylet.*")]
-        lines = [line for file in files for line in records.last_lines(file, 40)]
+        lines = [line for file in files for line in run_directory.last_lines(file, 40)]
         return next((why for why, text in RETRIES.items() if any(text in line for line in lines)), "")
 
     def started_again(self, reason: str) -> Milestone:
@@ -183,7 +186,7 @@ class Node:
         self.keep_first_words()
         logs = Path(paths.ray_temp_dir(self.spec.temp_dir), "session_latest", "logs")
         files = [self.log, logs / "gcs_server.err", logs / "raylet.err"]
-        lines = [line for file in files for line in records.last_lines(file, count)]
+        lines = [line for file in files for line in run_directory.last_lines(file, count)]
         return tuple([*self._words.decode(errors="replace").splitlines(), *lines][-count:])
 
 

@@ -7,11 +7,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from rayhpc import commands, net, records, schedulers, share, tls, units
-from rayhpc.comm import Comm, agree
+from rayhpc import schedulers, units
+from rayhpc.bootstrap import share
 from rayhpc.errors import configuration, counted, shortened
+from rayhpc.host import network, tls
 from rayhpc.model import Allocation, Assignment, Certificate, ClusterSpec, Probe, Reach
 from rayhpc.options import Options
+from rayhpc.ranks.comm import Comm, agree
+from rayhpc.records import run_directory
+from rayhpc.schedulers import commands
 from rayhpc.schedulers.facts import Scheduler
 
 
@@ -20,7 +24,7 @@ def agree_on_cluster(comm: Comm, place: str, survey: Callable[[], Allocation], p
     patience = 60.0 + 0.1 * comm.size
     try:
         probe = agree(comm, place, survey, planner.propose, patience)
-        return agree(comm, place, lambda: net.reach(comm.rank, place, probe), planner.settle, patience)
+        return agree(comm, place, lambda: network.reach(comm.rank, place, probe), planner.settle, patience)
     finally:
         planner.close()
 
@@ -35,7 +39,7 @@ class Planner:
         self._scheduler = scheduler
         self._environ = environ
         self._allocations: Sequence[Allocation] = ()
-        self._listener: net.Listener | None = None
+        self._listener: network.Listener | None = None
 
     def propose(self, allocations: Sequence[Allocation]) -> list[Probe]:
         """Check what was found, open the run and a listener; where each worker shall try to reach the head."""
@@ -52,7 +56,7 @@ class Planner:
         self.spec = ClusterSpec(
             run_id=run_id,
             run_dir="",
-            port=net.free_port(head.host, self._options.port),
+            port=network.free_port(head.host, self._options.port),
             dashboard_port=0,
             ranks=len(allocations),
             hosts=len({entry.host_id for entry in allocations}),
@@ -62,7 +66,7 @@ class Planner:
             deadline=self._deadline(head.host, now),
             nodes=nodes,
         )
-        self._listener = net.Listener()
+        self._listener = network.Listener()
         return [Probe(tuple(entry.address for entry in head.interfaces), self._listener.port)] * len(allocations)
 
     def settle(self, reaches: Sequence[Reach]) -> list[Assignment]:
@@ -78,8 +82,8 @@ class Planner:
         self.spec = replace(
             spec,
             nodes=tuple(nodes),
-            dashboard_port=net.free_port(head.host, taken=taken) if self._options.dashboard else 0,
-            run_dir=str(records.create(self._options.run_dir, spec.run_id)),
+            dashboard_port=network.free_port(head.host, taken=taken) if self._options.dashboard else 0,
+            run_dir=str(run_directory.create(self._options.run_dir, spec.run_id)),
         )
         return assignments(self.spec, self._allocations, secrets.token_hex(32), certificate)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence, Set
 
+from rayhpc.bootstrap.node_table import NodeTable
 from rayhpc.errors import ExitCode, Fault, counted, shortened
 from rayhpc.log import Bar, Console
 from rayhpc.model import AliveNode, ClusterSpec, NodeSpec, Outcome
-from rayhpc.nodetable import NodeTable
 from rayhpc.options import Options
 from rayhpc.paths import rank_log
-from rayhpc.records import last_lines
+from rayhpc.records.run_directory import last_lines
 
 Poll = Callable[[], Outcome | None]
 

@@ -6,17 +6,21 @@ import os
 import time
 from collections.abc import Sequence
 
-from rayhpc import comm as ranks
-from rayhpc import environment, host, launcher, schedulers
-from rayhpc.bootstrap import allocation, driver, plan
+from rayhpc import schedulers
+from rayhpc.bootstrap import driver, plan, resources
 from rayhpc.bootstrap.node import Node
-from rayhpc.comm import Comm, Unreachable
 from rayhpc.errors import RayhpcError
+from rayhpc.host import this_host
 from rayhpc.log import Console
-from rayhpc.model import HEAD_RANK, Allocation, Assignment, Milestone
+from rayhpc.messages import Milestone
+from rayhpc.model import HEAD_RANK, Allocation, Assignment
 from rayhpc.options import Options
-from rayhpc.signals import Signals
-from rayhpc.warmup import RayStart
+from rayhpc.processes import environment
+from rayhpc.processes.ray_start import RayStart
+from rayhpc.processes.signals import Signals
+from rayhpc.ranks import comm as ranks
+from rayhpc.ranks import launcher
+from rayhpc.ranks.comm import Comm, Unreachable
 
 
 def bootstrap(
@@ -28,9 +32,9 @@ def bootstrap(
     once, by rank 0, and is the exit code.
     """
     environ = os.environ
-    environ.update(host.mended_gpus(environ))
-    place = f"rank {comm.rank} on {host.name()}"
-    imported = Milestone(comm.rank, host.name(), "imported", time.time(), since=host.started_at())
+    environ.update(this_host.mended_gpus(environ))
+    place = f"rank {comm.rank} on {this_host.name()}"
+    imported = Milestone(comm.rank, this_host.name(), "imported", time.time(), since=this_host.started_at())
     launch = launcher.launched(environ)
     scheduler = schedulers.detect(environ)
     planner = plan.Planner(options, scheduler, environ)
@@ -40,8 +44,8 @@ def bootstrap(
         if comm.rank == HEAD_RANK and not options.hold:
             argv.extend(driver.resolve(command))
         if comm.rank == HEAD_RANK and options.dashboard:
-            allocation.check_dashboard()
-        return allocation.survey(comm.rank, options, scheduler, launch.by if launch else "", environ)
+            resources.check_dashboard()
+        return resources.survey(comm.rank, options, scheduler, launch.by if launch else "", environ)
 
     try:
         own = plan.agree_on_cluster(comm, place, survey, planner)

@@ -8,34 +8,32 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from rayhpc.beats import Beats
-from rayhpc.comm import Comm
-from rayhpc.decision import ENDING, Policy, decide, loss
-from rayhpc.environment import TIGHT_HEALTH_NODES
+from rayhpc.bootstrap.decision import Policy, decide, loss
+from rayhpc.bootstrap.node_table import NodeTable
+from rayhpc.bootstrap.roster import Roster
+from rayhpc.bootstrap.watch import Watch
 from rayhpc.errors import counted, signal_name
 from rayhpc.log import Console
-from rayhpc.model import (
-    HEAD_RANK,
+from rayhpc.messages import (
+    ENDING,
     Alive,
-    AliveNode,
-    ClusterSpec,
     Event,
     HeadSilent,
     Milestone,
     NodeDead,
     NodeEnded,
-    Outcome,
     RankSilent,
     RestartNode,
     SignalArrived,
     TimeUp,
 )
-from rayhpc.nodetable import NodeTable
+from rayhpc.model import HEAD_RANK, AliveNode, ClusterSpec, Outcome
 from rayhpc.options import Options
-from rayhpc.proc import Child
-from rayhpc.records import EventLog
-from rayhpc.roster import Roster
-from rayhpc.watch import Watch
+from rayhpc.processes.children import Child
+from rayhpc.processes.environment import TIGHT_HEALTH_NODES
+from rayhpc.ranks.comm import Comm
+from rayhpc.ranks.heartbeats import Beats
+from rayhpc.records.run_directory import EventLog
 
 # What the driver's ladder and the teardown need before the scheduler kills.
 _LAST_SECONDS = 6.0

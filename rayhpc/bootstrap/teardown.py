@@ -8,10 +8,13 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from rayhpc import environment, paths, proc, records
-from rayhpc.comm import Comm
-from rayhpc.model import Assignment, Leave, Stop, Stopped
-from rayhpc.proc import Child, until_gone
+from rayhpc import paths
+from rayhpc.messages import Leave, Stop, Stopped
+from rayhpc.model import Assignment
+from rayhpc.processes import children, environment
+from rayhpc.processes.children import Child, until_gone
+from rayhpc.ranks.comm import Comm
+from rayhpc.records import run_directory
 
 # Ray's logs of one run, packed into one archive, of which each node gets an equal share.
 LOGS_LIMIT = 64 * 2**20
@@ -38,7 +41,7 @@ def stop_rank(own: Assignment, rank: int, node: Child | None, order: Stop) -> St
     """End this rank's node, take its logs if wanted, remove its private directory."""
     problems = end_child(node)
     killed = node.killed if node else 0
-    killed += proc.sweep(environment.marker(own.run_id, rank), frozenset({os.getpid()}))
+    killed += children.sweep(environment.marker(own.run_id, rank), frozenset({os.getpid()}))
     logs: tuple[tuple[str, bytes], ...] = ()
     if own.node is not None:
         private = Path(own.node.temp_dir)
@@ -53,7 +56,7 @@ def stop_rank(own: Assignment, rank: int, node: Child | None, order: Stop) -> St
 def _ray_logs(private: Path, limit: int) -> tuple[tuple[str, bytes], ...]:
     found: list[tuple[str, bytes]] = []
     for session in Path(paths.ray_temp_dir(str(private))).glob("session_2*"):
-        found += records.tails(session / "logs", limit)
+        found += run_directory.tails(session / "logs", limit)
     return tuple(found)
 
 

@@ -7,12 +7,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
-from rayhpc import environment, registry
 from rayhpc.clusters import sight
+from rayhpc.clusters.liveness import Life
 from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration
-from rayhpc.keeper import write_no_core_files
-from rayhpc.liveness import Life
 from rayhpc.model import ClusterEntry
+from rayhpc.processes import environment
+from rayhpc.processes.keeper import write_no_core_files
+from rayhpc.records import registry
 
 _SHELL = "/bin/sh"
 

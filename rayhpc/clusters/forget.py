@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rayhpc import registry
 from rayhpc.clusters import sight
+from rayhpc.clusters.liveness import Life
 from rayhpc.errors import Fault, configuration
-from rayhpc.liveness import Life
 from rayhpc.model import ClusterEntry
+from rayhpc.records import registry
 
 
 def forget(entries: Sequence[ClusterEntry], force: bool) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from rayhpc import commands, net, registry
+from rayhpc.clusters.liveness import Life, Verdict, Witnesses, judge
 from rayhpc.errors import Fault, RayhpcError
-from rayhpc.liveness import Life, Verdict, Witnesses, judge
+from rayhpc.host import network
 from rayhpc.model import ClusterEntry
-from rayhpc.schedulers import SYSTEMS
+from rayhpc.records import registry
+from rayhpc.schedulers import SYSTEMS, commands
 from rayhpc.schedulers.facts import JobState
 
 _KNOCK_SECONDS = 2.0
@@ -45,7 +46,7 @@ def glance(entry: ClusterEntry) -> Sight:
 
 def _sight(entry: ClusterEntry, job: JobState | None) -> Sight:
     age = registry.heartbeat_age(entry)
-    return Sight(entry, judge(Witnesses(age, net.knock(entry.address, _KNOCK_SECONDS), job)), age)
+    return Sight(entry, judge(Witnesses(age, network.knock(entry.address, _KNOCK_SECONDS), job)), age)
 
 
 def _jobs(entries: Sequence[ClusterEntry]) -> tuple[dict[str, JobState], list[Fault]]:

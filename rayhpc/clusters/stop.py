@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rayhpc import paths, registry
+from rayhpc import paths
 from rayhpc.clusters import sight
+from rayhpc.clusters.liveness import Life
 from rayhpc.errors import RayhpcError, configuration
-from rayhpc.liveness import Life
 from rayhpc.model import ClusterEntry
+from rayhpc.records import registry
 
 _PAUSE_SECONDS = 0.5
 # A heartbeat and a port that are looked at this often say early that nobody is there to answer.

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from rayhpc.errors import configuration
+from rayhpc.jobs.request import JobRequest
 from rayhpc.jobs.script import BUNDLE, MOUNTS, archive_name, bundle_files, has_bundle
-from rayhpc.model import JobRequest
 
 # What Ray's dashboard takes in one request (DASHBOARD_CLIENT_MAX_SIZE); it answers 413 to more.
 LIMIT = 100 * 2**20

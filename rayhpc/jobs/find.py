@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from rayhpc import rayjobs
 from rayhpc.errors import Fault, RayhpcError, configuration, shortened
-from rayhpc.rayjobs import Job, Server
+from rayhpc.jobs import ray_api
+from rayhpc.jobs.ray_api import Job, Server
 
 _SIDE_BY_SIDE = 16
 T = TypeVar("T")
@@ -38,7 +38,7 @@ def each(servers: Sequence[Server], question: Callable[[Server], T]) -> list[tup
 
 def everywhere(servers: Sequence[Server]) -> tuple[list[Found], list[Fault]]:
     """All jobs, the oldest first, and why some clusters do not tell theirs."""
-    answers = each(servers, rayjobs.every)
+    answers = each(servers, ray_api.every)
     found = [Found(server, job) for server, (jobs, _) in zip(servers, answers, strict=True) for job in jobs or ()]
     faults = [fault for _, fault in answers if fault is not None]
     return sorted(found, key=lambda entry: (entry.job.started_at, entry.job.id)), faults

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from rayhpc import rayjobs
-from rayhpc.jobclient import Tail
+from rayhpc.jobs import ray_api
 from rayhpc.jobs.find import Found
+from rayhpc.jobs.ray_api import Job
+from rayhpc.jobs.ray_client import Tail
 from rayhpc.jobs.wait import now
-from rayhpc.rayjobs import Job
 
 _LOOK_SECONDS = 0.5
 _ASK_SECONDS = 3.0
@@ -44,7 +44,7 @@ def _finish(entry: Found, tail: Tail, skip: _Skip) -> None:
     while not tail.over and time.monotonic() < end:
         skip.write(tail.read(_LOOK_SECONDS))
     skip.again()
-    skip.write(rayjobs.logs(entry.server, entry.job.id))
+    skip.write(ray_api.logs(entry.server, entry.job.id))
 
 
 class _Skip:

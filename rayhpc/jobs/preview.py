@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 
 from rayhpc.jobs import bundle
+from rayhpc.jobs.job_file.variables import MASK, masked
+from rayhpc.jobs.request import JobRequest
 from rayhpc.jobs.script import script
-from rayhpc.model import JobRequest
-from rayhpc.variables import MASK, masked
 
 
 def preview(request: JobRequest) -> str:

@@ -13,7 +13,7 @@ import shlex
 from pathlib import PurePosixPath
 from typing import Any
 
-from rayhpc.model import JobRequest
+from rayhpc.jobs.request import JobRequest
 
 BUNDLE = "rayhpc_job"
 MOUNTS = "mounts.sh"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from rayhpc import rayjobs
 from rayhpc.errors import RayhpcError, configuration
+from rayhpc.jobs import ray_api
 from rayhpc.jobs.find import Found
+from rayhpc.jobs.ray_api import Job
 from rayhpc.jobs.wait import now
-from rayhpc.rayjobs import Job
 
 _LOOK_SECONDS = 0.3
 # Ray kills a job that ignores SIGTERM after 3 s. One that waits for resources is told, but ends only when it gets them.
@@ -28,7 +28,7 @@ def stop(wanted: Sequence[Found], user: str, force: bool, tell: Callable[[str], 
             )
     for entry in wanted:
         if not entry.job.ended:
-            rayjobs.stop(entry.server, entry.job.id)
+            ray_api.stop(entry.server, entry.job.id)
     asked = time.monotonic()
     for entry in wanted:
         tell(f"job {entry.job.id} {_stopped(entry, asked)}")

@@ -6,13 +6,12 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rayhpc import jobclient, rayjobs
 from rayhpc.errors import ExitCode, Fault, RayhpcError, counted
-from rayhpc.jobclient import Submission
-from rayhpc.jobs import bundle, find
+from rayhpc.jobs import bundle, find, ray_api, ray_client
+from rayhpc.jobs.ray_api import Server
+from rayhpc.jobs.ray_client import Submission
+from rayhpc.jobs.request import JobRequest
 from rayhpc.jobs.script import runtime_env, script
-from rayhpc.model import JobRequest
-from rayhpc.rayjobs import Server
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ def check(pairs: Sequence[Pair]) -> None:
     """Raises RayhpcError, before anything is submitted, if one of the clusters or one of the files is not there."""
     for pair in pairs:
         bundle.check(pair.request)
-    for _, fault in find.each([pair.server for pair in pairs], rayjobs.probe):
+    for _, fault in find.each([pair.server for pair in pairs], ray_api.probe):
         if fault is not None:
             raise RayhpcError(fault)
 
@@ -55,5 +54,5 @@ def submit(pair: Pair, user: str) -> str:
     with bundle.packed(request) as package:
         environment = runtime_env(request, package)
         submission = Submission(job_id, script(request), environment, request.resources, user, request.entrypoint)
-        jobclient.submit(pair.server, submission)
+        ray_client.submit(pair.server, submission)
     return job_id

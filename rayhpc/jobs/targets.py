@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rayhpc import addressfile, registry
-from rayhpc.addressfile import Address
 from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration, shortened
+from rayhpc.jobs import address_file as addressfile
+from rayhpc.jobs.address_file import Address
+from rayhpc.jobs.ray_api import Server
 from rayhpc.model import ClusterEntry
-from rayhpc.rayjobs import Server
+from rayhpc.records import registry
 
 _START = "start one that has it: mpirun -np 4 python -m rayhpc.start --hold --dashboard"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from rayhpc import rayjobs
+from rayhpc.jobs import ray_api
 from rayhpc.jobs.find import Found
-from rayhpc.rayjobs import Job
+from rayhpc.jobs.ray_api import Job
 
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 5.0
@@ -36,8 +36,8 @@ def now(entry: Found) -> Job:
     end = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
-            return rayjobs.one(entry.server, entry.job.id)
-        except rayjobs.Late:
+            return ray_api.one(entry.server, entry.job.id)
+        except ray_api.Late:
             if time.monotonic() > end:
                 raise
         time.sleep(_FIRST_PAUSE)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from rayhpc import timeline
-from rayhpc.timeline import AGREEMENT, DRIVER, GIVE_BACK, IMPORTS, RAY_START, WAITS_FOR_HEAD, WAITS_FOR_NODES
+from rayhpc.records import timeline
+from rayhpc.records.timeline import AGREEMENT, DRIVER, GIVE_BACK, IMPORTS, RAY_START, WAITS_FOR_HEAD, WAITS_FOR_NODES
 from tests.launch import Job, Jobs, keeper_name, ours, until
 
 pytestmark = pytest.mark.cluster
@@ -255,7 +255,7 @@ def test_a_port_that_was_taken_meanwhile(jobs: Jobs, tmp_path: Path) -> None:
     program = tmp_path / "race.py"
     program.write_text(
         "import socket, sys\n"
-        "from rayhpc import net\n"
+        "from rayhpc.host import network as net\n"
         "thief = socket.create_server(('', 0)); stolen = thief.getsockname()[1]\n"
         "honest = net.free_port; picked = []\n"
         "def racing(host, wanted=0, taken=frozenset()):\n"
@@ -294,7 +294,7 @@ def test_an_agent_that_hangs(jobs: Jobs, tmp_path: Path) -> None:
     """As it may on a slow file system, for minutes: a driver that does not need it is not kept."""
     (tmp_path / "sitecustomize.py").write_text(
         "import pathlib, signal, sys\n"
-        "if any(word.endswith('rayagent.py') for word in sys.orig_argv):\n"
+        "if any(word.endswith('deferred_agent.py') for word in sys.orig_argv):\n"
         f"    pathlib.Path({str(tmp_path / 'hung')!r}).touch()\n"
         "    signal.pause()\n"
     )
@@ -309,8 +309,8 @@ def test_a_host_too_slow_for_ray(jobs: Jobs, tmp_path: Path) -> None:
     hung = tmp_path / "hung"
     (tmp_path / "sitecustomize.py").write_text(
         "import pathlib, signal, sys\n"
-        "import rayhpc.rayhaste\n"
-        "rayhpc.rayhaste.known = lambda: False\n"
+        "import rayhpc.inside_ray.patches\n"
+        "rayhpc.inside_ray.patches.known = lambda: False\n"
         f"hung = pathlib.Path({str(hung)!r})\n"
         "if 'dashboard/agent.py' in ' '.join(sys.orig_argv) and not hung.exists():\n"
         "    hung.touch()\n"

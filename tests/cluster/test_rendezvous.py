@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rayhpc.net import free_port
+from rayhpc.host.network import free_port
 from tests.launch import Job, Jobs, until
 
 pytestmark = pytest.mark.cluster

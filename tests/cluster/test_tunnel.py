@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from rayhpc import registry
 from rayhpc.clusters.tunnel import DASHBOARD
+from rayhpc.records import registry
 from tests.launch import registry_in, skip, until
 from tests.unit.making import entry
 

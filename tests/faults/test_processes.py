@@ -133,7 +133,7 @@ def dashboards_stand_in(victims: Victims) -> int:
 
 def runtime_env_agent(victims: Victims) -> int:
     """One that nobody has called yet."""
-    return victims.running(1, "rayagent.py")
+    return victims.running(1, "deferred_agent.py")
 
 
 def worker_keeper(victims: Victims) -> int:
@@ -389,7 +389,7 @@ def test_the_launcher_is_killed(jobs_of: Jobs) -> None:
 def test_the_launcher_is_killed_before_the_ranks_have_met(jobs_of: Jobs) -> None:
     """What each of them has begun already goes with it."""
     job = jobs_of.start("/bin/true", ranks=2)
-    begun = lambda: [pid for pid, command in launched_in(job.directory) if "raymain.py" in command]  # noqa: E731
+    begun = lambda: [pid for pid, command in launched_in(job.directory) if "ray_command.py" in command]  # noqa: E731
     assert until(lambda: len(begun()) == 2, 30), job.output()
     keepers = [parent_of(pid) for pid in begun()]
     job.process.kill()

@@ -25,7 +25,7 @@ from typing import Any
 
 import pytest
 
-from rayhpc.keeper import descendants
+from rayhpc.processes.keeper import descendants
 from tests.faults.cells import STRANGERS, Cell, met
 from tests.launch import Job, Jobs, Mpi, installed, nothing_left, ours, registry_in, skip
 from tests.slurm.slurm_cluster import SlurmCluster, poll, virtual_cluster, why_unavailable
@@ -282,7 +282,7 @@ def program(pid: int) -> str:
     words = argv_of(pid)
     if any(word.endswith("dashboard/dashboard.py") for word in words):
         return "dashboard"
-    if any(word.endswith("rayagent.py") for word in words):
+    if any(word.endswith("deferred_agent.py") for word in words):
         return "agent"
     if words[0].startswith("ray::"):
         return "agent" if "Agent" in words[0] else "worker"

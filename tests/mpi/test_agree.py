@@ -12,9 +12,10 @@ pytestmark = pytest.mark.mpi
 
 PROGRAM = r"""
 import os, sys, time
-from rayhpc import comm as ranks
+from rayhpc.ranks import comm as ranks
+from rayhpc.ranks import mpi
 from rayhpc.errors import RayhpcError, configuration
-comm = ranks.connect(os.environ)
+comm = mpi.connect(os.environ)
 def local():
     if sys.argv[1] == "one" and comm.rank == comm.size - 1:
         raise configuration("no luck", next_step="try again")
@@ -55,8 +56,9 @@ def test_agree(jobs_of: Jobs, tmp_path: Path, ranks: int, how: str, code: int) -
 
 ABORT = r"""
 import os
-from rayhpc import comm as ranks
-comm = ranks.connect(os.environ)
+from rayhpc.ranks import comm as ranks
+from rayhpc.ranks import mpi
+comm = mpi.connect(os.environ)
 if comm.rank == 0:
     print("last words", flush=True)
     comm.abort(71)

@@ -182,7 +182,7 @@ def test_a_job_submitted_from_a_job_is_its_own(alloc: Alloc, mpich_python: Path,
 def test_the_end_of_a_job_as_the_job_sees_it(alloc: Alloc, mpich_python: Path) -> None:
     """Slurm 22.05 does not tell it in the environment."""
     program = (
-        "import os, time; from rayhpc import commands, schedulers\n"
+        "import os, time; from rayhpc import schedulers; from rayhpc.schedulers import commands\n"
         "print(commands.deadline(schedulers.SLURM, os.environ, time.time())[0] - time.time())"
     )
     job = submit(alloc, driver=[str(mpich_python), "-c", program])

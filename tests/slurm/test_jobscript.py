@@ -121,7 +121,7 @@ def test_no_environment(slurm_cluster: SlurmCluster, tmp_path: Path) -> None:
     assert "next: " in ended.output
 
 
-# Memory as a long start leaves it: MPICH publishes what lies behind its address (see rayhpc.comm.network).
+# Memory as a long start leaves it: MPICH publishes what lies behind its address (see rayhpc.ranks.mpi.network).
 UNTIDY = """
 import ctypes, os
 libc = ctypes.CDLL(None)

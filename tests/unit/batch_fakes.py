@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from rayhpc.cli import main
+from rayhpc.cli.main import main
 
 # For as long as a test needs no more of it than the two lines.
 SCRIPT = """#!/bin/bash

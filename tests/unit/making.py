@@ -7,16 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from rayhpc.errors import ExitCode, RayhpcError
-from rayhpc.model import (
-    Allocation,
-    Assignment,
-    ClusterEntry,
-    ClusterSpec,
-    Gpus,
-    Interface,
-    NodeSpec,
-    Versions,
-)
+from rayhpc.model import Allocation, Assignment, ClusterEntry, ClusterSpec, Gpus, Interface, NodeSpec, Versions
 
 GIB = 2**30
 

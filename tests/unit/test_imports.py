@@ -1,4 +1,4 @@
-"""Imports go down. A new module gets a place in FLOORS, a new dependency its owner in OWNERS."""
+"""Imports go down. A new package gets a place in LAYERS, a new dependency its owner in OWNERS."""
 
 from __future__ import annotations
 
@@ -7,65 +7,53 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 import rayhpc
 
-# The lowest first. A module imports what stands on a line below its own, never its own line: modules that may import
-# each other's neighbours stand on lines of their own. A full name counts before a pattern.
-FLOORS = {
-    "words": "rayhpc errors paths units options bootstrap batch clusters jobs",
-    "words, the data": "model",
-    "pure, schedulers' facts": "schedulers.facts",
-    "pure, schedulers": "schedulers.*",
-    "pure, on its own": "rayhook variables",
-    "pure": "roster decision liveness timeline schedulers share rayargs environment addressfile findings",
-    "on the cluster": "probes probes.*",
-    "what a hand needs": "launcher limits",
-    "how Ray starts": "rayhaste rayagent raymain rayapi",
-    "hands": "keeper comm net beats host records nodetable rayjobs signals log commands tls star runs plots sheet",
-    "hands on the keeper": "keeping",
-    "hands on hands": "raystart proc jobclient allocations registry meeting jobfile",
-    "hands, all together": "watch warmup registration rendezvous",
-    "stages": "bootstrap.*",
-    "stories": "bootstrap.lead bootstrap.follow batch.jobscript batch.status batch.cancel clusters.sight",
-    "stories of jobs": "jobs.script jobs.targets jobs.find",
-    "stories of jobs that were found": "jobs.wait jobs.bundle",
-    "whole stories": "bootstrap.story batch.* clusters.* jobs.*",
-    "command line": "commandline cli_base",
-    "one rank": "rank",
-    "entry points": "start cli_*",
-    "an entry point on another": "terminals",
-    "the command line of that one": "cli_node",
-    "the entry point that has the others": "cli",
-    "python -m rayhpc": "__main__",
-}
+# The lowest first. A module imports from the layers below its own, and from its own package.
+LAYERS = (
+    "rayhpc errors units paths options log model messages",
+    "inside_ray",
+    "processes host",
+    "schedulers",
+    "records",
+    "ranks batch jobs",
+    "bootstrap clusters",
+    "launch",
+    "start",
+    "cli",
+    "__main__",
+)
+# The stages of a run, none of which knows another: lead and follow put them into an order.
+STAGES = "resources plan node readiness driver supervise teardown"
 # Each outside dependency and who may import it.
 OWNERS = {
-    "mpi4py": "comm",
-    "ray": "rayhaste raymain rayapi jobclient probes.*",
-    "psutil": "host",
-    "yaml": "sheet jobfile",
-    "torch": "probes.*",
-    "click": "commandline rank cli cli_*",
-    "rich": "log cli cli_*",
-    "matplotlib": "plots",
+    "mpi4py": "ranks.mpi",
+    "ray": "inside_ray.* jobs.ray_client clusters.probe.node_probe",
+    "psutil": "host.this_host",
+    "yaml": "jobs.job_file.*",
+    "torch": "clusters.probe.node_probe",
+    "click": "launch.command_line launch.rank cli.*",
+    "rich": "log cli.*",
+    "matplotlib": "records.plots",
 }
 # Never imported with the module: the login node works without them.
 LAZY = ("mpi4py", "ray", "torch", "matplotlib")
-# Who may import less than the floors allow: the keeper runs without our package; the login side shares data only.
+# Who may import less than the layers allow. Programs that run by their path import nothing of ours; the login side
+# shares data types and files with the compute side, nothing else.
 FENCES = {
-    "keeper": "",
-    "rayagent": "",
-    "raymain": "",
-    "probes.*": "rayhpc",
-    "batch.*": "rayhpc errors paths units options model schedulers schedulers.* "
-    "records allocations commands log batch.*",
-    "jobs.*": "rayhpc errors model variables probes.node_probe addressfile registry rayjobs jobclient jobs.*",
-    "clusters.*": "rayhpc errors paths units model schedulers schedulers.* "
-    "registry liveness environment keeper net commands clusters.*",
+    "processes.keeper": "",
+    "inside_ray.deferred_agent": "",
+    "inside_ray.ray_command": "",
+    "clusters.probe.node_probe": "",
+    "batch.*": "rayhpc errors paths units options model log schedulers* records* batch*",
+    "jobs.*": "rayhpc errors units model records.registry jobs*",
+    "clusters.*": "rayhpc errors paths units model schedulers* records.registry host.network "
+    "processes.environment processes.keeper jobs* clusters*",
 }
 
 ROOT = Path(rayhpc.__file__).parent
@@ -80,9 +68,10 @@ def among(name: str, patterns: str) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns.split())
 
 
-def floor(module: str) -> int | None:
-    exact = [place for place, names in enumerate(FLOORS.values()) if module in names.split()]
-    return next(iter(exact + [place for place, names in enumerate(FLOORS.values()) if among(module, names)]), None)
+def layer(module: str) -> int | None:
+    """The place of a module's package in LAYERS; None for one that has no place."""
+    top = module.partition(".")[0]
+    return next((place for place, names in enumerate(LAYERS) if top in names.split()), None)
 
 
 def imported(tree: ast.AST, top: bool = False) -> Iterator[str]:
@@ -108,8 +97,9 @@ def ours(full: str) -> str | None:
 
 
 def goes_down(importer: str, wanted: str) -> bool:
-    own, below = floor(importer), floor(wanted)
-    return own is not None and below is not None and below < own
+    own, below = layer(importer), layer(wanted)
+    same = importer.partition(".")[0] == wanted.partition(".")[0]
+    return own is not None and below is not None and (below < own or same or own == below == 0)
 
 
 def wanted_of(module: str) -> list[str]:
@@ -122,11 +112,33 @@ def outside_of(module: str, top: bool = False) -> list[str]:
 
 
 def test_every_module_has_a_place() -> None:
-    assert [module for module in TREES if floor(module) is None] == []
+    assert [module for module in TREES if layer(module) is None] == []
 
 
 def test_imports_go_down() -> None:
     assert [f"{m} -> {name}" for m in TREES for name in wanted_of(m) if not goes_down(m, name)] == []
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    # A package stands for its __init__ alone: everything in it would import it.
+    graph = {m: {name for name in wanted_of(m) if name != m.rpartition(".")[0]} for m in TREES}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_stages_do_not_know_each_other() -> None:
+    stages = {f"bootstrap.{name}" for name in STAGES.split()}
+    above = {"bootstrap.story", "bootstrap.lead", "bootstrap.follow"}
+    assert stages <= set(TREES)
+    assert [f"{m} -> {name}" for m in sorted(stages) for name in wanted_of(m) if name in stages | above] == []
+
+
+def test_the_table_of_layers_is_read_at_a_glance() -> None:
+    assert len(LAYERS) <= 12
+    # What lies beside the rooms: at most eleven files.
+    assert len([path for path in ROOT.iterdir() if path.is_file()]) <= 11
 
 
 def test_outside_things_have_one_owner() -> None:
@@ -145,7 +157,12 @@ def test_fences() -> None:
 
 @pytest.mark.parametrize(
     ("module", "users"),
-    [("raymain", {"warmup"}), ("rayapi", {"raystart"}), ("rayhaste", {"raystart"}), ("raystart", set())],
+    [
+        ("inside_ray.ray_command", {"processes.ray_start"}),
+        ("inside_ray.node_table_server", {"inside_ray.start_hook"}),
+        ("inside_ray.patches", {"inside_ray.start_hook"}),
+        ("inside_ray.start_hook", set()),
+    ],
 )
 def test_what_runs_inside_ray_start(module: str, users: set[str]) -> None:
     assert {name for name in TREES if module in wanted_of(name)} == users
@@ -154,15 +171,13 @@ def test_what_runs_inside_ray_start(module: str, users: set[str]) -> None:
 @pytest.mark.parametrize(
     ("importer", "wanted"),
     [
-        ("errors", "model"),  # words import no data
-        ("proc", "bootstrap.node"),  # hands import no stage
-        ("bootstrap.plan", "bootstrap.node"),  # stages import no stage
-        ("bootstrap.teardown", "bootstrap.lead"),
-        ("bootstrap.lead", "bootstrap.follow"),
+        ("errors", "bootstrap.plan"),
+        ("processes.children", "bootstrap.node"),
+        ("processes.children", "host.network"),  # packages of one layer do not know each other
         ("batch.submit", "bootstrap.story"),
         ("bootstrap.story", "start"),
-        ("commandline", "cli"),
-        ("records", "nodetable"),  # hands stand side by side
+        ("launch.command_line", "cli.main"),
+        ("records.run_directory", "bootstrap.node_table"),
         ("nowhere", "model"),
     ],
 )
@@ -173,7 +188,7 @@ def test_the_table_forbids(importer: str, wanted: str) -> None:
 def test_a_rank_begins_ray_start_before_it_has_imported_the_rest() -> None:
     script = (
         "import sys, rayhpc.start\n"
-        "rest = {'click', 'psutil', 'mpi4py', 'rayhpc.model', 'rayhpc.comm', 'rayhpc.bootstrap'}\n"
+        "rest = {'click', 'psutil', 'mpi4py', 'rayhpc.model', 'rayhpc.ranks.comm', 'rayhpc.bootstrap'}\n"
         "sys.exit(' '.join(rest & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
@@ -182,7 +197,7 @@ def test_a_rank_begins_ray_start_before_it_has_imported_the_rest() -> None:
 
 def test_the_login_side_loads_neither_ray_nor_mpi() -> None:
     script = (
-        "import sys, rayhpc.cli, rayhpc.commandline, rayhpc.bootstrap.story\n"
+        "import sys, rayhpc.cli.main, rayhpc.launch.command_line, rayhpc.bootstrap.story\n"
         "sys.exit(' '.join({'ray', 'mpi4py'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

@@ -18,10 +18,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rayhpc import allocations, host, launcher, schedulers, units
-from rayhpc.commandline import parse
+from rayhpc import schedulers, units
+from rayhpc.batch import allocations
 from rayhpc.errors import ExitCode, RayhpcError
+from rayhpc.host import this_host
+from rayhpc.launch.command_line import parse
 from rayhpc.options import Options
+from rayhpc.ranks import launcher
 from rayhpc.schedulers import SYSTEMS, cobalt, lsf, pbs, slurm
 from rayhpc.schedulers.facts import State, clock
 
@@ -74,7 +77,7 @@ def test_any_value_of_any_option_is_used_or_refused(option: str, value: str) -> 
         assert chosen == field.default or not isinstance(chosen, int | float) or chosen >= 0
     assert not options.walltime or units.seconds(options.walltime) >= 0
     if options.interface:
-        host.interfaces(options.interface)
+        this_host.interfaces(options.interface)
 
 
 @given(st.sampled_from(sorted(OPTIONS)), values)
@@ -106,7 +109,7 @@ def test_a_walltime_that_is_written_is_read_back(seconds: int) -> None:
 @given(st.lists(st.from_regex(r"[0-9]{1,2}|GPU-[0-9a-f]{8}|MIG-GPU-[0-9a-f]{4}/[0-9]/0|[0-9]\.[0-9]", fullmatch=True)))
 @pytest.mark.parametrize("variable", ["CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"])
 def test_a_list_of_gpus_is_read_back(variable: str, ids: list[str]) -> None:
-    found = host.gpus({variable: " , ".join(ids)})
+    found = this_host.gpus({variable: " , ".join(ids)})
     assert (found.variable, found.ids) == (variable, tuple(ids))
 
 
@@ -118,12 +121,12 @@ GRANTS = ("SLURM_GPUS_PER_TASK", "SLURM_LOCALID")
 @example({"HIP_VISIBLE_DEVICES": "²", "ROCR_VISIBLE_DEVICES": "0,1,2"})
 @example({"HIP_VISIBLE_DEVICES": "9" * 5000, "ROCR_VISIBLE_DEVICES": "0"})
 def test_any_list_of_gpus_is_a_list_of_gpus(environ: dict[str, str]) -> None:
-    found = host.gpus(environ)
+    found = this_host.gpus(environ)
     assert all(name and name == name.strip() and "," not in name for name in found.ids)
     assert len(found.devices) in (0, len(found.ids))
-    added = host.mended_gpus(environ)
+    added = this_host.mended_gpus(environ)
     assert set(added) <= {"HIP_VISIBLE_DEVICES"}
-    assert host.mended_gpus({**environ, **added}) == {}
+    assert this_host.mended_gpus({**environ, **added}) == {}
 
 
 # What launchers and schedulers put into the environment.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rayhpc import start
-from rayhpc.commandline import parse
+from rayhpc.launch.command_line import parse
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,84 @@
+"""Ray's table of nodes, for rank 0, which has no Ray of its own: the head's `ray start` answers (node_table_server.py)."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from contextlib import closing
+from typing import Any
+
+from rayhpc.model import AliveNode
+
+# More than Ray's client takes to give up.
+_ANSWER_SECONDS = 5.0
+
+
+class NodeTable:
+    """The head's table of nodes, asked again and again by a thread of its own: no wait for an answer keeps the
+    supervisor from its signals.
+
+    address: of the GCS; path: where the head's `ray start` answers. nodes: the living nodes at the last answer, None
+    before the first; silence: seconds since that answer; closed: the port that has answered refuses connections, since
+    its GCS has ended.
+    """
+
+    def __init__(self, address: str, path: str, every: float) -> None:
+        self.nodes: tuple[AliveNode, ...] | None = None
+        self.closed = False
+        self.last_error = ""
+        self.every = every
+        self._address, self._path = address, path
+        self._heard = time.monotonic()
+        self._done = threading.Event()
+        threading.Thread(target=self._run, name="node-table", daemon=True).start()
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the last answer, or since the beginning."""
+        return time.monotonic() - self._heard
+
+    def move(self, address: str) -> None:
+        """Ask another head from now on, perhaps at the same address; what the old one said is forgotten."""
+        self._address, self.nodes = address, None
+        self._heard = time.monotonic()
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._done.set()
+
+    def _run(self) -> None:
+        """Ask, of one `ray start` after the other: it may not be there yet, or be started again."""
+        while not self._done.is_set():
+            try:
+                with closing(socket.socket(socket.AF_UNIX)) as link:
+                    link.settimeout(_ANSWER_SECONDS)
+                    link.connect(self._path)
+                    self._ask(link)
+            except OSError as error:
+                self.last_error = f"`ray start` does not answer at {self._path}: {error.strerror or error}"
+            self._done.wait(self.every)
+
+    def _ask(self, link: socket.socket) -> None:
+        """Until the other side has gone."""
+        with link.makefile("rb") as answers:
+            while not self._done.is_set():
+                asked = self._address
+                link.sendall(f"{asked}\n".encode())
+                line = answers.readline()
+                if not line.endswith(b"\n"):
+                    return
+                if asked == self._address:
+                    self._take(json.loads(line))
+                self._done.wait(self.every)
+
+    def _take(self, answer: dict[str, Any]) -> None:
+        self.closed = self.nodes is not None and answer.get("closed", False)
+        self.last_error = answer.get("error", self.last_error)
+        if "rows" in answer:
+            self.nodes, self._heard = tuple(_node(*row) for row in answer["rows"]), time.monotonic()
+
+
+def _node(rank: str, address: str, cpus: float, gpus: float, identity: str) -> AliveNode:
+    return AliveNode(int(rank) if rank.isdigit() else None, address, float(cpus), float(gpus), identity)

@@ -1,0 +1,197 @@
+"""Stage 1: what this rank may use of its host."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import stat
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import rayhpc
+from rayhpc import paths, units
+from rayhpc.errors import configuration
+from rayhpc.host import this_host
+from rayhpc.model import Allocation, Gpus, Interface, Versions
+from rayhpc.options import Options
+from rayhpc.processes import this_process
+from rayhpc.schedulers.facts import Scheduler
+
+# What ray.dashboard.optional_deps imports, of the packages that only ray[default] brings.
+_DASHBOARD_PACKAGES = ("aiohttp_cors", "grpc", "opencensus", "prometheus_client")
+# Whom a container without root's rights shows as the owner of what belongs to root outside.
+_UNMAPPED = 65534
+# Ray's session of an idle node takes 0.3 MB; its logs grow, and beyond 95 % of the file system nothing is spilled.
+_LEAST_SPACE = 50 * 2**20
+# The largest object store that Ray puts on a disk where /dev/shm is too small.
+_SLOW_STORE = 10**10
+_SHORT = paths.temp_base_limit(dashboard=False)
+
+
+def survey(
+    rank: int, options: Options, scheduler: Scheduler | None, launcher: str, environ: Mapping[str, str]
+) -> Allocation:
+    """This rank's allocation; raises RayhpcError where nothing that the run needs can be found on this host."""
+    temp_base, notices = _temp_base(options.temp_dir, environ, paths.temp_base_limit(options.dashboard))
+    shm = this_host.free_space("/dev/shm")
+    _check_store(options, shm, environ)
+    memory = this_host.memory()
+    granted = scheduler.memory(environ) if scheduler else None
+    return Allocation(
+        rank=rank,
+        host=this_host.name(),
+        host_id=this_host.identity(),
+        interfaces=_interfaces(options.interface),
+        cpus=this_host.affinity(),
+        cpu_limit=this_host.cpu_limit(),
+        scheduler_cpus=_scheduler_cpus(scheduler, launcher, environ),
+        memory=min(memory, granted or memory),
+        shm=shm,
+        gpus=_gpus(environ),
+        temp_base=temp_base,
+        versions=versions(),
+        launcher=launcher,
+        warnings=(*notices, *this_process.small_limits()),
+    )
+
+
+def check_dashboard() -> None:
+    """Raises RayhpcError where packages of the dashboard are missing: the head would start and then die of it."""
+    missing = [name for name in _DASHBOARD_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise configuration(
+            "--dashboard needs packages that are not installed",
+            f"missing: {', '.join(missing)}",
+            next_step="pip install 'rayhpc[dashboard]', or do without --dashboard",
+        )
+
+
+def versions() -> Versions:
+    """Versions without importing ray: an import costs half a second, on a parallel file system minutes."""
+    return Versions(installed_version("ray"), platform.python_version(), rayhpc.__version__)
+
+
+def installed_version(package: str) -> str:
+    """The version of an installed package; raises importlib.metadata.PackageNotFoundError.
+
+    It is in the name of the directory NAME-VERSION.dist-info (packaging.python.org, Recording installed projects).
+    importlib.metadata reads all that is in there, and is 40 ms and 20 imports of each rank.
+    """
+    for directory in sys.path:
+        for found in Path(directory).glob(f"{package}-*.dist-info"):
+            return found.name.removesuffix(".dist-info").removeprefix(f"{package}-")
+    import importlib.metadata
+
+    return importlib.metadata.version(package)
+
+
+def _check_store(options: Options, shm: int, environ: Mapping[str, str]) -> None:
+    """Raises RayhpcError for an object store that Ray would refuse: too large for /dev/shm, and for a disk."""
+    wanted = units.size(options.object_store_memory) if options.object_store_memory else 0
+    elsewhere = "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE" in environ or any("plasma-dir" in arg for arg in options.ray_arg)
+    if wanted > max(shm, _SLOW_STORE) and not elsewhere:
+        raise configuration(
+            f"--object-store-memory {options.object_store_memory}, but /dev/shm has {shm / 2**30:.1f} GiB free",
+            next_step="ask for less; or put it on a disk: --ray-arg=--plasma-directory=DIR",
+        )
+
+
+def _gpus(environ: Mapping[str, str]) -> Gpus:
+    return this_host.gpus(environ)
+
+
+def _scheduler_cpus(scheduler: Scheduler | None, launcher: str, environ: Mapping[str, str]) -> int | None:
+    """The scheduler's figure, which may be larger than the host; outside a job the host's for Open MPI alone.
+
+    Open MPI binds ranks to cores unasked; elsewhere an affinity that is smaller than the host is the user's own.
+    """
+    if scheduler is None:
+        return this_host.cpu_count() if launcher.startswith("Open MPI") else None
+    figure = scheduler.cpus(environ)
+    return None if figure is None else min(figure, this_host.cpu_count())
+
+
+def _interfaces(wanted: str) -> tuple[Interface, ...]:
+    found = this_host.interfaces(wanted)
+    if found:
+        return found
+    if wanted:
+        candidates = [f"{entry.name} {entry.address}" for entry in this_host.interfaces("*")]
+        raise configuration(
+            f"no interface of this host matches --interface {wanted}",
+            *candidates,
+            next_step="name one of these, a glob (hsn*) or a CIDR (10.1.0.0/16)",
+        )
+    return (Interface("lo", "127.0.0.1"),)
+
+
+def _temp_base(wanted: str, environ: Mapping[str, str], limit: int = _SHORT) -> tuple[str, tuple[str, ...]]:
+    """The directory for Ray's sessions, and what the user should know of the choice."""
+    if wanted:
+        problem = _temp_problem(wanted, limit)
+        if problem:
+            raise configuration(
+                f"--temp-dir {wanted} {problem}",
+                next_step=f"name a node-local, writable directory of at most {limit} bytes of ASCII",
+            )
+        drawbacks = (_network_problem(wanted), _program_problem(wanted))
+        return wanted, tuple(f"--temp-dir {wanted} {drawback}" for drawback in drawbacks if drawback)
+    rejected: list[str] = []
+    for candidate in dict.fromkeys([environ.get("TMPDIR", ""), "/tmp", "/var/tmp", "/dev/shm"]):
+        if not candidate:
+            continue
+        problem = _temp_problem(candidate, limit) or _network_problem(candidate)
+        if not problem:
+            forbidden = _program_problem(candidate)
+            notices = [f"temporary directory {candidate} {forbidden}"] if forbidden else []
+            return candidate, (*(f"{entry}; using {candidate}" for entry in rejected), *notices)
+        rejected.append(f"temporary directory {candidate} {problem}")
+    raise configuration("no directory for Ray's session files", *rejected, next_step="name one with --temp-dir")
+
+
+def _temp_problem(directory: str, limit: int = _SHORT) -> str:
+    """Why a directory cannot hold Ray's session; empty if it can."""
+    length = len(os.fsencode(directory))
+    if not directory.startswith("/"):
+        return "is not an absolute path"
+    if length > limit:
+        return f"is {length} bytes long, at most {limit} fit (AF_UNIX paths end at 107)"
+    if not directory.isascii():
+        return "has letters beyond ASCII, which Ray's workers refuse"
+    if ruler := _other_ruler(directory):
+        return ruler
+    try:
+        with tempfile.NamedTemporaryFile(dir=directory, prefix=".rh-") as probe:
+            probe.write(b"0" * 4096)
+            probe.flush()
+    except OSError as error:
+        return f"cannot be used: {error.strerror}"
+    free = this_host.free_space(directory)
+    return "" if free >= _LEAST_SPACE else f"has {free >> 20} MiB free, Ray needs {_LEAST_SPACE >> 20} at least"
+
+
+def _other_ruler(directory: str) -> str:
+    """Why somebody else could put a directory of his own in the place of ours, token included; empty if nobody can."""
+    try:
+        found = Path(directory).stat()
+    except OSError:
+        return ""  # told by the attempt to write
+    if found.st_uid not in (0, os.getuid(), _UNMAPPED):
+        return "belongs to another account, who could put another directory in the place of ours"
+    if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+        return "is writable for all without the sticky bit: anybody could put another directory in the place of ours"
+    return ""
+
+
+def _network_problem(directory: str) -> str:
+    kind = this_host.file_system(directory)
+    slow = kind in this_host.NETWORK_FILE_SYSTEMS
+    return f"is on {kind}: sockets and memory-mapped files there are slow or fail" if slow else ""
+
+
+def _program_problem(directory: str) -> str:
+    forbidden = this_host.forbids_programs(directory)
+    return "is mounted noexec: what a runtime_env installs or compiles cannot run" if forbidden else ""

@@ -1,0 +1,51 @@
+"""Everything that a rank must notice, in one place to wait: mail, signals, the ends of its children."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+from typing import Any
+
+from rayhpc.messages import SignalArrived
+from rayhpc.processes.children import Child
+from rayhpc.processes.signals import Signals
+from rayhpc.ranks.comm import Comm
+
+
+class Watch:
+    """Waits without blocking in MPI: mail is looked for every `every` seconds, the rest wakes it at once."""
+
+    def __init__(self, comm: Comm, signals: Signals, every: float) -> None:
+        self.every = every
+        self._comm = comm
+        self._signals = signals
+        self._children: dict[Child, Callable[[Child], Any]] = {}
+
+    def add(self, child: Child, on_end: Callable[[Child], Any]) -> None:
+        """Watch a child; on_end makes the event of its end."""
+        self._children[child] = on_end
+
+    def forget(self, child: Child) -> None:
+        """No longer make an event of a child's end."""
+        self._children.pop(child, None)
+
+    def wait(self) -> list[tuple[int, Any]]:
+        """(rank, mail or event) of all that has come by now, waiting up to `every` seconds for the first."""
+        found = self._receive()
+        if not found:
+            sources = [self._signals.fileno(), *(child.fileno() for child in self._children)]
+            select.select(sources, [], [], self.every)
+            found = self._receive()
+        rank = self._comm.rank
+        found += [(rank, SignalArrived(rank, signum, count)) for signum, count in self._signals.take()]
+        for child, on_end in list(self._children.items()):
+            if child.poll():
+                del self._children[child]
+                found.append((rank, on_end(child)))
+        return found
+
+    def _receive(self) -> list[tuple[int, Any]]:
+        found = []
+        while received := self._comm.receive():
+            found.append(received)
+        return found

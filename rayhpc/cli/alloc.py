@@ -1,0 +1,229 @@
+"""`rayhpc alloc …`: allocations from the login node, from the submission to the exit code."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import sys
+import time
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rayhpc.batch import allocations, jobscript, logs, status
+from rayhpc.batch import cancel as cancelling
+from rayhpc.batch import submit as submitting
+from rayhpc.batch import wait as waiting
+from rayhpc.batch.allocations import Allocation
+from rayhpc.batch.status import Seen
+from rayhpc.cli.base import JSON_OPTION, RUN_DIR, Told, default_run_dir, json_text, print_table, printable, tell
+from rayhpc.errors import RayhpcError
+from rayhpc.records.runs import Run
+from rayhpc.schedulers import SYSTEMS
+from rayhpc.schedulers.facts import BatchSystem, Request
+
+_SHOWN_COMMAND = 60
+
+
+_IDS = click.argument("ids", nargs=-1)
+_ID = click.argument("job_id", required=False, metavar="[ID]")
+
+
+@click.group("alloc", cls=Told, context_settings={"max_content_width": 100})
+def alloc() -> None:
+    """Submit a driver with a jobscript, and follow the job. An ID is the scheduler's; without one: the newest job."""
+
+
+@alloc.group("submit")
+def submit() -> None:
+    """Copy a jobscript, write the driver's command into it, and submit it."""
+
+
+def _submit_command(system: BatchSystem) -> click.Command:
+    def callback(driver: tuple[str, ...], run_dir: str, script: str, dry_run: bool, **values: Any) -> None:
+        request = Request(**values)
+        submission = submitting.plan(system, request, driver, run_dir, script, os.environ)
+        for doubt in submitting.doubts(driver):
+            tell(f"WARNING: {doubt}")
+        if dry_run:
+            click.echo(submission.preview, nl=False)
+            return
+        allocation = submitting.submit(submission)
+        click.echo(allocation.job_id)
+        _tell_next(allocation)
+
+    shipped = f"jobscripts/{system.script}" if system.script else "there is none for it, so --script is needed"
+    parameters: list[click.Parameter] = [
+        *_request_options(),
+        click.Option(["--script"], default="", metavar="FILE", help=f"The jobscript. Shipped: {shipped}."),
+        click.Option(["--dry-run"], is_flag=True, help="Print the command and the script; submit nothing."),
+        click.Argument(["driver"], nargs=-1, required=True, type=click.UNPROCESSED),
+    ]
+    return RUN_DIR(
+        click.Command(
+            system.name,
+            callback=callback,
+            params=parameters,
+            help=f"Submit DRIVER to {system.name}. What follows DRIVER is its own; put -- before one like -m module.",
+            short_help=f"To {system.name}.",
+            options_metavar="[OPTIONS] [--]",
+            context_settings={"allow_interspersed_args": False},
+        )
+    )
+
+
+def _request_options() -> list[click.Option]:
+    hints = typing.get_type_hints(Request)
+    return [_option(field, hints[field.name]) for field in dataclasses.fields(Request)]
+
+
+def _option(field: dataclasses.Field[Any], hint: Any) -> click.Option:
+    details = field.metadata
+    flags = [details["short"]] if "short" in details else []
+    whole = int in (hint, *typing.get_args(hint)) and types.NoneType in typing.get_args(hint)
+    return click.Option(
+        [*flags, "--" + field.name.replace("_", "-"), field.name],
+        default=field.default,
+        help=details["help"],
+        metavar=details.get("metavar"),
+        multiple=details.get("multiple", False),
+        type=click.IntRange(details.get("minimum")) if whole else str,
+    )
+
+
+for _system in SYSTEMS.values():
+    submit.add_command(_submit_command(_system))
+
+
+def _tell_next(allocation: Allocation) -> None:
+    where = shlex.join(["--run-dir", allocation.run_dir]) if allocation.run_dir != _resolved(default_run_dir()) else ""
+    rest = f" {where}" if where else ""
+    for verb in ("show", "logs -f", "wait", "cancel"):
+        tell(f"  rayhpc alloc {verb} {allocation.job_id}{rest}")
+
+
+def _resolved(run_dir: str) -> str:
+    return str(allocations.folder(run_dir).parent)
+
+
+@alloc.command("list")
+@RUN_DIR
+@JSON_OPTION
+def list_allocations(run_dir: str, as_json: bool) -> None:
+    """All allocations and their states, asked for at once."""
+    found = allocations.every(run_dir)
+    seen, faults = status.current(found)
+    if as_json:
+        click.echo(json_text([_entry(entry) for entry in seen]))
+    else:
+        print_table(_COLUMNS, [_row(entry) for entry in seen])
+    for fault in faults:
+        tell(fault.text())
+    sys.exit(int(faults[0].code) if faults else 0)
+
+
+def _entry(seen: Seen) -> dict[str, Any]:
+    return {**dataclasses.asdict(seen.allocation), "state": seen.state, "output": str(seen.allocation.output)}
+
+
+_COLUMNS = ("ID", "SCHEDULER", "STATE", "CODE", "SUBMITTED", "COMMAND")
+
+
+def _row(seen: Seen) -> tuple[str, ...]:
+    allocation, state = seen.allocation, seen.state
+    code = "" if state.exit_code is None else str(state.exit_code)
+    command = shlex.join(allocation.command)
+    name = state.state.name + (f" ({state.word})" if state.state.name == "UNKNOWN" and state.word else "")
+    shown = command if len(command) <= _SHOWN_COMMAND else command[: _SHOWN_COMMAND - 1] + "…"
+    at = time.strftime("%Y-%m-%d %H:%M", time.localtime(allocation.submitted_at))
+    return (allocation.job_id, allocation.scheduler, name, code, at, printable(shown))
+
+
+@alloc.command()
+@_ID
+@RUN_DIR
+@JSON_OPTION
+def show(job_id: str | None, run_dir: str, as_json: bool) -> None:
+    """One allocation: its state, command, files and runs."""
+    (allocation,) = allocations.find(run_dir, [job_id] if job_id else [])
+    (seen,), faults = status.current([allocation])
+    runs = allocations.runs(seen.allocation)
+    if as_json:
+        click.echo(json_text({**_entry(seen), "runs": runs}))
+    else:
+        _print_lines(seen, runs)
+    if faults:
+        raise RayhpcError(faults[0])
+
+
+def _print_lines(seen: Seen, runs: Sequence[Run]) -> None:
+    allocation = seen.allocation
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(allocation.submitted_at))
+    lines = [
+        ("job", f"{allocation.job_id} ({allocation.scheduler})"),
+        ("state", seen.words),
+        *(("before", job_id) for job_id in allocation.earlier),
+        ("submitted", f"{at} from {allocation.submitted_from}"),
+        ("driver", shlex.join(allocation.command)),
+        ("by", shlex.join(allocation.submit)),
+        ("script", allocation.script),
+        ("output", str(allocation.output)),
+        *(("run", f"{run.directory}  {run.cause or 'no outcome yet'}") for run in runs),
+    ]
+    for name, text in lines:
+        click.echo(f"{name:<10} {text.encode(errors='replace').decode()}")
+
+
+@alloc.command("cancel")
+@click.argument("ids", nargs=-1, required=True)
+@RUN_DIR
+def cancel_jobs(ids: tuple[str, ...], run_dir: str) -> None:
+    """End jobs: each driver gets SIGTERM and has its grace."""
+    seen, _ = status.current(allocations.find(run_dir, ids))
+    cancelling.cancel([entry.allocation for entry in seen], tell)
+
+
+@alloc.command("logs")
+@_ID
+@click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended.")
+@RUN_DIR
+def print_logs(job_id: str | None, follow: bool, run_dir: str) -> None:
+    """What a job has written."""
+    (allocation,) = allocations.find(run_dir, [job_id] if job_id else [])
+    sink = sys.stdout.buffer
+    if follow:
+        seen = logs.follow(allocation, sink, tell)
+        tell(f"job {seen.allocation.job_id} {seen.words}")
+    else:
+        logs.show(allocation, sink)
+
+
+@alloc.command("wait")
+@_IDS
+@RUN_DIR
+def wait_for_jobs(ids: tuple[str, ...], run_dir: str) -> None:
+    """Wait for jobs to end; the exit code is theirs, of several the first that is not 0."""
+    sys.exit(waiting.wait(allocations.find(run_dir, ids), tell))
+
+
+def _init_choices() -> list[str]:
+    return [name for name, system in SYSTEMS.items() if system.script]
+
+
+@alloc.command("init")
+@click.argument("scheduler", type=click.Choice(_init_choices()))
+@click.option("--to", default="", metavar="FILE", help="Another name than the shipped script's.")
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+def init_script(scheduler: str, to: str, force: bool) -> None:
+    """Copy a jobscript to edit: modules, environment, account of this site."""
+    system = SYSTEMS[scheduler]
+    source = jobscript.shipped(system.script)
+    target = Path(to or source.name)
+    jobscript.save(target, jobscript.read(source), fresh=not force)
+    click.echo(target)
+    tell(f"  edit the site facts at its top, then: rayhpc alloc submit {scheduler} --script {target} -- DRIVER …")

@@ -1,0 +1,110 @@
+"""`rayhpc cluster check`: a probe on every node of every cluster, a table, and what is not well."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from rayhpc.cli.base import JSON_OPTION, json_text, print_table, tell
+from rayhpc.clusters.probe import findings
+from rayhpc.clusters.probe import run as checking
+from rayhpc.clusters.probe.run import Answer, Terms
+from rayhpc.errors import ExitCode, Fault, RayhpcError, counted
+from rayhpc.jobs import targets
+from rayhpc.jobs.ray_api import Server
+from rayhpc.model import ClusterEntry
+from rayhpc.records import registry
+
+_SHOWN_FINDINGS = 20
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A cluster: its nodes, as its first probe saw them; what is not well; how long each probe took; what failed."""
+
+    cluster: str
+    nodes: tuple[dict[str, Any], ...]
+    findings: tuple[str, ...]
+    seconds: tuple[float, ...]
+    faults: tuple[Fault, ...]
+
+
+@click.command("check")
+@click.argument("ids", nargs=-1)
+@click.option("--num-jobs", default=1, type=click.IntRange(1), metavar="N", show_default=True,
+              help="Probes on each cluster at once: a load for its job API.")  # fmt: skip
+@click.option("--timeout", default=180.0, type=click.FloatRange(1), metavar="S", show_default=True,
+              help="How many seconds a probe may take.")  # fmt: skip
+@JSON_OPTION
+def check(ids: tuple[str, ...], num_jobs: int, timeout: float, as_json: bool) -> None:
+    """Look at every node of clusters, all of mine if none is named. Ends with 0 if all nodes are well, else with 78.
+
+    GPUs: what the node sees of what Ray was given. DISK, SHM: what is free. MB/S: a transfer from the rank before.
+    """
+    entries = list(dict.fromkeys(map(registry.find, ids))) or registry.every() or [registry.find("")]
+    tell(f"{counted(num_jobs, 'probe')} on {counted(len(entries), 'cluster')}")
+    checked = _checked(entries, num_jobs, timeout)
+    if as_json:
+        click.echo(json_text(checked))
+    else:
+        print_table(findings.COLUMNS, [row for each in checked for row in findings.rows(each.cluster, each.nodes)])
+    sys.exit(_verdict(checked))
+
+
+def _checked(entries: Sequence[ClusterEntry], number: int, seconds: float) -> list[Checked]:
+    servers = [_server(entry) for entry in entries]
+    reached = [server for server in servers if isinstance(server, Server)]
+    answers = iter(checking.check(reached, number, Terms(seconds, registry.account())))
+    return [
+        _result(entry, next(answers)) if isinstance(server, Server) else Checked(entry.id, (), (), (), (server,))
+        for entry, server in zip(entries, servers, strict=True)
+    ]
+
+
+def _server(entry: ClusterEntry) -> Server | Fault:
+    try:
+        return targets.with_job_api(entry)
+    except RayhpcError as error:
+        return error.fault
+
+
+def _result(entry: ClusterEntry, answers: Sequence[Answer]) -> Checked:
+    expected = findings.Expected(entry.nodes, entry.gpus)
+    good = [answer for answer in answers if answer.fault is None]
+    found = [line for answer in good for line in findings.findings(expected, answer.nodes)]
+    return Checked(
+        cluster=entry.id,
+        nodes=good[0].nodes if good else (),
+        findings=tuple(dict.fromkeys(found)),
+        seconds=tuple(round(answer.seconds, 1) for answer in answers),
+        faults=tuple(dict.fromkeys(answer.fault for answer in answers if answer.fault is not None)),
+    )
+
+
+def _verdict(checked: Sequence[Checked]) -> int:
+    """Tell what is not well, and how long it took; the exit code."""
+    for fault in dict.fromkeys(fault for each in checked for fault in each.faults):
+        tell(fault.text())
+    found = [f"{each.cluster}: {line}" for each in checked for line in each.findings]
+    if found:
+        tell(_told(found).text())
+    took = [seconds for each in checked for seconds in each.seconds]
+    if not (found or any(each.faults for each in checked)):
+        nodes = sum(len(each.nodes) for each in checked)
+        tell(f"{counted(nodes, 'node')} well; {counted(len(took), 'probe')} in {min(took):g} to {max(took):g} s")
+        return 0
+    return int(ExitCode.CONFIGURATION)
+
+
+def _told(found: Sequence[str]) -> Fault:
+    rest = len(found) - _SHOWN_FINDINGS
+    return Fault(
+        f"not all is well: {counted(len(found), 'finding')}",
+        ExitCode.CONFIGURATION,
+        evidence=(*found[:_SHOWN_FINDINGS], *([f"and {rest} more: --json has all"] if rest > 0 else [])),
+        next_step="rayhpc cluster show ID names the run's directory, which has the logs of every node",
+    )

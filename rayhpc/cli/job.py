@@ -1,0 +1,226 @@
+"""`rayhpc job …`: jobs on running clusters, from the command line to the exit code."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from rayhpc.cli.base import JSON_OPTION, Told, json_text, print_table, printable, tell
+from rayhpc.errors import ExitCode, Fault, RayhpcError
+from rayhpc.jobs import find, ray_api, targets
+from rayhpc.jobs import follow as following
+from rayhpc.jobs import stop as stopping
+from rayhpc.jobs import submit as submitting
+from rayhpc.jobs import wait as waiting
+from rayhpc.jobs.find import Found
+from rayhpc.jobs.job_file import load
+from rayhpc.jobs.preview import preview
+from rayhpc.jobs.request import JobRequest
+from rayhpc.jobs.submit import Pair
+from rayhpc.jobs.targets import Choice
+from rayhpc.records import registry
+
+_INTERRUPTED = 130
+_SHOWN_COMMAND = 34
+_COLUMNS = ("JOB ID", "USER", "START", "END", "STATUS", "ENTRYPOINT")
+_IDS = click.argument("ids", nargs=-1, required=True, metavar="ID...")
+F = TypeVar("F", bound=Callable[..., Any])
+
+_CHOICE = (
+    click.option("--cluster", default="", metavar="ID", help="One registered cluster; its end will do, as 4d6f."),
+    click.option("--address", default="", metavar="URL", help="A colleague's: http://HOST:PORT of its dashboard."),
+    click.option("--address-file", default="", metavar="FILE", help="The clusters in FILE, an address on each line."),
+    click.option("--token-file", default="", metavar="FILE", help="The token for these addresses."),
+)
+
+
+def _chosen(command: F) -> F:
+    """The options by which a cluster is chosen, given to the command as one Choice."""
+
+    @functools.wraps(command)
+    def wrapped(cluster: str, address: str, address_file: str, token_file: str, **values: Any) -> Any:
+        return command(choice=Choice(cluster, address, address_file, token_file), **values)
+
+    made: Any = wrapped
+    for option in reversed(_CHOICE):
+        made = option(made)
+    return made  # type: ignore[no-any-return]
+
+
+@click.group("job", cls=Told, context_settings={"max_content_width": 100})
+def job() -> None:
+    """Run jobs on clusters that are up (--dashboard), and follow them. Sought in all of mine, if none is named."""
+
+
+@job.command("submit", options_metavar="[OPTIONS] [--]", context_settings={"allow_interspersed_args": False})
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.option("--config", default="", metavar="FILE", help="The job in a file, job.yaml, in place of COMMAND.")
+@click.option("--env-file", default="", metavar="FILE", help="Secrets for ${VAR} in it.  [default: .env beside it]")
+@click.option("--dry-run", is_flag=True, help="Print what would be submitted; submit nothing.")
+@click.option("--follow/--no-follow", help="Print what the job writes, and end with its code.  [default: no-follow]")
+@click.option("--each", is_flag=True, help="Each word is a job's command line: the first for the first cluster, …")
+@click.option("--all", "to_all", is_flag=True, help="The same job to every cluster.")
+@click.option("--working-dir", default="", metavar="DIR", help="Where the job starts.  [default: here]")
+@click.option("--num-cpus", type=click.FloatRange(0), metavar="N", help="CPUs that the job waits for.")
+@click.option("--num-gpus", type=click.FloatRange(0), metavar="N", help="GPUs that the job waits for.")
+@_chosen
+def submit_jobs(
+    choice: Choice, command: tuple[str, ...], follow: bool, each: bool, to_all: bool, dry_run: bool, **said: Any
+) -> None:
+    """Run COMMAND as a job, on the newest cluster if none is named. What follows COMMAND is its own."""
+    _check_words(command, said, follow, each, to_all)
+    request = _request(command, **said)
+    if dry_run:
+        for line in command if each else [request.entrypoint]:
+            click.echo(preview(dataclasses.replace(request, entrypoint=line)))
+        return
+    servers = targets.servers(choice)
+    pairs = [Pair(server, request) for server in (servers if to_all else servers[-1:])]
+    _hand_in(submitting.to_each(servers, request, command) if each else pairs, choice, follow)
+
+
+def _check_words(command: Sequence[str], said: dict[str, Any], follow: bool, each: bool, to_all: bool) -> None:
+    """Raises RayhpcError for what cannot be said together: with --each, a file is for all that is no command."""
+    if follow + each + to_all > 1:
+        raise _usage("--follow, --each and --all exclude each other", "to wait for many jobs: rayhpc job wait ID...")
+    if not command if each else bool(command) == bool(said["config"]):
+        what = "--config is in place of a command" if command else "there is no command and no --config"
+        raise _usage(what, "rayhpc job submit -- python train.py, or rayhpc job submit --config job.yaml")
+    if said["env_file"] and not said["config"]:
+        raise _usage("--env-file is for --config", "rayhpc job submit --help")
+
+
+def _usage(what: str, step: str) -> RayhpcError:
+    return RayhpcError(Fault(what, ExitCode.USAGE, next_step=step))
+
+
+def _request(
+    command: Sequence[str], config: str, env_file: str, working_dir: str, num_cpus: float | None, num_gpus: float | None
+) -> JobRequest:
+    """The job of a file or of the words; what the options say wins."""
+    file = Path(env_file) if env_file else None
+    made = load.load(Path(config), os.environ, file) if config else JobRequest(shlex.join(command))
+    amounts = {"num_cpus": num_cpus, "num_gpus": num_gpus}
+    given = {name: amount for name, amount in amounts.items() if amount is not None}
+    directory = working_dir or made.working_dir or str(Path.cwd())
+    return dataclasses.replace(made, working_dir=directory, resources={**made.resources, **given})
+
+
+def _hand_in(pairs: Sequence[Pair], choice: Choice, follow: bool) -> None:
+    submitting.check(pairs)
+    ids = []
+    for pair in pairs:
+        ids.append(submitting.submit(pair, registry.account()))
+        tell(f"job {ids[-1]} to cluster {pair.server.name}") if follow or len(pairs) > 1 else None
+        if not follow:
+            click.echo(ids[-1])
+    if follow:
+        sys.exit(_follow(find.meant([pairs[0].server], ids)[0], choice))
+    _tell_next(ids, choice)
+
+
+def _tell_next(ids: Sequence[str], choice: Choice) -> None:
+    for verb in ("logs -f", "wait", "stop"):
+        shown = ids[:1] if verb == "logs -f" else ids
+        tell(f"  rayhpc job {verb} {' '.join([*shown, *_again(choice)])}")
+
+
+def _again(choice: Choice) -> list[str]:
+    """The options by which the same cluster is found again, where ids alone do not do."""
+    said = dataclasses.asdict(choice)
+    del said["cluster"]
+    return [
+        shlex.quote(word) for name, value in said.items() if value for word in (f"--{name.replace('_', '-')}", value)
+    ]
+
+
+def _follow(entry: Found, choice: Choice) -> int:
+    """Print a job's output until it has ended; its exit code. Ctrl-C leaves the job alone."""
+    try:
+        ended = following.follow(entry, _write)
+    except KeyboardInterrupt:
+        tell(f"\ndetached: job {entry.job.id} goes on")
+        _tell_next([entry.job.id], choice)
+        return _INTERRUPTED
+    tell(f"job {ended.id} {ended.words}")
+    return ended.exit_code
+
+
+def _write(text: str) -> None:
+    sys.stdout.buffer.write(text.encode(errors="replace"))
+    sys.stdout.buffer.flush()
+
+
+@job.command("list")
+@click.option("--all-users", is_flag=True, help="Also jobs of others.")
+@click.option("--all-statuses", is_flag=True, help="Also jobs that have ended.")
+@JSON_OPTION
+@_chosen
+def list_jobs(choice: Choice, all_users: bool, all_statuses: bool, as_json: bool) -> None:
+    """My jobs that run or wait, in all my clusters."""
+    found, faults = find.everywhere(targets.servers(choice))
+    me = registry.account()
+    jobs = [
+        entry.job for entry in found if (all_users or entry.job.user == me) and (all_statuses or not entry.job.ended)
+    ]
+    if as_json:
+        click.echo(json_text([{**dataclasses.asdict(entry), "exit_code": _code(entry)} for entry in jobs]))
+    else:
+        print_table(_COLUMNS, [_row(entry) for entry in jobs])
+    for fault in faults:
+        tell(fault.text())
+    sys.exit(int(faults[0].code) if faults else 0)
+
+
+def _code(entry: ray_api.Job) -> int | None:
+    return entry.exit_code if entry.ended else None
+
+
+def _row(entry: ray_api.Job) -> tuple[str, ...]:
+    command = printable(entry.entrypoint)
+    shown = command if len(command) <= _SHOWN_COMMAND else command[: _SHOWN_COMMAND - 1] + "…"
+    return (entry.id, entry.user or "-", _at(entry.started_at), _at(entry.ended_at), entry.status, shown)
+
+
+def _at(seconds: float) -> str:
+    return time.strftime("%m-%d %H:%M:%S", time.localtime(seconds)) if seconds else ""
+
+
+@job.command("logs")
+@click.argument("job_id", metavar="ID")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended.")
+@_chosen
+def print_logs(choice: Choice, job_id: str, follow: bool) -> None:
+    """What a job has written."""
+    (entry,) = find.meant(targets.servers(choice), [job_id])
+    if follow:
+        if _follow(entry, choice) == _INTERRUPTED:
+            sys.exit(_INTERRUPTED)
+    else:
+        _write(ray_api.logs(entry.server, entry.job.id))
+
+
+@job.command("stop")
+@_IDS
+@click.option("--force", is_flag=True, help="Also jobs of others.")
+@_chosen
+def stop_jobs(choice: Choice, ids: tuple[str, ...], force: bool) -> None:
+    """End my jobs, SIGTERM first, and wait until they have ended."""
+    stopping.stop(find.meant(targets.servers(choice), ids), registry.account(), force, tell)
+
+
+@job.command("wait")
+@_IDS
+@_chosen
+def wait_for_jobs(choice: Choice, ids: tuple[str, ...]) -> None:
+    """Wait for jobs to end; the exit code is theirs, of several the first that is not 0."""
+    sys.exit(waiting.wait(find.meant(targets.servers(choice), ids), tell))

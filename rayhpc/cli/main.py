@@ -1,0 +1,48 @@
+"""`rayhpc …`: the login node's command. Works without MPI and without importing Ray."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from rayhpc import __version__
+from rayhpc.cli.alloc import alloc
+from rayhpc.cli.check import check
+from rayhpc.cli.cluster import cluster
+from rayhpc.cli.job import job
+from rayhpc.cli.node import node
+from rayhpc.cli.runs import runs
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Inside an allocation: mpirun -np 4 python -m rayhpc.start --help",
+)
+@click.version_option(__version__, message="rayhpc %(version)s")
+def main() -> None:
+    """Ray clusters on supercomputers: an allocation becomes a cluster, runs a driver, and is given back."""
+
+
+@main.command(
+    "start",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []},
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def start(arguments: tuple[str, ...]) -> None:
+    """Run the bootstrap, as `python -m rayhpc.start` does: --help shows its options."""
+    from rayhpc.start import main as bootstrap
+
+    sys.exit(bootstrap(arguments))
+
+
+main.add_command(alloc)
+cluster.add_command(check)
+main.add_command(cluster)
+main.add_command(node)
+main.add_command(runs)
+main.add_command(job)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""`rayhpc runs …`: what the run directory knows of the runs of the bootstrap."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import socket
+from pathlib import Path
+
+import click
+
+from rayhpc.cli.base import JSON_OPTION, RUN_DIR, Told, json_text, print_table, printable, tell
+from rayhpc.errors import configuration, counted
+from rayhpc.records import plots, run_directory, timeline
+from rayhpc.records import runs as recorded
+from rayhpc.records.runs import Run
+
+_PICTURE = "timeline.png"
+_COLUMNS = ("RUN", "JOB", "NODES", "CODE", "CAUSE", "COMMAND")
+_SHOWN_COMMAND = 60
+
+
+@click.group("runs", cls=Told, context_settings={"max_content_width": 100})
+def runs() -> None:
+    """What has run: the records of the bootstrap. RUN is a run's directory or its id; without one: the newest."""
+
+
+@runs.command("list")
+@RUN_DIR
+@JSON_OPTION
+def list_runs(run_dir: str, as_json: bool) -> None:
+    """All runs, the oldest first."""
+    found = recorded.every(run_dir)
+    if as_json:
+        click.echo(json_text([{"id": run.id, **dataclasses.asdict(run)} for run in found]))
+    else:
+        print_table(_COLUMNS, [_row(run) for run in found])
+
+
+def _row(run: Run) -> tuple[str, ...]:
+    code = "" if run.code is None else str(run.code)
+    command = printable(shlex.join(run.command))
+    shown = command if len(command) <= _SHOWN_COMMAND else command[: _SHOWN_COMMAND - 1] + "…"
+    return (run.id, run.job_id, str(run.nodes), code, run.cause or "no outcome yet", shown)
+
+
+@runs.command("plot")
+@click.argument("run", required=False, default="", metavar="[RUN]")
+@click.option("--output", type=click.Path(path_type=Path), metavar="FILE.png", help="Default: timeline.png in the run.")
+@RUN_DIR
+def plot_run(run: str, output: Path | None, run_dir: str) -> None:
+    """Draw what each rank did when, from events.jsonl."""
+    meant = recorded.find(run_dir, run)
+    file = output or Path(meant.directory, _PICTURE)
+    _save(file, picture(meant))
+    click.echo(file)
+    tell(f"  from elsewhere: scp {shlex.quote(f'{socket.gethostname()}:{file.absolute()}')} .")
+
+
+def picture(run: Run) -> bytes:
+    """The PNG of a run; raises RayhpcError where there is nothing to draw, or nothing to draw with."""
+    events = recorded.events(run)
+    hosts = {int(event["rank"]): str(event["host"]) for event in events}
+    return plots.draw_timeline(timeline.spans(events), hosts, f"run {run.id}, {counted(run.nodes, 'node')}")
+
+
+def _save(file: Path, content: bytes) -> None:
+    try:
+        run_directory.write_whole(file, content)
+    except OSError as error:
+        raise configuration(
+            f"{file} cannot be written: {error.strerror}", next_step="name another place with --output"
+        ) from error

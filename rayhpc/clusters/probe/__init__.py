@@ -1,0 +1,1 @@
+"""A job that looks at every node of a cluster, and what its answers mean."""

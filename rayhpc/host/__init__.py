@@ -1,0 +1,1 @@
+"""What this host is and has: CPUs, memory, GPUs, file systems, sockets, certificates. Imports only the root."""

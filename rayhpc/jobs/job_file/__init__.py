@@ -1,0 +1,1 @@
+"""job.yaml: read, checked line by line, its variables replaced."""

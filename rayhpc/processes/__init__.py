@@ -1,0 +1,1 @@
+"""The processes that a rank starts: keepers, environments, signals, limits. Imports the root and inside_ray."""

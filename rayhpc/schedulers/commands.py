@@ -1,0 +1,191 @@
+"""The schedulers' commands, run: submit, states, cancel, the end of a job. The only owner of them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rayhpc.errors import RayhpcError, configuration
+from rayhpc.processes.environment import MARKER, scrubbed
+from rayhpc.schedulers.facts import BatchSystem, Environment, JobState, Query, Scheduler, State, short
+
+# A busy controller answers within seconds; a site's submit filter may ask other services first.
+_SUBMIT_SECONDS = 120.0
+_ASK_SECONDS = 60.0
+_LEAST_SECONDS = 5.0
+# Inside a job the cluster waits for the answer.
+_DEADLINE_SECONDS = 5.0
+_SHOWN_LINES = 10
+
+# What the user has configured, among the many that describe the job we may be in.
+_SLURM_KEPT = ("SLURM_CONF", "SLURM_CLUSTERS")
+# A run's own, which a job submitted by its driver must not take for its own.
+_RUN_VARIABLES = (
+    MARKER,
+    "RAYHPC_RUN_ID",
+    "RAYHPC_RUN_DIR",
+    "RAYHPC_DEADLINE",
+    "RAYHPC_RESTARTS",
+    "RAYHPC_CHAIN",
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command has printed, and its exit code."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def last_lines(self) -> tuple[str, ...]:
+        """The last lines that are not empty."""
+        lines = [line.rstrip() for line in f"{self.stdout}\n{self.stderr}".splitlines() if line.strip()]
+        return tuple(lines[-_SHOWN_LINES:])
+
+
+def run(argv: Sequence[str], seconds: float, stdin: Path | None = None) -> Answer:
+    """A command's answer, whatever its code; raises RayhpcError if it cannot be run or is silent for so long."""
+    try:
+        with Path(stdin or os.devnull).open("rb") as source:
+            done = subprocess.run(
+                list(argv), stdin=source, capture_output=True, timeout=seconds, env=outside(os.environ), check=False
+            )
+    except subprocess.TimeoutExpired as error:
+        raise configuration(
+            f"{argv[0]} has not answered within {seconds:g} s",
+            f"command: {shlex.join(argv)}",
+            next_step="the scheduler may be busy or down: try again, or ask the site",
+        ) from error
+    except OSError as error:
+        raise configuration(
+            f"{argv[0]} cannot be run: {error.strerror}",
+            f"command: {shlex.join(argv)}",
+            f"PATH: {os.environ.get('PATH', '')}",
+            next_step="go to a login node of the cluster, or load the module that has the scheduler's commands",
+        ) from error
+    return Answer(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+
+
+def outside(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment as it would be outside of the job and the run that this process may be part of.
+
+    sbatch hands its environment on, and a step's SLURM_NTASKS would size the new job. SQUEUE_* and SLURM_TIME_FORMAT
+    change what the commands print.
+    """
+    in_job = "SLURM_JOB_ID" in environ
+    in_run = MARKER in environ
+    return {
+        name: value
+        for name, value in (scrubbed(environ) if in_run else environ).items()
+        if not (in_run and name in _RUN_VARIABLES)
+        and not (in_job and name.startswith("SLURM_") and name not in _SLURM_KEPT)
+        and not name.startswith(("SQUEUE_", "SLURM_TIME_FORMAT"))
+    }
+
+
+def submit(system: BatchSystem, argv: Sequence[str], script: Path) -> str:
+    """The id of the new job; raises RayhpcError with the command and its last lines where there is none."""
+    answer = run(argv, _SUBMIT_SECONDS, script if system.on_stdin else None)
+    if answer.code:
+        step = f"correct the request, or the directives in {script}; --dry-run shows both"
+        raise _refused(argv, answer, "the job", step)
+    job_id = system.read_id(answer.stdout)
+    if job_id is None:
+        raise _refused(argv, answer, "no job id", f"look whether the job is in the queue: {_listing(system)}")
+    return job_id
+
+
+def cancel(system: BatchSystem, ids: Sequence[str]) -> None:
+    """End the jobs, with one command; raises RayhpcError if it refuses."""
+    argv = [*system.cancel, *ids]
+    answer = run(argv, _ASK_SECONDS)
+    if answer.code:
+        raise _refused(argv, answer, f"to end {', '.join(ids)}", "rayhpc alloc list shows what has ended already")
+
+
+def states(system: BatchSystem, ids: Sequence[str]) -> dict[str, JobState]:
+    """The state of every id, asked for all at once: UNKNOWN without a word for one that the scheduler does not know.
+
+    Raises RayhpcError where every way to ask is refused.
+    """
+    found: dict[str, JobState] = {}
+    refusals: list[RayhpcError] = []
+    end = time.monotonic() + _ASK_SECONDS
+    for place, query in enumerate(system.queries):
+        missing = [job_id for job_id in ids if short(job_id) not in found]
+        if missing and (not query.instead or len(refusals) == place):
+            try:
+                found.update(_ask(query, missing, max(end - time.monotonic(), _LEAST_SECONDS)))
+            except RayhpcError as error:
+                refusals.append(error)
+    if len(refusals) == len(system.queries):
+        raise refusals[0]
+    return {job_id: found.get(short(job_id), JobState(State.UNKNOWN)) for job_id in ids}
+
+
+def _ask(query: Query, ids: Sequence[str], seconds: float) -> dict[str, JobState]:
+    argv = query.argv(ids)
+    answer = run(argv, seconds)
+    if answer.code and not re.search(query.unknown, answer.stderr + answer.stdout):
+        raise _refused(argv, answer, "to tell the jobs' states", "try again; if it stays so, ask the site")
+    return query.read(answer.stdout)
+
+
+def deadline(scheduler: Scheduler, environ: Environment, now: float) -> tuple[float | None, str]:
+    """The end of the job that we are in, in Unix seconds: by the environment, else by asking the scheduler.
+
+    None where neither knows, then with a warning if the asking went wrong. Takes up to 5 s; never raises.
+    """
+    known = scheduler.deadline(environ)
+    if known is not None or not scheduler.deadline_query:
+        return known, ""
+    argv = [*scheduler.deadline_query, environ.get(scheduler.job_id, "")]
+    try:
+        answer = run(argv, _DEADLINE_SECONDS)
+    except RayhpcError as error:
+        return None, f"the end of the job is not known: {error}"
+    if answer.code:
+        last = answer.last_lines[-1:] or ("it printed nothing",)
+        return None, f"the end of the job is not known: {shlex.join(argv)} ended with {answer.code}: {last[0]}"
+    return scheduler.parse_deadline(answer.stdout, now), ""
+
+
+def is_no_job_host(scheduler: Scheduler, host: str) -> str:
+    """The scheduler's word that no jobs run on a host; empty where they do, or where it is not there to be asked.
+
+    Takes up to 5 s; never raises.
+    """
+    if not scheduler.host_query or not shutil.which(scheduler.host_query[0]):
+        return ""
+    argv = [*scheduler.host_query, host]
+    try:
+        answer = run(argv, _DEADLINE_SECONDS)
+    except RayhpcError:
+        return ""  # a scheduler that is down cannot say that this host is none of its own
+    said = [line for line in answer.last_lines if re.search(scheduler.no_job_host, line)]
+    return f"{shlex.join(argv)}: {said[0]}" if answer.code and said else ""
+
+
+def _refused(argv: Sequence[str], answer: Answer, what: str, next_step: str) -> RayhpcError:
+    verb = "refused" if answer.code else "printed"
+    return configuration(
+        f"{argv[0]} {verb} {what}",
+        f"command: {shlex.join(argv)}",
+        f"exit code: {answer.code}",
+        *(answer.last_lines or ("it printed nothing",)),
+        next_step=next_step,
+    )
+
+
+def _listing(system: BatchSystem) -> str:
+    """What a user types to see the queue."""
+    return f"{system.queries[0].argv(())[0]} -u {os.environ.get('USER', '$USER')}"

@@ -1,0 +1,302 @@
+"""Rank 0's plan: equal versions, the network that all share, what each rank is told."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rayhpc.bootstrap import plan
+from rayhpc.errors import ExitCode, RayhpcError
+from rayhpc.host import network
+from rayhpc.model import Allocation, Assignment, Interface, Probe, Reach, Versions
+from rayhpc.options import Options
+from rayhpc.schedulers.facts import Scheduler
+from tests.unit.making import VERSIONS, allocation, cluster, node
+
+LOOP = (Interface("lo", "127.0.0.1"),)
+
+
+def reached(rank: int, *addresses: str, refusals: tuple[str, ...] = ()) -> Reach:
+    return Reach(rank, f"rank {rank} on h{rank}", {address: f"own-{rank}-{address}" for address in addresses}, refusals)
+
+
+def test_equal_versions_are_fine() -> None:
+    plan.check_versions([allocation(rank) for rank in range(3)])
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [Versions("2.54.0", "3.11.7", "0.1.0"), Versions("2.60.0", "3.12.1", "0.1.0"), Versions("2.60.0", "3.11.7", "0")],
+)
+def test_another_version_is_refused_with_rank_host_and_figures(odd: Versions) -> None:
+    ranks = [allocation(0, "a"), allocation(1, "b", versions=odd), allocation(2, "c")]
+    with pytest.raises(RayhpcError, match="versions differ on rank 1") as caught:
+        plan.check_versions(ranks)
+    assert caught.value.fault.code == ExitCode.CONFIGURATION
+    first, second = caught.value.fault.evidence
+    assert first == f"rank 0 on a: Ray {VERSIONS.ray}, Python {VERSIONS.python}, rayhpc {VERSIONS.rayhpc}"
+    assert second == f"rank 1 on b: Ray {odd.ray}, Python {odd.python}, rayhpc {odd.rayhpc}"
+
+
+def test_a_thousand_odd_ranks_fit_on_a_screen() -> None:
+    odd = Versions("0", "0", "0")
+    with pytest.raises(RayhpcError, match="and 993 more") as caught:
+        plan.check_versions([allocation(0), *(allocation(rank, versions=odd) for rank in range(1, 1000))])
+    assert len(caught.value.fault.evidence) == 9
+
+
+def test_the_first_address_that_all_reached_is_chosen() -> None:
+    reaches = [reached(0, "ib", "eth"), reached(1, "eth", "ib"), reached(2, "ib", "eth")]
+    assert plan.choose_address("a", ["ib", "eth"], reaches) == "ib"
+    assert plan.choose_address("a", ["ib", "eth"], [*reaches, reached(3, "eth")]) == "eth"
+
+
+def test_a_rank_that_reached_nothing_is_named_with_its_refusals() -> None:
+    reaches = [reached(0, "ib"), reached(1, refusals=("ib: timed out", "eth: No route to host")), reached(2, "ib")]
+    with pytest.raises(RayhpcError, match="rank 1 on h1 cannot reach the head a") as caught:
+        plan.choose_address("a", ["ib", "eth"], reaches)
+    assert caught.value.fault.evidence == ("rank 1 on h1 -> a  ib: timed out; eth: No route to host",)
+    assert "--interface" in caught.value.fault.next_step
+
+
+def test_ranks_that_reached_different_networks_are_all_named() -> None:
+    with pytest.raises(RayhpcError, match="rank 0 on h0, rank 1 on h1 cannot reach") as caught:
+        plan.choose_address("a", ["ib", "eth"], [reached(0, "ib"), reached(1, "eth")])
+    assert len(caught.value.fault.evidence) == 2
+
+
+def test_run_ids_sort_by_time_and_are_unique() -> None:
+    ids = [plan.new_run_id(1.8e9 + seconds) for seconds in range(0, 100000, 997)]
+    assert ids == sorted(ids)
+    assert all(re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{8}", run_id) for run_id in ids)
+    assert len({plan.new_run_id(1.8e9) for _ in range(100)}) == 100
+
+
+def told(nodes: int) -> list[Assignment]:
+    spec = cluster([node(rank, f"host{rank:04}", address="10.0.0.1") for rank in range(nodes)])
+    return plan.assignments(spec, [allocation(rank) for rank in range(nodes)], "s3cret")
+
+
+def test_an_assignment_is_of_constant_size() -> None:
+    """Rank 0 sends one to each rank: with the whole ClusterSpec in it the bytes would grow with the square."""
+    small, large = told(2), told(2000)
+    assert abs(len(pickle.dumps(small[1])) - len(pickle.dumps(large[1]))) < 32
+
+
+def test_every_rank_is_told_its_own_node_and_an_idle_one_none() -> None:
+    spec = cluster([node(0, "a"), node(2, "b")], ranks=4)
+    made = plan.assignments(spec, [allocation(rank) for rank in range(4)], "s3cret")
+    assert [entry.node and entry.node.rank for entry in made] == [0, None, 2, None]
+    assert {(entry.run_id, entry.port, entry.nodes, entry.token, entry.head_address) for entry in made} == {
+        (spec.run_id, 20001, 2, "s3cret", "10.0.0.1")
+    }
+
+
+# The planner, with the loopback as the network of all.
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> str:
+    return str(tmp_path / "runs")
+
+
+@pytest.fixture
+def planners() -> Iterator[list[plan.Planner]]:
+    made: list[plan.Planner] = []
+    yield made
+    for planner in made:
+        planner.close()
+
+
+def planned(
+    planners: list[plan.Planner], ranks: list[Allocation], options: Options, scheduler: Scheduler | None = None
+) -> tuple[plan.Planner, list[Assignment]]:
+    planner = plan.Planner(options, scheduler, {"BATCH_ID": "42"})
+    planners.append(planner)
+    probes = planner.propose(ranks)
+    return planner, planner.settle([network.reach(rank, f"rank {rank}", probe) for rank, probe in enumerate(probes)])
+
+
+def test_from_allocations_to_assignments(planners: list[plan.Planner], runs: str) -> None:
+    ranks = [allocation(rank, host, interfaces=LOOP) for rank, host in enumerate("aab")]
+    planner, made = planned(planners, ranks, Options(run_dir=runs), Scheduler("batch", "BATCH_ID"))
+    spec = planner.spec
+    assert spec is not None
+    assert (spec.ranks, spec.hosts, spec.scheduler, spec.job_id, spec.dashboard_port) == (3, 2, "batch", "42", 0)
+    assert [entry.address for entry in spec.nodes] == ["127.0.0.1"] * 3
+    assert Path(spec.run_dir).is_dir()
+    assert [entry.node for entry in made] == list(spec.nodes)
+    assert len(made[0].token) == 64
+    assert made[0].token not in json.dumps(repr(spec))
+
+
+@pytest.mark.parametrize(
+    ("options", "scheduled", "left"),
+    [
+        ({}, None, None),
+        ({}, 3600.0, 3600.0),
+        ({"walltime": "10:00"}, None, 600.0),
+        ({"walltime": "10:00"}, 3600.0, 600.0),
+    ],
+)
+def test_the_deadline_is_the_users_word_or_the_schedulers(
+    planners: list[plan.Planner], runs: str, options: dict[str, str], scheduled: float | None, left: float | None
+) -> None:
+    end = time.time() + scheduled if scheduled else None
+    scheduler = Scheduler("batch", "BATCH_ID", deadline=lambda _: end)
+    planner, _ = planned(planners, [allocation(interfaces=LOOP)], Options(run_dir=runs, **options), scheduler)  # type: ignore[arg-type]
+    assert planner.spec is not None
+    assert planner.spec.deadline == (pytest.approx(time.time() + left, abs=60) if left else 0.0)
+
+
+def test_a_deadline_is_taken_as_it_is(planners: list[plan.Planner], runs: str) -> None:
+    planner, _ = planned(planners, [allocation(interfaces=LOOP)], Options(run_dir=runs, deadline=1.9e9))
+    assert planner.spec is not None
+    assert planner.spec.deadline == 1.9e9
+
+
+def test_no_two_runs_share_a_token_or_a_directory(planners: list[plan.Planner], runs: str) -> None:
+    first, second = (
+        planned(planners, [allocation(interfaces=LOOP)], Options(run_dir=runs, dashboard=True))[1][0] for _ in range(2)
+    )
+    assert first.token != second.token
+    assert first.run_dir != second.run_dir
+    assert first.port != first.dashboard_port != 0
+
+
+def test_tls_is_one_certificate_for_all_and_off_by_default(planners: list[plan.Planner], runs: str) -> None:
+    ranks = [allocation(rank, interfaces=LOOP) for rank in range(2)]
+    _, made = planned(planners, ranks, Options(run_dir=runs, tls=True))
+    first, second = (entry.certificate for entry in made)
+    assert first is not None
+    assert first == second
+    assert planned(planners, ranks, Options(run_dir=runs))[1][0].certificate is None
+
+
+def test_tls_that_cannot_be_had_leaves_no_run(
+    planners: list[plan.Planner], runs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(RayhpcError, match="openssl"):
+        planned(planners, [allocation(interfaces=LOOP)], Options(run_dir=runs, tls=True))
+    assert not Path(runs).exists()
+
+
+def test_the_head_is_probed_at_all_its_addresses(planners: list[plan.Planner], runs: str) -> None:
+    planner = plan.Planner(Options(run_dir=runs), None, {})
+    planners.append(planner)
+    probes = planner.propose([allocation(0, interfaces=(*LOOP, Interface("x", "10.0.0.9"))), allocation(1)])
+    assert [probe.addresses for probe in probes] == [("127.0.0.1", "10.0.0.9")] * 2
+    assert isinstance(probes[0], Probe)
+
+
+def test_a_refused_plan_leaves_no_run(planners: list[plan.Planner], runs: str) -> None:
+    ranks = [allocation(0, interfaces=LOOP), allocation(1, interfaces=LOOP, versions=Versions("0", "0", "0"))]
+    with pytest.raises(RayhpcError, match="versions differ"):
+        planned(planners, ranks, Options(run_dir=runs))
+    assert not Path(runs).exists()
+
+
+@pytest.mark.parametrize(("wanted", "nodes"), [(0, 1), (1, 1), (3, 4)])
+def test_min_nodes_that_can_be(wanted: int, nodes: int) -> None:
+    plan.check_min_nodes(wanted, nodes)
+
+
+def test_more_min_nodes_than_nodes_are_refused() -> None:
+    with pytest.raises(RayhpcError, match="--min-nodes 4, but the cluster has 3 nodes") as caught:
+        plan.check_min_nodes(4, 3)
+    assert caught.value.fault.code == ExitCode.CONFIGURATION
+
+
+def test_one_per_host_counts_hosts_for_min_nodes(planners: list[plan.Planner], runs: str) -> None:
+    ranks = [allocation(rank, interfaces=LOOP) for rank in range(3)]
+    with pytest.raises(RayhpcError, match="--min-nodes 2, but the cluster has 1 node"):
+        planned(planners, ranks, Options(run_dir=runs, one_per_host=True, min_nodes=2))
+
+
+@pytest.mark.parametrize("end", [0.0, 1000.1, 2000.0])
+def test_time_that_is_left(end: float) -> None:
+    plan.check_time_left(end, 1000.0, "slurm; clock of a")
+
+
+def test_an_end_of_the_job_in_the_past_shows_both_clocks() -> None:
+    """As on a host whose clock is ten minutes fast."""
+    with pytest.raises(RayhpcError, match="the end of the job was 600 s ago") as caught:
+        plan.check_time_left(1.8e9, 1.8e9 + 600, "slurm; clock of a")
+    first, second = caught.value.fault.evidence
+    assert first.endswith("  slurm")
+    assert second.endswith("  clock of a")
+    assert first[:10] == second[:10] == time.strftime("%Y-%m-%d", time.localtime(1.8e9))
+
+
+@pytest.mark.parametrize(
+    ("walltime", "hold", "warned"), [("30", False, True), ("30", True, False), ("90", False, False)]
+)
+def test_a_job_that_ends_within_its_grace_is_told(
+    planners: list[plan.Planner], runs: str, walltime: str, hold: bool, warned: bool
+) -> None:
+    options = Options(run_dir=runs, walltime=walltime, hold=hold)
+    planner, _ = planned(planners, [allocation(interfaces=LOOP)], options)
+    assert any("within --grace 60 s: the driver is signalled at once" in text for text in planner.warnings) == warned
+
+
+# Login nodes, by what the scheduler's commands print.
+UNKNOWN = {
+    "scontrol": "Node login1 not found",
+    "pbsnodes": "Node: login1,  Error: Unknown node ",
+}
+
+
+def says(directory: Path, command: str, text: str, code: int) -> None:
+    program = directory / command
+    program.write_text(f"#!/bin/sh\necho '{text}' >&2\nexit {code}\n")
+    program.chmod(0o755)
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A PATH on which nothing but the test's own commands is."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", UNKNOWN)
+def test_a_login_node_is_refused_with_the_schedulers_word(alone: Path, command: str) -> None:
+    says(alone, command, UNKNOWN[command], 1)
+    with pytest.raises(RayhpcError, match="login1 is a login node: ") as caught:
+        plan.check_login_node("login1", {})
+    assert UNKNOWN[command].strip() in caught.value.fault.evidence[0]
+    assert "--login-node" in caught.value.fault.next_step
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("NodeName=login1 Arch=x86_64 CoresPerSocket=1", 0),
+        ("scontrol: fatal: Could not establish a configuration source", 1),
+        ("slurm_load_node error: Unable to contact slurm controller (connect failure)", 1),
+    ],
+)
+def test_a_job_host_and_a_scheduler_that_does_not_answer_are_no_login_node(alone: Path, text: str, code: int) -> None:
+    says(alone, "scontrol", text, code)
+    plan.check_login_node("login1", {})
+
+
+def test_where_no_scheduler_is_there_is_no_login_node(alone: Path) -> None:
+    plan.check_login_node("login1", {})
+
+
+@pytest.mark.parametrize(("environ", "asked"), [({"SLURM_JOB_ID": "7"}, True), ({"SLURMD_NODENAME": "n1"}, False)])
+def test_the_shell_of_salloc_may_be_on_a_login_node(alone: Path, environ: dict[str, str], asked: bool) -> None:
+    says(alone, "scontrol", UNKNOWN["scontrol"], 1)
+    if asked:
+        with pytest.raises(RayhpcError, match="login1 is a login node"):
+            plan.check_login_node("login1", environ)
+    else:
+        plan.check_login_node("login1", environ)

@@ -1,0 +1,126 @@
+"""Giving back: the directory, the logs within their limit, and who has not answered."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from rayhpc.bootstrap import teardown
+from rayhpc.bootstrap.teardown import LOGS_LIMIT, dismiss, stop_order, stop_others, stop_rank
+from rayhpc.messages import Alive, Leave, Stop, Stopped
+from rayhpc.processes import children
+from tests.unit.making import assignment, cluster, node
+
+
+class FakeComm:
+    """Ranks that answer at once, but for those that are silent."""
+
+    def __init__(self, silent: frozenset[int] = frozenset()) -> None:
+        self.silent = silent
+        self.sent: list[tuple[int, Any]] = []
+        self.mail: list[tuple[int, Any]] = []
+
+    def send(self, to: int, message: object) -> None:
+        self.sent.append((to, message))
+        if to not in self.silent:
+            self.mail += [(to, Alive()), (to, Stopped(to, 0))]
+
+    def receive(self) -> tuple[int, Any] | None:
+        return self.mail.pop(0) if self.mail else None
+
+
+@pytest.fixture
+def private(tmp_path: Path) -> Path:
+    made = tmp_path / "rh-01234567-0"
+    logs = made / "r" / "session_2026-01-31_23-59-59_123456_7" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "raylet.out").write_bytes(b"x" * 1000)
+    (logs / "gcs_server.out").write_bytes(b"short")
+    (made / "r" / "session_latest").symlink_to(logs.parent)
+    return made
+
+
+def stopped(private: Path, order: Stop) -> Stopped:
+    return stop_rank(assignment(cluster([node(0, temp_dir=str(private))])), 0, None, order)
+
+
+def test_the_private_directory_is_gone_and_the_logs_are_kept(private: Path) -> None:
+    answer = stopped(private, Stop(True, 10**6))
+    assert not private.exists()
+    assert dict(answer.logs) == {"raylet.out": b"x" * 1000, "gcs_server.out": b"short"}
+    assert answer.problems == ()
+
+
+def test_logs_are_within_their_limit(private: Path) -> None:
+    assert sum(len(content) for _, content in stopped(private, Stop(True, 100)).logs) <= 100
+
+
+def test_unwanted_logs_are_left(private: Path) -> None:
+    assert stopped(private, Stop(False, 10**6)).logs == ()
+    assert not private.exists()
+
+
+def test_an_idle_rank_has_nothing_to_give_back() -> None:
+    own = assignment(cluster([node(0)]), 5)
+    assert own.node is None
+    assert stop_rank(own, 5, None, Stop(True, 100)) == Stopped(5, 0)
+
+
+def test_only_processes_of_this_rank_and_run_are_swept(private: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    swept: list[tuple[str, frozenset[int]]] = []
+
+    def sweep(marker: str, own: frozenset[int]) -> int:
+        swept.append((marker, own))
+        return 3
+
+    monkeypatch.setattr(children, "sweep", sweep)
+    assert stopped(private, Stop(False, 0)).killed == 3
+    assert swept == [("RAYHPC_NODE=20261121-094408-01234567/0", frozenset({os.getpid()}))]
+
+
+@pytest.mark.parametrize(("nodes", "limit"), [(1, LOGS_LIMIT), (4, LOGS_LIMIT // 4), (100000, 256 * 1024)])
+def test_all_nodes_together_keep_to_one_limit(nodes: int, limit: int) -> None:
+    assert stop_order(nodes, True) == Stop(True, limit)
+
+
+def test_others_stop_while_we_do() -> None:
+    ranks = FakeComm()
+    told: list[int] = []
+    order = Stop(False, 0)
+    answers = stop_others(cast(Any, ranks), order, [1, 2], frozenset(), lambda: told.extend(to for to, _ in ranks.sent))
+    assert told == [1, 2]
+    assert answers == {1: Stopped(1, 0), 2: Stopped(2, 0)}
+
+
+def test_who_is_silent_is_missing_after_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(teardown, "_STOPPED_SECONDS", 0.05)
+    answers = stop_others(cast(Any, FakeComm(frozenset({2}))), Stop(False, 0), [1, 2, 3], frozenset(), lambda: None)
+    assert set(answers) == {1, 3}
+
+
+def test_who_was_silent_before_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(teardown, "_DOUBTFUL_SECONDS", 0.05)
+    began = time.monotonic()
+    silent = FakeComm(frozenset({2}))
+    answers = stop_others(cast(Any, silent), Stop(False, 0), [1, 2, 3], frozenset({2, 3}), lambda: None)
+    assert set(answers) == {1, 3}
+    assert [rank for rank, _ in silent.sent] == [1, 2, 3]
+    assert time.monotonic() - began < teardown._STOPPED_SECONDS / 2
+
+
+def test_nobody_to_stop_is_not_waited_for() -> None:
+    assert stop_others(cast(Any, FakeComm()), Stop(False, 0), [], frozenset(), lambda: None) == {}
+
+
+def test_the_last_word() -> None:
+    ranks = FakeComm()
+    dismiss(cast(Any, ranks), [1, 3])
+    assert ranks.sent == [(1, Leave()), (3, Leave())]
+
+
+def test_ending_no_child_is_no_problem() -> None:
+    assert teardown.end_child(None) == []

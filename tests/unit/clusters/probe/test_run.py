@@ -1,0 +1,137 @@
+"""`rayhpc cluster check` where nobody answers, and what it makes of what is found; `rayhpc job submit --config`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from rayhpc.cli import main
+from rayhpc.cli.check import Checked, _verdict
+from rayhpc.clusters.probe.node_probe import MARK
+from rayhpc.clusters.probe.run import _report
+from rayhpc.errors import ExitCode, Fault, RayhpcError
+from rayhpc.host import network
+from rayhpc.jobs.ray_api import Job, Server
+from rayhpc.records import registry
+from tests.unit.clusters.probe.test_findings import node
+from tests.unit.making import entry
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RAYHPC_STATE_DIR", str(tmp_path / "state"))
+    return tmp_path
+
+
+def run(*words: str | Path) -> Result:
+    return CliRunner().invoke(main.main, [str(word) for word in words])
+
+
+def test_clusters_that_do_not_answer(state: Path) -> None:
+    """One without a job API, one whose dashboard is gone: both are told, and the table is there all the same."""
+    closed = f"http://127.0.0.1:{network.free_port('127.0.0.1')}"
+    registry.add(entry(id="20261121-094408-0000aaaa"), "token")
+    registry.add(entry(id="20261121-094409-0000bbbb", dashboard=closed, address=closed.partition("//")[2]), "token")
+    done = run("cluster", "check")
+    assert done.exit_code == ExitCode.CONFIGURATION
+    assert done.stdout.splitlines() == ["CLUSTER\tRANK\tHOST\tCPUS\tGPUS\tPYTHON\tRAY\tTORCH\tDISK\tSHM\tMB/S"]
+    assert "cluster 20261121-094408-0000aaaa takes no jobs: it runs without --dashboard" in done.stderr
+    assert "cluster 20261121-094409-0000bbbb is gone" in done.stderr
+    found = json.loads(run("cluster", "check", "bbbb", "--json").stdout)
+    assert [(each["cluster"], len(each["faults"])) for each in found] == [("20261121-094409-0000bbbb", 1)]
+
+
+def test_no_cluster_at_all(state: Path) -> None:
+    for words in ((), ("nosuch",)):
+        done = run("cluster", "check", *words)
+        assert done.exit_code == ExitCode.CONFIGURATION
+        assert "rayhpc: " in done.stderr
+    assert run("cluster", "check", "--num-jobs", "0").exit_code == ExitCode.USAGE
+
+
+WELL = Checked("run", (node(), node(1)), (), (2.0, 3.5), ())
+
+
+def test_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _verdict([WELL]) == 0
+    assert capsys.readouterr().err == "2 nodes well; 2 probes in 2 to 3.5 s\n"
+    fault = Fault("cluster b is gone", ExitCode.CONFIGURATION)
+    assert (
+        _verdict([replace(WELL, findings=tuple(f"line {n}" for n in range(30))), replace(WELL, faults=(fault,))]) == 78
+    )
+    told = capsys.readouterr().err
+    assert "cluster b is gone" in told
+    assert "not all is well: 30 findings\n    run: line 0\n" in told
+    assert "    and 10 more: --json has all\n" in told
+    assert "well;" not in told
+
+
+def test_the_report_is_one_line_of_the_log() -> None:
+    server, job = Server("c", "http://x", Path("t")), Job("j", "c", "ada", "FAILED", 1.0, 2.0, "x", 1, "")
+    assert _report(server, job, f"noise\n{MARK}[]\n{MARK}[{{}}]\nmore") == [{}]
+    with pytest.raises(RayhpcError, match="cluster c: the probe found nothing: FAILED, exit code 1") as caught:
+        _report(server, job, "".join(f"line {n}\n\n" for n in range(9)))
+    assert caught.value.fault.evidence == tuple(f"line {n}" for n in range(4, 9))
+
+
+# A job's file.
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / ".env").write_text("TOKEN=s3cret\n")
+    (tmp_path / "job.yaml").write_text(
+        "command: echo s3cret  # somebody copied it\n"
+        "working_dir: /tmp\n"
+        "environment: {A: x y, KEY: '${TOKEN}', OLD: s3cret.old}\n"
+        "resources: {num_cpus: 2}\n"
+    )
+    return tmp_path / "job.yaml"
+
+
+def test_a_dry_run_needs_no_cluster_and_shows_no_secret(state: Path, file: Path) -> None:
+    done = run("job", "submit", "--config", file, "--dry-run", "--num-gpus", "1")
+    assert done.exit_code == 0
+    assert done.stdout.splitlines() == [
+        "resource     num_cpus: 2",
+        "resource     num_gpus: 1.0",
+        "environment  A='x y'",
+        "environment  KEY=***",
+        "environment  OLD=***.old",
+        "--- the script",
+        *["set -e", "set -f", "IFS=:", "for rayhpc_job in $PYTHONPATH; do", "    rayhpc_job=$rayhpc_job/rayhpc_job"],
+        '    [ ! -f "$rayhpc_job/__init__.py" ] || break',
+        *["done", "set +f", "unset IFS", '. "$rayhpc_job/secrets.sh"', "cd -- /tmp", "set +e", "echo ***"],
+    ]
+
+
+def test_a_dry_run_for_each_cluster(state: Path, file: Path) -> None:
+    done = run("job", "submit", "--config", file, "--dry-run", "--each", "--", "one 1", "two 2")
+    assert done.exit_code == 0
+    assert [line for line in done.stdout.splitlines() if line in ("one 1", "two 2")] == ["one 1", "two 2"]
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        ((), "there is no command and no --config"),
+        (("--config", "job.yaml", "--", "x"), "--config is in place of a command"),
+        (("--env-file", "x", "--", "x"), "--env-file is for --config"),
+        (("--each", "--config", "job.yaml"), "there is no command and no --config"),
+    ],
+)
+def test_words_that_do_not_go_together(state: Path, words: tuple[str, ...], what: str) -> None:
+    done = run("job", "submit", *words)
+    assert done.exit_code == ExitCode.USAGE
+    assert f"rayhpc: {what}" in done.stderr
+
+
+def test_a_file_is_refused_before_a_cluster_is_sought(state: Path, file: Path) -> None:
+    file.write_text("comand: x\n")
+    done = run("job", "submit", "--config", file)
+    assert done.exit_code == ExitCode.CONFIGURATION
+    assert f"    {file}:1: unknown key comand: is it command?\n" in done.stderr

@@ -1,0 +1,147 @@
+"""`rayhpc runs …` as a user types it, over run directories."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from rayhpc.cli.main import main
+from rayhpc.errors import ExitCode, RayhpcError
+from rayhpc.records import run_directory, runs
+from tests.unit.making import HOSTILE, cluster, code_of, story_events
+
+PNG = b"\x89PNG\r\n"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a user is who has run something: rayhpc-runs with two runs, an allocation's record and `latest`."""
+    monkeypatch.chdir(tmp_path)
+    record("20261121-100000-aaaaaaaa", ["train.py", "--lr", "3e-4"], code=0, job_id="17")
+    record("20261121-110000-bbbbbbbb", None, job_id="18")
+    Path("rayhpc-runs/allocations/20261121-100000-cccccccc").mkdir(parents=True)
+    return tmp_path
+
+
+def record(name: str, command: Sequence[str] | None, code: int = 0, **spec: Any) -> Path:
+    """A run of three nodes as the bootstrap records it; command: None for one that goes on."""
+    directory = run_directory.create("rayhpc-runs", name)
+    run_directory.write_json(directory / "cluster.json", cluster(3, **spec))
+    lines = [entry for entry in story_events() if command is not None or entry["at"] < 119.0]
+    (directory / "events.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in lines))
+    if command is not None:
+        ended = {"code": code, "cause": f"the driver ended with {code}", "command": command}
+        run_directory.write_json(directory / "outcome.json", ended)
+    return directory
+
+
+def rayhpc(*words: str) -> Result:
+    return CliRunner().invoke(main, ["runs", *words])
+
+
+def test_list(home: Path) -> None:
+    done = rayhpc("list")
+    assert [line.split("\t") for line in done.stdout.splitlines()] == [
+        ["RUN", "JOB", "NODES", "CODE", "CAUSE", "COMMAND"],
+        ["20261121-100000-aaaaaaaa", "17", "3", "0", "the driver ended with 0", "train.py --lr 3e-4"],
+        ["20261121-110000-bbbbbbbb", "18", "3", "", "no outcome yet", ""],
+    ]
+    assert (done.exit_code, done.stderr) == (0, "")
+
+
+def test_list_for_programs(home: Path) -> None:
+    first, second = json.loads(rayhpc("list", "--json").stdout)
+    assert first == {
+        "id": "20261121-100000-aaaaaaaa", "directory": str(home / "rayhpc-runs/20261121-100000-aaaaaaaa"),
+        "job_id": "17", "nodes": 3, "hosts": 3, "code": 0, "cause": "the driver ended with 0",
+        "command": ["train.py", "--lr", "3e-4"],
+    }  # fmt: skip
+    assert (second["code"], second["command"]) == (None, [])
+
+
+def test_list_of_nothing(tmp_path: Path) -> None:
+    done = rayhpc("list", "--json", "--run-dir", str(tmp_path / "none"))
+    assert (done.exit_code, json.loads(done.stdout)) == (0, [])
+
+
+def test_a_line_for_each_command(home: Path, hostile: str) -> None:
+    record("20261121-120000-dddddddd", [hostile, "x" * 100])
+    lines = rayhpc("list").stdout.splitlines()
+    assert len(lines) == 4
+    assert lines[-1].startswith("20261121-120000-dddddddd\t")
+
+
+@pytest.mark.parametrize(
+    ("words", "drawn"),
+    [
+        ([], "bbbbbbbb"),
+        (["latest"], "bbbbbbbb"),
+        (["20261121-100000-aaaaaaaa"], "aaaaaaaa"),
+        (["rayhpc-runs/20261121-100000-aaaaaaaa"], "aaaaaaaa"),
+    ],
+)
+def test_plot(home: Path, words: list[str], drawn: str) -> None:
+    done = rayhpc("plot", *words)
+    (file,) = home.glob(f"rayhpc-runs/2*-{drawn}/timeline.png")
+    assert (done.exit_code, done.stdout) == (0, f"{file}\n")
+    assert file.read_bytes().startswith(PNG)
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert f"{file} ." in done.stderr
+    assert len(list(home.rglob("timeline.png"))) == 1
+
+
+@pytest.mark.parametrize("name", [name for name in HOSTILE if "/" not in name])
+def test_plot_to_a_file_of_any_name(home: Path, name: str) -> None:
+    done = rayhpc("plot", "--output", name)
+    assert (done.exit_code, done.stdout) == (0, f"{name}\n")
+    assert Path(name).read_bytes().startswith(PNG)
+
+
+def test_a_run_that_was_killed_in_the_middle_of_a_line(home: Path) -> None:
+    with Path("rayhpc-runs/latest/events.jsonl").open("a") as events:
+        events.write('{"at": 1795')
+    assert rayhpc("plot").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["nope"], "rayhpc: there is no run nope\n    in {home}/rayhpc-runs: 20261121-110000-bbbbbbbb, 2"),
+        (["--run-dir", "empty"], "rayhpc: there is no run in {home}/empty\n"),
+        (["--output", "no/where.png"], "rayhpc: no/where.png cannot be written: No such file or directory\n"),
+    ],
+)
+def test_what_cannot_be_plotted(home: Path, words: list[str], what: str) -> None:
+    done = rayhpc("plot", *words)
+    assert (done.exit_code, done.stdout) == (int(ExitCode.CONFIGURATION), "")
+    assert done.stderr.startswith(what.format(home=home))
+    assert "\n  next: " in done.stderr
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]\n"])
+def test_a_run_without_an_event(home: Path, content: str) -> None:
+    Path("rayhpc-runs/latest/events.jsonl").write_text(content)
+    done = rayhpc("plot")
+    assert done.exit_code == int(ExitCode.CONFIGURATION)
+    assert "has no event yet" in done.stderr
+
+
+def test_without_matplotlib(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = rayhpc("plot")
+    assert (done.exit_code, done.stdout) == (int(ExitCode.CONFIGURATION), "")
+    assert "pip install 'rayhpc[rllib]'" in done.stderr
+    assert not list(home.rglob("*.png"))
+
+
+def test_events_that_are_gone(home: Path) -> None:
+    Path("rayhpc-runs/latest/events.jsonl").unlink()
+    with pytest.raises(RayhpcError, match="cannot be read") as caught:
+        runs.events(runs.find("rayhpc-runs", ""))
+    assert code_of(caught.value) == ExitCode.CONFIGURATION
