@@ -1,4 +1,4 @@
-"""Ray's table of nodes, for rank 0, which has no Ray of its own: the head's `ray start` answers (node_table_server.py)."""
+"""Ray's table of nodes, as rank 0 sees it: it has no Ray of its own, and asks the head's `ray start`."""
 
 from __future__ import annotations
 
