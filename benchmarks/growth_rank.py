@@ -62,7 +62,7 @@ class Counter:
 COUNTER = Counter()
 
 
-class CountingMpi(mpi.Mpi):
+class CountingMpi(mpi.MpiComm):
     """MPI that counts. A rank has agreed when it tells rank 0 when its imports were done."""
 
     directory = Path()
@@ -130,7 +130,7 @@ def main() -> None:
     CountingMpi.directory = Path(sys.argv[1])
     for module, name, stub in [
         (ray_start, "COMMAND", _SLEEPS), (lead, "NodeTable", StubTable), (lead, "Supervisor", StubbedSupervisor),
-        (lead, "EventLog", CountingLog), (mpi, "Mpi", CountingMpi),
+        (lead, "EventLog", CountingLog), (mpi, "MpiComm", CountingMpi),
     ]:  # fmt: skip
         assert hasattr(module, name)
         setattr(module, name, stub)

@@ -54,7 +54,7 @@ class HeadSilent:
 
 @dataclass(frozen=True)
 class RankSilent:
-    """A rank has not been heard of for so many seconds; closed: its connection has ended."""
+    """Nothing has come from a rank for so many seconds; closed: its connection has ended."""
 
     rank: int
     host: str
@@ -114,14 +114,14 @@ class Stop:
 
 @dataclass(frozen=True)
 class Alive:
-    """I am here: between rank 0 and each other rank, both ways."""
+    """A heartbeat: between rank 0 and each other rank, both ways."""
 
 
 @dataclass(frozen=True)
 class Milestone:
     """A rank reached a stage: for the timeline in events.jsonl. at is Unix seconds on its own clock.
 
-    warning: what the user is told of it; since: when the stage began, where no other event says it.
+    warning: what the user reads of it; since: when the stage began, where no other event says it.
     """
 
     rank: int
@@ -134,7 +134,7 @@ class Milestone:
 
 @dataclass(frozen=True)
 class Stopped:
-    """A rank has given everything back. logs: (name, content) of Ray's log files."""
+    """A rank has shut down. logs: (name, content) of Ray's log files."""
 
     rank: int
     killed: int

@@ -1,4 +1,4 @@
-"""The data of the program: environment + host -> Allocation -> ClusterSpec -> Address -> Outcome -> exit code."""
+"""The data of the program: environment + host -> RankResources -> ClusterSpec -> Assignment -> Outcome -> exit code."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Versions:
 
 
 @dataclass(frozen=True)
-class Allocation:
+class RankResources:
     """What one rank finds on its host: everything it may use, before the host's share is divided.
 
     cpus: ids of the CPUs in its affinity mask; cpu_limit: whole CPUs that the cgroup grants; scheduler_cpus: the
@@ -97,7 +97,7 @@ class ClusterSpec:
     hosts: int
     versions: Versions
     scheduler: str
-    job_id: str
+    batch_job_id: str
     deadline: float
     nodes: tuple[NodeSpec, ...]
 
@@ -127,7 +127,7 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Assignment:
-    """What one rank is told: constant in size, whatever the number of nodes. node is None for an idle rank.
+    """What rank 0 assigns to one rank: constant in size, whatever the number of nodes. node: None for an idle rank.
 
     ray: its version; certificate: None without --tls; it names every host, some 10 bytes each.
     """
@@ -146,7 +146,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class AliveNode:
-    """A living row of Ray's node table; rank is None for a node that is not of this run; id is new at each start."""
+    """A row of Ray's node table that is alive; rank: None for a node of no rank of this run; id: new at each start."""
 
     rank: int | None
     address: str
@@ -175,11 +175,11 @@ class Reach:
 
 @dataclass(frozen=True)
 class ClusterEntry:
-    """What a run tells the login side, in the registry. Holds no secret.
+    """What the registry says of a run, for the login side. Holds no secret.
 
     id: the run's; host: the head's; address: HOST:PORT of the GCS; dashboard: its URL as reached from other hosts,
-    empty without one; run_dir: absolute; scheduler, job_id: empty outside of a job; command: the driver's words, none
-    under --hold; started_at, deadline: Unix seconds, 0 where there is no end; pid: of rank 0, on host.
+    empty without one; run_dir: absolute; scheduler, batch_job_id: empty outside of a batch job; command: the driver's,
+    empty under --hold; started_at, deadline: Unix seconds, 0 where there is no end; pid: of rank 0, on host.
     """
 
     id: str
@@ -192,7 +192,7 @@ class ClusterEntry:
     gpus: float
     run_dir: str
     scheduler: str
-    job_id: str
+    batch_job_id: str
     command: tuple[str, ...]
     started_at: float
     deadline: float

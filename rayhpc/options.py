@@ -1,4 +1,4 @@
-"""What the user may choose: each option lives here once, and the command lines are made of it."""
+"""What the user may choose: each option is defined once, here, and the command lines are made of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 # Ray refuses object stores below 75 MiB.
 OBJECT_STORE_MINIMUM = 80 * 2**20
 # Options that `rayhpc node worker` has as well: what may differ from host to host, and how long it waits.
-WORKERS_OWN = ("interface", "temp_dir", "timeout")
+WORKER_OPTIONS = ("interface", "temp_dir", "timeout")
 
 
 def option(default: Any, text: str, **details: Any) -> Any:
@@ -41,7 +41,7 @@ class Options:
         0.0, "Seconds until every node must be alive. 0: grows with the nodes.", minimum=0, metavar="S"
     )
     min_nodes: int = option(
-        0, "Go on, loudly, with N nodes if others fail, or at the time-out. 0: all.", minimum=0, metavar="N"
+        0, "Continue with a warning once at least N nodes are up. 0: all.", minimum=0, metavar="N"
     )
     on_node_loss: str = option(
         "continue", "What a lost worker node means.", choices=("continue", "abort"), metavar="POLICY"
@@ -51,14 +51,18 @@ class Options:
     )
     dashboard: bool = option(False, "Start Ray's dashboard and job API.", off="No dashboard (the default).")
     register: bool = option(
-        True, "Enter the run in your registry of clusters, for `rayhpc cluster`.", off="Tell the login node nothing."
+        True,
+        "Enter the run in your registry of clusters, for `rayhpc cluster`.",
+        off="Do not: `rayhpc cluster` does not see the run.",
     )
     tls: bool = option(False, "Encrypt Ray's traffic, with a certificate made for this run alone (needs openssl).")
     ray_arg: tuple[str, ...] = option(
         (), "Passed to every `ray start` as it is. Repeatable.", multiple=True, metavar="ARG"
     )
     login_node: bool = option(False, "Start even on a host to which the scheduler gives no jobs.")
-    hold: bool = option(False, "No driver: keep the cluster until a signal.")
+    hold: bool = option(
+        False, "No driver: keep the cluster until a signal. Not Slurm's job hold, which keeps a job from starting."
+    )
     walltime: str = option("", "End of the job, counted from now: 3600, 01:00:00, 1-00:00:00.", metavar="TIME")
     deadline: float = option(0.0, "End of the job in Unix seconds.", minimum=0, metavar="UNIX")
     grace: float = option(
@@ -80,7 +84,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Terminals:
-    """What `rayhpc node` asks besides Options. A field is an option, as there."""
+    """The options of `rayhpc node` besides Options. A field is an option, as there."""
 
     head: str = option("", "Where the head waits, as it prints it.", metavar="HOST:PORT")
     port: int = option(

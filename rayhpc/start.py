@@ -24,18 +24,18 @@ _NOT_AT_ONCE = {"--one-per-host": "RAYHPC_ONE_PER_HOST", "--tls": "RAYHPC_TLS"}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one rank; the exit code of the process, which is the job's on rank 0."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     this_process.open_closed_streams()
     this_process.prepare()
-    with _beginning() if at_once(words, os.environ) else contextlib.nullcontext() as begun:
+    with _beginning() if at_once(arguments, os.environ) else contextlib.nullcontext() as early_start:
         from rayhpc.launch import rank
 
-        return rank.run(words, begun)
+        return rank.run(arguments, early_start)
 
 
-def at_once(words: Sequence[str], environ: Mapping[str, str]) -> bool:
+def at_once(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
     """Whether this rank's `ray start` may begin before anybody has understood the command line."""
-    return not any(flag in words or variable in environ for flag, variable in _NOT_AT_ONCE.items())
+    return not any(flag in arguments or variable in environ for flag, variable in _NOT_AT_ONCE.items())
 
 
 @contextlib.contextmanager
@@ -48,14 +48,14 @@ def _beginning() -> Iterator[RayStart | None]:
         return
     from rayhpc.processes import children, environment, ray_start  # takes as long as the keeper to be ready
 
-    begun = ray_start.RayStart(first)
+    early_start = ray_start.RayStart(first)
     try:
         with contextlib.suppress(OSError):  # as above
-            begun.warm_up(environment.of_import(os.environ))
-        yield begun
+            early_start.warm_up(environment.of_import(os.environ))
+        yield early_start
     finally:
-        begun.discard()
-        children.until_gone([begun], _GONE_SECONDS)
+        early_start.discard()
+        children.until_gone([early_start], _GONE_SECONDS)
 
 
 if __name__ == "__main__":

@@ -162,4 +162,4 @@ def runs(allocation: Allocation) -> list[Run]:
     """The runs of the bootstrap in this allocation, the oldest first: more than one where the job was requeued."""
     first = time.strftime("%Y%m%d-%H%M%S", time.localtime(allocation.submitted_at - _CLOCK_SECONDS))
     ids = set(map(short, (allocation.job_id, *allocation.earlier)))
-    return [run for run in recorded.every(allocation.run_dir, first) if short(run.job_id) in ids]
+    return [run for run in recorded.every(allocation.run_dir, first) if short(run.batch_job_id) in ids]

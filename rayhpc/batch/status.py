@@ -77,7 +77,7 @@ def _completed(allocation: Allocation, state: JobState) -> JobState:
     """The state with what our own record of the run knows, where the scheduler has forgotten the job or its code."""
     if state.exit_code is not None or (state.state is not State.ENDED and state.word):
         return state
-    runs = [run for run in allocations.runs(allocation) if short(run.job_id) == short(allocation.job_id)]
+    runs = [run for run in allocations.runs(allocation) if short(run.batch_job_id) == short(allocation.job_id)]
     code = runs[-1].code if runs else None
     if code is None:
         return state

@@ -115,13 +115,13 @@ def keeper(run_id: str) -> Child:
     return Child(Keeping(f"{run_id}/driver", sys.stdout.fileno(), sys.stderr.fileno()))
 
 
-def start(child: Child, argv: Sequence[str], own: Assignment, spec: ClusterSpec) -> None:
+def start(child: Child, argv: Sequence[str], assignment: Assignment, spec: ClusterSpec) -> None:
     """Run the driver under its keeper: its standard input is closed, {address} in its arguments replaced."""
     address = spec.address
     child.run(
         Order(
             argv=[word.replace("{address}", address) for word in argv],
-            env=environment.of_driver(os.environ, own, spec),
+            env=environment.of_driver(os.environ, assignment, spec),
             ladder=_LADDER,
             orphan_ladder=_LADDER,
             linger=_LINGER_SECONDS,

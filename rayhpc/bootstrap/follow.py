@@ -1,4 +1,4 @@
-"""Every other rank's part of the story: a worker when told to, news to rank 0, everything given back when told to."""
+"""What every other rank does: start its Ray node, send events to rank 0, and shut down, each when rank 0 asks."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def join_delay(rank: int, nodes: int) -> float:
 class Follower:
     """A rank that follows rank 0; without a node it only passes signals on."""
 
-    def __init__(self, comm: Comm, own: Assignment, node: Node | None, signals: Signals) -> None:
-        self._comm, self._own, self._node = comm, own, node
+    def __init__(self, comm: Comm, assignment: Assignment, node: Node | None, signals: Signals) -> None:
+        self._comm, self._assignment, self._node = comm, assignment, node
         self._watch = Watch(comm, signals, _HASTE)
         self._beats = Beats(comm.size, {HEAD_RANK})
         self._address = ""
@@ -45,7 +45,7 @@ class Follower:
         self._restart = 0
 
     def run(self) -> None:
-        """Follow until rank 0 says leave; without a word from it, give back what is here and end all."""
+        """Follow until rank 0 says leave; when rank 0 is lost, shut down what is here and end all ranks."""
         try:
             self._warm_up()
             order = self._follow()
@@ -55,7 +55,7 @@ class Follower:
         child = self._node.child if self._node else None
         if self._node is not None:
             self._node.keep_first_words()
-        answer = teardown.stop_rank(self._own, self._comm.rank, child, order or Stop(False, 0))
+        answer = teardown.stop_rank(self._assignment, self._comm.rank, child, order or Stop(False, 0))
         self._comm.send(HEAD_RANK, answer)
         if order is None:
             self._end_all()
@@ -106,7 +106,7 @@ class Follower:
             case StartNode(address=address):
                 self._address = address
                 self._watch.every = _CALM
-                self._start_at = time.monotonic() + join_delay(self._comm.rank, self._own.nodes)
+                self._start_at = time.monotonic() + join_delay(self._comm.rank, self._assignment.nodes)
             case RestartNode(ordinal=ordinal):
                 self._start_again(ordinal)
             case SignalArrived() | NodeEnded() | Milestone():

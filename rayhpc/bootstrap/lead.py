@@ -1,4 +1,4 @@
-"""Rank 0's part of the story: head, workers, driver, the decision, and everything given back."""
+"""What rank 0 does: start the head and the workers, run the driver, decide how the run ends, shut everything down."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ class Leader:
     """One run, led. Each stage returns None to go on or the Outcome that ends the run."""
 
     def __init__(
-        self, comm: Comm, own: Assignment, spec: ClusterSpec, node: Node, options: Options,
+        self, comm: Comm, assignment: Assignment, spec: ClusterSpec, node: Node, options: Options,
         argv: Sequence[str], console: Console, signals: Signals,
     ) -> None:  # fmt: skip
-        self._comm, self._own, self._spec, self._node = comm, own, spec, node
+        self._comm, self._assignment, self._spec, self._node = comm, assignment, spec, node
         self._options, self._argv, self._console = options, argv, console
         self._directory = Path(spec.run_dir)
         self._log = EventLog(self._directory)
@@ -80,7 +80,7 @@ class Leader:
             )
         except RayhpcError as error:
             outcome = Outcome.of(error.fault)
-        except Exception as error:  # a bug of ours must still give everything back
+        except Exception as error:  # a bug of ours must not leave anything running
             outcome = Outcome.of(internal(error))
         return self._give_back(outcome)
 
@@ -159,12 +159,13 @@ class Leader:
         supervisor.accept()
         assert supervisor.table is not None
         alive = supervisor.table.nodes or ()
-        self._stage("up", f"{len(alive)}/{len(self._spec.nodes)} nodes, {readiness.totals(alive)}")
+        self._stage("up", f"{len(alive)}/{len(self._spec.nodes)} Ray nodes, {readiness.totals(alive)}")
         supervisor.table.every = self._pauses[1]
         self._watch.every = _CALM if self._comm.size > 1 else _ALONE
         if self._options.register:
             entry = cluster_entry(self._spec, alive, self._argv, self._options.tls)
-            self._registration = Registration(entry, self._own.token, self._own.certificate, self._console.line)
+            secrets = self._assignment.token, self._assignment.certificate
+            self._registration = Registration(entry, *secrets, self._console.line)
         for line in self._next_commands():
             self._console.plain(f"           {line}")
         return None
@@ -192,7 +193,7 @@ class Leader:
         """The driver, until something decides."""
         self._stage("driver", f"driver: {shlex.join(self._argv)[:200]}")
         assert self._driver is not None
-        driver.start(self._driver, self._argv, self._own, self._spec)
+        driver.start(self._driver, self._argv, self._assignment, self._spec)
         self._supervisor.drive(self._driver)
         self._watch.add(self._driver, self._driver_ended)
         return self._supervise()
@@ -232,7 +233,7 @@ class Leader:
         problems += self._record(outcome, released, problems)
         if self._registration is not None:
             problems += self._registration.close()
-        self._console.line(f"{outcome.cause}; all given back in {released:.1f} s; exit code {outcome.code}")
+        self._console.line(f"{outcome.cause}; shut down in {released:.1f} s; exit code {outcome.code}")
         for problem in problems:
             self._console.line(f"WARNING: {problem}")
         if missing:
@@ -248,7 +249,7 @@ class Leader:
 
         def stop_own() -> None:
             self._node.keep_first_words()
-            answers[HEAD_RANK] = teardown.stop_rank(self._own, HEAD_RANK, self._node.child, order)
+            answers[HEAD_RANK] = teardown.stop_rank(self._assignment, HEAD_RANK, self._node.child, order)
 
         others = range(1, self._comm.size)
         return {**teardown.stop_others(self._comm, order, others, self._supervisor.doubtful(), stop_own), **answers}
@@ -295,7 +296,7 @@ def cluster_entry(spec: ClusterSpec, alive: Sequence[AliveNode], command: Sequen
         gpus=sum(node.gpus for node in alive),
         run_dir=spec.run_dir,
         scheduler=spec.scheduler,
-        job_id=spec.job_id,
+        batch_job_id=spec.batch_job_id,
         command=tuple(command),
         started_at=time.time(),
         deadline=spec.deadline,

@@ -37,26 +37,28 @@ _GONE_SECONDS = 5.0
 class Node:
     """The Ray node of one rank; start() may be called again after its end, e.g. with another port.
 
-    begun: a `ray start` that has begun already and was told nothing.
+    early_start: a `ray start` that runs already and has no arguments yet.
     """
 
-    def __init__(self, own: Assignment, spec: NodeSpec, options: Options, begun: RayStart | None = None) -> None:
+    def __init__(
+        self, assignment: Assignment, spec: NodeSpec, options: Options, early_start: RayStart | None = None
+    ) -> None:
         self.spec = spec
-        self.child = begun
+        self.child = early_start
         self._made = False
         self._words = b""
-        self._own = own
+        self._assignment = assignment
         self._options = options
 
     @property
     def log(self) -> Path:
         """What `ray start` prints."""
-        return paths.rank_log(self._own.run_dir, self.spec.rank)
+        return paths.rank_log(self._assignment.run_dir, self.spec.rank)
 
     @property
     def environment(self) -> dict[str, str]:
         """The environment of the node's daemons."""
-        return environment.of_daemons(os.environ, self._own, self.spec)
+        return environment.of_daemons(os.environ, self._assignment, self.spec)
 
     def prepare(self) -> None:
         """Make the log, the private directory and the secrets in it; raises RayhpcError if one cannot be made.
@@ -112,12 +114,11 @@ class Node:
 
     def _secrets(self) -> dict[str, str]:
         """The files that let a process into the cluster: path and content."""
-        own, private = self._own, self.spec.temp_dir
-        token = {paths.token_file(private): own.token}
-        if own.certificate is None:
+        private, certificate = self.spec.temp_dir, self._assignment.certificate
+        token = {paths.token_file(private): self._assignment.token}
+        if certificate is None:
             return token
-        pair = {paths.certificate_file(private): own.certificate.chain, paths.key_file(private): own.certificate.key}
-        return {**token, **pair}
+        return {**token, paths.certificate_file(private): certificate.chain, paths.key_file(private): certificate.key}
 
     def warm_up(self) -> RayStart:
         """Begin `ray start`, which imports Ray and then waits for start()."""
@@ -130,7 +131,8 @@ class Node:
         child = self.warm_up()
         for directory in self._entry():
             child.answer_for(directory)
-        child.tell(start_arguments(self._own, self.spec, self._options, port, address), self.environment, self.log)
+        arguments = start_arguments(self._assignment, self.spec, self._options, port, address)
+        child.tell(arguments, self.environment, self.log)
         return child
 
     def _entry(self) -> list[str]:
@@ -138,14 +140,14 @@ class Node:
         if self.spec.rank != HEAD_RANK or not self._options.register:
             return []
         try:
-            return [str(registry.directory(self._own.run_id))]
+            return [str(registry.directory(self._assignment.run_id))]
         except RayhpcError:
             return []  # without a home there will be none, which is told then
 
     @property
     def authentication(self) -> dict[str, str]:
         """What lets a process of this rank into the cluster."""
-        return environment.authentication(self.spec.temp_dir, self._own.certificate is not None)
+        return environment.authentication(self.spec.temp_dir, self._assignment.certificate is not None)
 
     def ended(self, child: Child) -> NodeEnded:
         """The event of the node's end, with what it last wrote."""
@@ -190,9 +192,9 @@ class Node:
         return tuple([*self._words.decode(errors="replace").splitlines(), *lines][-count:])
 
 
-def start_arguments(own: Assignment, spec: NodeSpec, options: Options, port: int, address: str) -> list[str]:
+def start_arguments(assignment: Assignment, spec: NodeSpec, options: Options, port: int, address: str) -> list[str]:
     """The command line of `ray start`: every resource said, no fixed port, nothing that is not needed."""
-    role = [f"--address={address}"] if address else _head_arguments(own, options, port)
+    role = [f"--address={address}"] if address else _head_arguments(assignment, options, port)
     labels = ",".join(part for part in (options.labels, f"{RANK_LABEL}={spec.rank}") if part)
     return [
         "start",
@@ -214,8 +216,8 @@ def start_arguments(own: Assignment, spec: NodeSpec, options: Options, port: int
     ]
 
 
-def _head_arguments(own: Assignment, options: Options, port: int) -> list[str]:
-    dashboard = [f"--dashboard-host={own.head_address}", f"--dashboard-port={own.dashboard_port}"]
+def _head_arguments(assignment: Assignment, options: Options, port: int) -> list[str]:
+    dashboard = [f"--dashboard-host={assignment.head_address}", f"--dashboard-port={assignment.dashboard_port}"]
     return [
         "--head",
         f"--port={port}",

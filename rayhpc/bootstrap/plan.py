@@ -11,7 +11,7 @@ from rayhpc import schedulers, units
 from rayhpc.bootstrap import share
 from rayhpc.errors import configuration, counted, shortened
 from rayhpc.host import network, tls
-from rayhpc.model import Allocation, Assignment, Certificate, ClusterSpec, Probe, Reach
+from rayhpc.model import Assignment, Certificate, ClusterSpec, Probe, RankResources, Reach
 from rayhpc.options import Options
 from rayhpc.ranks.comm import Comm, agree
 from rayhpc.records import run_directory
@@ -19,7 +19,7 @@ from rayhpc.schedulers import commands
 from rayhpc.schedulers.facts import Scheduler
 
 
-def agree_on_cluster(comm: Comm, place: str, survey: Callable[[], Allocation], planner: Planner) -> Assignment:
+def agree_on_cluster(comm: Comm, place: str, survey: Callable[[], RankResources], planner: Planner) -> Assignment:
     """Every rank tells what it has and is told what to do; a fault on any rank is raised on all."""
     patience = 60.0 + 0.1 * comm.size
     try:
@@ -38,18 +38,18 @@ class Planner:
         self._options = options
         self._scheduler = scheduler
         self._environ = environ
-        self._allocations: Sequence[Allocation] = ()
+        self._found: Sequence[RankResources] = ()
         self._listener: network.Listener | None = None
 
-    def propose(self, allocations: Sequence[Allocation]) -> list[Probe]:
+    def propose(self, found: Sequence[RankResources]) -> list[Probe]:
         """Check what was found, open the run and a listener; where each worker shall try to reach the head."""
-        check_versions(allocations)
-        self._allocations = allocations
-        head = allocations[0]
+        check_versions(found)
+        self._found = found
+        head = found[0]
         now = time.time()
         run_id = new_run_id(now)
-        nodes = share.divide(allocations, self._options, run_id)
-        self.warnings = share.warnings(allocations, nodes, self._options)
+        nodes = share.divide(found, self._options, run_id)
+        self.warnings = share.warnings(found, nodes, self._options)
         check_min_nodes(self._options.min_nodes, len(nodes))
         if not self._options.login_node:
             check_login_node(head.host, self._environ)
@@ -58,21 +58,21 @@ class Planner:
             run_dir="",
             port=network.free_port(head.host, self._options.port),
             dashboard_port=0,
-            ranks=len(allocations),
-            hosts=len({entry.host_id for entry in allocations}),
+            ranks=len(found),
+            hosts=len({entry.host_id for entry in found}),
             versions=head.versions,
             scheduler=self._scheduler.name if self._scheduler else "",
-            job_id=self._environ.get(self._scheduler.job_id, "") if self._scheduler else "",
+            batch_job_id=self._environ.get(self._scheduler.job_id, "") if self._scheduler else "",
             deadline=self._deadline(head.host, now),
             nodes=nodes,
         )
         self._listener = network.Listener()
-        return [Probe(tuple(entry.address for entry in head.interfaces), self._listener.port)] * len(allocations)
+        return [Probe(tuple(entry.address for entry in head.interfaces), self._listener.port)] * len(found)
 
     def settle(self, reaches: Sequence[Reach]) -> list[Assignment]:
         """Choose the network that all share and write the record; what each rank is told."""
         assert self.spec is not None
-        head = self._allocations[0]
+        head = self._found[0]
         address = choose_address(head.host, [entry.address for entry in head.interfaces], reaches)
         spec = self.spec
         own = {entry.rank: entry.own[address] for entry in reaches}
@@ -85,7 +85,7 @@ class Planner:
             dashboard_port=network.free_port(head.host, taken=taken) if self._options.dashboard else 0,
             run_dir=str(run_directory.create(self._options.run_dir, spec.run_id)),
         )
-        return assignments(self.spec, self._allocations, secrets.token_hex(32), certificate)
+        return assignments(self.spec, self._found, secrets.token_hex(32), certificate)
 
     def _deadline(self, host: str, now: float) -> float:
         """End of the job in Unix seconds, 0 if nobody knows; raises RayhpcError where it is over."""
@@ -143,16 +143,16 @@ def check_time_left(end: float, now: float, sources: str) -> None:
         )
 
 
-def check_versions(allocations: Sequence[Allocation]) -> None:
+def check_versions(found: Sequence[RankResources]) -> None:
     """Raises RayhpcError naming the ranks whose Ray, Python or rayhpc is not rank 0's."""
-    expected = allocations[0].versions
-    odd = [entry for entry in allocations if entry.versions != expected]
+    expected = found[0].versions
+    odd = [entry for entry in found if entry.versions != expected]
     if not odd:
         return
     lines = [
         f"rank {entry.rank} on {entry.host}: Ray {entry.versions.ray}, Python {entry.versions.python}, "
         f"rayhpc {entry.versions.rayhpc}"
-        for entry in (allocations[0], *odd[:8])
+        for entry in (found[0], *odd[:8])
     ]
     raise configuration(
         f"versions differ on rank {shortened([str(entry.rank) for entry in odd])}",
@@ -181,7 +181,7 @@ def new_run_id(now: float) -> str:
 
 
 def assignments(
-    spec: ClusterSpec, allocations: Sequence[Allocation], token: str, certificate: Certificate | None = None
+    spec: ClusterSpec, found: Sequence[RankResources], token: str, certificate: Certificate | None = None
 ) -> list[Assignment]:
     """What each rank is told, in rank order."""
     nodes = {node.rank: node for node in spec.nodes}
@@ -198,5 +198,5 @@ def assignments(
             token=token,
             certificate=certificate,
         )
-        for entry in allocations
+        for entry in found
     ]

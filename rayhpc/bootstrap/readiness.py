@@ -43,7 +43,7 @@ def missing(alive: Sequence[AliveNode] | None, wanted: Sequence[NodeSpec]) -> li
 
 
 def verdict(table: NodeTable, spec: ClusterSpec, options: Options, console: Console, seconds: float) -> Outcome | None:
-    """None if the cluster may be used: all of it, or --min-nodes of it, loudly; else the fault with its evidence."""
+    """None if the cluster may be used: all of it, or --min-nodes of it, with a warning; else the fault."""
     lacking = missing(table.nodes, spec.nodes)
     alive = len(spec.nodes) - len(lacking)
     wrong = _check_totals(table.nodes or (), spec)
@@ -51,7 +51,7 @@ def verdict(table: NodeTable, spec: ClusterSpec, options: Options, console: Cons
         return wrong
     names = shortened([f"{node.host} (rank {node.rank})" for node in lacking])
     if options.min_nodes and alive >= options.min_nodes:
-        console.line(f"WARNING: going on with {alive} of {len(spec.nodes)} nodes; missing: {names}")
+        console.line(f"WARNING: going on with {alive} of {len(spec.nodes)} Ray nodes; missing: {names}")
         return None
     if spec.head in lacking:  # the others have not been told to start
         lacking, names = [spec.head], spec.head.place

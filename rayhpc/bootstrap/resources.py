@@ -15,7 +15,7 @@ import rayhpc
 from rayhpc import paths, units
 from rayhpc.errors import configuration
 from rayhpc.host import this_host
-from rayhpc.model import Allocation, Gpus, Interface, Versions
+from rayhpc.model import Gpus, Interface, RankResources, Versions
 from rayhpc.options import Options
 from rayhpc.processes import this_process
 from rayhpc.schedulers.facts import Scheduler
@@ -33,14 +33,14 @@ _SHORT = paths.temp_base_limit(dashboard=False)
 
 def survey(
     rank: int, options: Options, scheduler: Scheduler | None, launcher: str, environ: Mapping[str, str]
-) -> Allocation:
+) -> RankResources:
     """This rank's allocation; raises RayhpcError where nothing that the run needs can be found on this host."""
     temp_base, notices = _temp_base(options.temp_dir, environ, paths.temp_base_limit(options.dashboard))
     shm = this_host.free_space("/dev/shm")
     _check_store(options, shm, environ)
     memory = this_host.memory()
     granted = scheduler.memory(environ) if scheduler else None
-    return Allocation(
+    return RankResources(
         rank=rank,
         host=this_host.name(),
         host_id=this_host.identity(),

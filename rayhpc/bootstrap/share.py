@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from rayhpc import paths, units
 from rayhpc.errors import configuration, shortened
-from rayhpc.model import Allocation, Gpus, NodeSpec
+from rayhpc.model import Gpus, NodeSpec, RankResources
 from rayhpc.options import OBJECT_STORE_MINIMUM, Options
 
 # Beyond 30 % of memory Ray warns.
@@ -16,16 +16,16 @@ _OBJECT_STORE_SHARE = 0.3
 _MARGIN = 0.9
 
 
-def divide(allocations: Sequence[Allocation], options: Options, run_id: str) -> tuple[NodeSpec, ...]:
+def divide(found: Sequence[RankResources], options: Options, run_id: str) -> tuple[NodeSpec, ...]:
     """Each host's share divided among its ranks, at least one CPU each; with one_per_host its first rank has all."""
-    by_host: dict[str, list[Allocation]] = defaultdict(list)
-    for entry in allocations:
+    by_host: dict[str, list[RankResources]] = defaultdict(list)
+    for entry in found:
         by_host[entry.host_id].append(entry)
     nodes = [node for ranks in by_host.values() for node in _divide_host(ranks, options.one_per_host, options, run_id)]
     return tuple(sorted(nodes, key=lambda node: node.rank))
 
 
-def _divide_host(ranks: Sequence[Allocation], one_per_host: bool, options: Options, run_id: str) -> list[NodeSpec]:
+def _divide_host(ranks: Sequence[RankResources], one_per_host: bool, options: Options, run_id: str) -> list[NodeSpec]:
     chosen = ranks[:1] if one_per_host else ranks
     count = len(chosen)
     cpus = _divide_cpus(ranks, chosen)
@@ -54,14 +54,14 @@ def _divide_host(ranks: Sequence[Allocation], one_per_host: bool, options: Optio
     return nodes if fits else [replace(node, store_dir=node.temp_dir) for node in nodes]
 
 
-def host_cpus(ranks: Sequence[Allocation]) -> int:
+def host_cpus(ranks: Sequence[RankResources]) -> int:
     """CPUs that the ranks of one host may use together."""
     together = len(frozenset().union(*(entry.cpus for entry in ranks)))
     limits = [entry.cpu_limit for entry in ranks if entry.cpu_limit is not None]
     return max(1, min([together, *limits]))
 
 
-def _divide_cpus(ranks: Sequence[Allocation], chosen: Sequence[Allocation]) -> list[int]:
+def _divide_cpus(ranks: Sequence[RankResources], chosen: Sequence[RankResources]) -> list[int]:
     """Ranks that are bound to CPUs of their own keep them; else the host's CPUs are shared out evenly."""
     total = host_cpus(ranks)
     if len(chosen) > 1 and sum(len(entry.cpus) for entry in chosen) == total:
@@ -74,7 +74,7 @@ def _even(total: int, shares: int, least: int = 0) -> list[int]:
     return [max(least, total // shares + (place < total % shares)) for place in range(shares)]
 
 
-def _divide_gpus(ranks: Sequence[Allocation], count: int) -> list[Gpus]:
+def _divide_gpus(ranks: Sequence[RankResources], count: int) -> list[Gpus]:
     """Ranks that see GPUs of their own keep them; else the host's list is cut into slices."""
     lists = [entry.gpus.devices or entry.gpus.ids for entry in ranks]
     variable = ranks[0].gpus.variable
@@ -108,20 +108,20 @@ def _chosen_gpus(node: NodeSpec, number: int) -> Gpus:
     return Gpus(node.gpus.variable, found[:number] or tuple(str(n) for n in range(number)))
 
 
-def warnings(allocations: Sequence[Allocation], nodes: Sequence[NodeSpec], options: Options) -> list[str]:
+def warnings(found: Sequence[RankResources], nodes: Sequence[NodeSpec], options: Options) -> list[str]:
     """What all should know before Ray starts: bound ranks, small /dev/shm, each rank's own notices, once each."""
-    by_host: dict[str, list[Allocation]] = defaultdict(list)
-    for entry in allocations:
+    by_host: dict[str, list[RankResources]] = defaultdict(list)
+    for entry in found:
         by_host[entry.host_id].append(entry)
-    found: dict[str, list[str]] = defaultdict(list)
+    hosts_of: dict[str, list[str]] = defaultdict(list)
     on_disk = frozenset(node.rank for node in nodes if node.store_dir)
     for ranks in by_host.values():
         for text in [*_binding(ranks, options), *_shm(ranks, on_disk), *(w for entry in ranks for w in entry.warnings)]:
-            found[text].append(ranks[0].host)
-    return [f"{text}  [{shortened(list(dict.fromkeys(hosts)))}]" for text, hosts in found.items()]
+            hosts_of[text].append(ranks[0].host)
+    return [f"{text}  [{shortened(list(dict.fromkeys(hosts)))}]" for text, hosts in hosts_of.items()]
 
 
-def _binding(ranks: Sequence[Allocation], options: Options) -> Iterable[str]:
+def _binding(ranks: Sequence[RankResources], options: Options) -> Iterable[str]:
     figure = max((entry.scheduler_cpus or 0 for entry in ranks), default=0)
     usable = host_cpus(ranks)
     limit = ranks[0].cpu_limit
@@ -135,7 +135,7 @@ def _binding(ranks: Sequence[Allocation], options: Options) -> Iterable[str]:
     yield f"only {usable} of {figure} CPUs are usable: {launcher} has bound the ranks; add {flag}"
 
 
-def _shm(ranks: Sequence[Allocation], on_disk: Set[int]) -> Iterable[str]:
+def _shm(ranks: Sequence[RankResources], on_disk: Set[int]) -> Iterable[str]:
     if any(entry.rank in on_disk for entry in ranks):
         free = min(entry.shm for entry in ranks) >> 20
         yield f"/dev/shm has {free} MiB free: Ray's object store goes to disk and will be slow"

@@ -1,4 +1,4 @@
-"""The story of a run: environment, agreement, cluster, driver, the first event that decides, and all given back."""
+"""One rank of a run, from the survey of its host: all ranks agree, then rank 0 leads and the others follow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rayhpc.errors import RayhpcError
 from rayhpc.host import this_host
 from rayhpc.log import Console
 from rayhpc.messages import Milestone
-from rayhpc.model import HEAD_RANK, Allocation, Assignment
+from rayhpc.model import HEAD_RANK, Assignment, RankResources
 from rayhpc.options import Options
 from rayhpc.processes import environment
 from rayhpc.processes.ray_start import RayStart
@@ -24,12 +24,12 @@ from rayhpc.ranks.comm import Comm, Unreachable
 
 
 def bootstrap(
-    options: Options, command: Sequence[str], comm: Comm, console: Console, begun: RayStart | None = None
+    options: Options, command: Sequence[str], comm: Comm, console: Console, early_start: RayStart | None = None
 ) -> int:
-    """Turn this allocation into a Ray cluster, run the command on it, give everything back; the job's exit code.
+    """Start a Ray cluster in this allocation, run the command on it, shut everything down; the job's exit code.
 
-    begun: a `ray start` that imports Ray already. Never raises for what a user can meet: a fault on any rank is told
-    once, by rank 0, and is the exit code.
+    early_start: a `ray start` that imports Ray already. Never raises for what a user can meet: rank 0 prints a fault of
+    any rank once, and the exit code is the fault's.
     """
     environ = os.environ
     environ.update(this_host.mended_gpus(environ))
@@ -40,7 +40,7 @@ def bootstrap(
     planner = plan.Planner(options, scheduler, environ)
     argv: list[str] = []
 
-    def survey() -> Allocation:
+    def survey() -> RankResources:
         if comm.rank == HEAD_RANK and not options.hold:
             argv.extend(driver.resolve(command))
         if comm.rank == HEAD_RANK and options.dashboard:
@@ -48,34 +48,35 @@ def bootstrap(
         return resources.survey(comm.rank, options, scheduler, launch.by if launch else "", environ)
 
     try:
-        own = plan.agree_on_cluster(comm, place, survey, planner)
-        node = Node(own, own.node, options, _fitting(begun, own)) if own.node else None
+        assignment = plan.agree_on_cluster(comm, place, survey, planner)
+        early_start = _fitting(early_start, assignment)
+        node = Node(assignment, assignment.node, options, early_start) if assignment.node else None
         comm.settle()
         signals = Signals()
         _prepare(comm, place, node)
     except RayhpcError as error:
         return _refuse(comm, console, error)
     comm.send(HEAD_RANK, imported)
-    # Each rank imports its own part of the story.
+    # Each rank imports only what it runs.
     if comm.rank != HEAD_RANK:
         from rayhpc.bootstrap.follow import Follower
 
-        Follower(comm, own, node, signals).run()
+        Follower(comm, assignment, node, signals).run()
         return 0
     from rayhpc.bootstrap.lead import Leader
 
     assert planner.spec is not None and node is not None
-    return Leader(comm, own, planner.spec, node, options, argv, console, signals).run(planner.warnings)
+    return Leader(comm, assignment, planner.spec, node, options, argv, console, signals).run(planner.warnings)
 
 
-def _fitting(begun: RayStart | None, own: Assignment) -> RayStart | None:
-    """The `ray start` that has begun, unless Ray had to know more when it was imported; then it is ended.
+def _fitting(early_start: RayStart | None, assignment: Assignment) -> RayStart | None:
+    """The early `ray start`, unless Ray had to know more when it was imported; then it is ended.
 
-    Ray reads then how long it waits for the GCS of a large cluster, and its certificate.
+    Ray reads at its import how long it waits for the GCS of a large cluster, and its certificate.
     """
-    if begun is None or (own.certificate is None and own.nodes <= environment.TIGHT_HEALTH_NODES):
-        return begun
-    begun.end()
+    if early_start is None or (assignment.certificate is None and assignment.nodes <= environment.TIGHT_HEALTH_NODES):
+        return early_start
+    early_start.end()
     return None
 
 
@@ -90,7 +91,7 @@ def _prepare(comm: Comm, place: str, node: Node | None) -> None:
 
 
 def _refuse(comm: Comm, console: Console, error: RayhpcError) -> int:
-    """Tell the fault once and end all ranks with its code; no node has been started."""
+    """Print the fault once and end all ranks with its code; no node has been started."""
     console.plain(error.fault.text())
     if isinstance(error, Unreachable):
         comm.abort(int(error.fault.code))

@@ -199,7 +199,7 @@ class Supervisor:
             self.note(NodeDead(rank, self.host(rank)))
         for rank in back:
             self._log.write("back", rank, self.host(rank))
-            alive = f"{len(self._spec.nodes) - len(self.roster.lost)}/{len(self._spec.nodes)} nodes"
+            alive = f"{len(self._spec.nodes) - len(self.roster.lost)}/{len(self._spec.nodes)} Ray nodes"
             self._console.line(f"rank {rank} on {self.host(rank)} is back: {alive}")
 
     def _look_at_clock(self) -> None:

@@ -37,14 +37,14 @@ def end_child(child: Child | None) -> list[str]:
     return [f"{child.left} processes survive SIGKILL"] if child.left else []
 
 
-def stop_rank(own: Assignment, rank: int, node: Child | None, order: Stop) -> Stopped:
+def stop_rank(assignment: Assignment, rank: int, node: Child | None, order: Stop) -> Stopped:
     """End this rank's node, take its logs if wanted, remove its private directory."""
     problems = end_child(node)
     killed = node.killed if node else 0
-    killed += children.sweep(environment.marker(own.run_id, rank), frozenset({os.getpid()}))
+    killed += children.sweep(environment.marker(assignment.run_id, rank), frozenset({os.getpid()}))
     logs: tuple[tuple[str, bytes], ...] = ()
-    if own.node is not None:
-        private = Path(own.node.temp_dir)
+    if assignment.node is not None:
+        private = Path(assignment.node.temp_dir)
         if order.logs:
             logs = _ray_logs(private, order.logs_limit)
         shutil.rmtree(private, ignore_errors=True)

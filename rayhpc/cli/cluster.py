@@ -72,8 +72,8 @@ def _row(seen: Sight) -> tuple[str, ...]:
     command = shlex.join(entry.command) or _HELD
     shown = command if len(command) <= _SHOWN_COMMAND else command[: _SHOWN_COMMAND - 1] + "…"
     return (
-        entry.id, seen.life.value, str(entry.nodes), f"{entry.cpus:g}", f"{entry.gpus:g}", entry.host, entry.job_id,
-        time.strftime("%m-%d %H:%M", time.localtime(entry.started_at)), printable(shown),
+        entry.id, seen.life.value, str(entry.nodes), f"{entry.cpus:g}", f"{entry.gpus:g}", entry.host,
+        entry.batch_job_id, time.strftime("%m-%d %H:%M", time.localtime(entry.started_at)), printable(shown),
     )  # fmt: skip
 
 
@@ -93,7 +93,7 @@ def show(cluster_id: str, as_json: bool) -> None:
 
 def _lines(seen: Sight) -> list[tuple[str, str]]:
     entry = seen.entry
-    job = [("job", f"{entry.job_id} ({entry.scheduler})")] if entry.job_id else []
+    job = [("job", f"{entry.batch_job_id} ({entry.scheduler})")] if entry.batch_job_id else []
     return [
         ("cluster", entry.id),
         ("state", f"{seen.life.value}: {seen.verdict.why}"),

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from rayhpc.launch import command_line
-from rayhpc.options import WORKERS_OWN, Options, Terminals
+from rayhpc.options import WORKER_OPTIONS, Options, Terminals
 
 _MEETING = {"auto_envvar_prefix": "RAYHPC", "max_content_width": 100, "help_option_names": ["-h", "--help"]}
 _HEAD_HELP = """Start rank 0 in this terminal, wait for the workers of the others, run DRIVER, end them all.
@@ -68,7 +68,7 @@ node.add_command(
         callback=_worker,
         params=[
             *command_line.parameters(Terminals, without=("nodes",)),
-            *command_line.parameters(Options, names=WORKERS_OWN),
+            *command_line.parameters(Options, names=WORKER_OPTIONS),
         ],
         help=_WORKER_HELP,
         short_help="Another rank.",

@@ -41,7 +41,7 @@ def _row(run: Run) -> tuple[str, ...]:
     code = "" if run.code is None else str(run.code)
     command = printable(shlex.join(run.command))
     shown = command if len(command) <= _SHOWN_COMMAND else command[: _SHOWN_COMMAND - 1] + "…"
-    return (run.id, run.job_id, str(run.nodes), code, run.cause or "no outcome yet", shown)
+    return (run.id, run.batch_job_id, str(run.nodes), code, run.cause or "no outcome yet", shown)
 
 
 @runs.command("plot")

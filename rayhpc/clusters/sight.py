@@ -54,11 +54,11 @@ def _jobs(entries: Sequence[ClusterEntry]) -> tuple[dict[str, JobState], list[Fa
     found: dict[str, JobState] = {}
     faults = []
     for name in dict.fromkeys(entry.scheduler for entry in entries if entry.scheduler in SYSTEMS):
-        asked = [entry for entry in entries if entry.scheduler == name and entry.job_id]
+        asked = [entry for entry in entries if entry.scheduler == name and entry.batch_job_id]
         try:
-            told = commands.states(SYSTEMS[name], [entry.job_id for entry in asked]) if asked else {}
+            told = commands.states(SYSTEMS[name], [entry.batch_job_id for entry in asked]) if asked else {}
         except RayhpcError as error:
             faults.append(error.fault)
         else:
-            found |= {entry.id: told[entry.job_id] for entry in asked}
+            found |= {entry.id: told[entry.batch_job_id] for entry in asked}
     return found, faults

@@ -64,7 +64,7 @@ def _check(entry: ClusterEntry) -> None:
 
 
 def _stays(entry: ClusterEntry, what: str, why: str) -> RayhpcError:
-    job = f"; its job is {entry.job_id} ({entry.scheduler})" if entry.job_id else ""
+    job = f"; its job is {entry.batch_job_id} ({entry.scheduler})" if entry.batch_job_id else ""
     return configuration(
         f"the cluster {entry.id} {what}",
         f"{why}{job}",

@@ -23,43 +23,43 @@ from rayhpc.processes.signals import unwind_on_signals
 from rayhpc.ranks import comm, launcher, mpi
 
 
-def run(words: Sequence[str], begun: RayStart | None) -> int:
+def run(arguments: Sequence[str], early_start: RayStart | None) -> int:
     """Follow the story to its end; the exit code of the process. begun: a `ray start` that imports Ray already."""
-    speaks = launcher.speaks(os.environ)
+    may_print = launcher.may_print(os.environ)
     try:
-        options, driver = _parse(words, speaks)
+        options, driver = _parse(arguments, may_print)
     except click.exceptions.Exit:
         return 0
     except RayhpcError as error:
-        return _refuse(error, speaks)
+        return _refuse(error, may_print)
     if options.rendezvous != "mpi":
         unwind_on_signals()
     try:
-        ranks = _meet(options, Console(this_host.started_at(), not speaks).line)
+        ranks = _meet(options, Console(this_host.started_at(), not may_print).line)
     except RayhpcError as strangers:
-        return _told(strangers, speaks)
-    return bootstrap(options, driver, ranks, Console(this_host.started_at(), ranks.rank != HEAD_RANK), begun)
+        return _report(strangers, may_print)
+    return bootstrap(options, driver, ranks, Console(this_host.started_at(), ranks.rank != HEAD_RANK), early_start)
 
 
-def _parse(words: Sequence[str], speaks: bool) -> tuple[Options, list[str]]:
+def _parse(arguments: Sequence[str], may_print: bool) -> tuple[Options, list[str]]:
     """Options and the driver's command; raises as parse() does, for --help as well, which one rank prints."""
-    with contextlib.nullcontext() if speaks else contextlib.redirect_stdout(io.StringIO()):
-        return parse(words)
+    with contextlib.nullcontext() if may_print else contextlib.redirect_stdout(io.StringIO()):
+        return parse(arguments)
 
 
-def _refuse(error: RayhpcError, speaks: bool) -> int:
+def _refuse(error: RayhpcError, may_print: bool) -> int:
     """End a launch whose words cannot be understood: its ranks meet, so that one of them says so."""
     try:
         ranks = mpi.connect(os.environ)
     except RayhpcError:
-        return _told(error, speaks)
+        return _report(error, may_print)
     leads = ranks.rank == HEAD_RANK
-    code = _told(error, leads and (ranks.size > 1 or speaks))  # without MPI, ranks with wrong words do not meet
+    code = _report(error, leads and (ranks.size > 1 or may_print))  # without MPI, ranks with wrong words do not meet
     ranks.leave()
     return code if leads else 0
 
 
-def _told(error: RayhpcError, aloud: bool) -> int:
+def _report(error: RayhpcError, aloud: bool) -> int:
     Console(0.0, quiet=not aloud).plain(error.fault.text())
     return int(error.fault.code)
 
@@ -68,9 +68,9 @@ def _meet(options: Options, tell: Callable[[str], None]) -> comm.Comm:
     """Meet the other ranks; raises RayhpcError where they do not find each other."""
     if options.rendezvous == "mpi":
         return mpi.connect(os.environ)
-    from rayhpc.ranks import rendezvous  # with its cryptography, which MPI does without
+    from rayhpc.ranks.rendezvous.meet import meet  # with its cryptography, which MPI does without
 
-    return rendezvous.meet(options, os.environ, partial(patience, options), tell)
+    return meet(options, os.environ, partial(patience, options), tell)
 
 
 def patience(options: Options, ranks: int) -> float:

@@ -13,10 +13,10 @@ from rayhpc.host import this_host
 from rayhpc.launch import command_line
 from rayhpc.launch.rank import patience
 from rayhpc.log import Console
-from rayhpc.options import WORKERS_OWN, Options, Terminals
+from rayhpc.options import WORKER_OPTIONS, Options, Terminals
 from rayhpc.processes import this_process
 from rayhpc.processes.signals import unwind_on_signals
-from rayhpc.ranks.rendezvous import join_terminals, lead_terminals
+from rayhpc.ranks.rendezvous.terminals import join_head, lead
 
 
 def head(terminals: Terminals, chosen: Options, command: Sequence[str]) -> int:
@@ -27,7 +27,7 @@ def head(terminals: Terminals, chosen: Options, command: Sequence[str]) -> int:
         command_line.check(options)
         if not options.hold:
             driver.resolve(command)  # what cannot be run is told before anybody waits for it
-        ranks = lead_terminals(terminals, options, patience(options, terminals.nodes), os.environ, console.line)
+        ranks = lead(terminals, options, patience(options, terminals.nodes), os.environ, console.line)
         return bootstrap(options, command, ranks, console)
 
     return _told(work)
@@ -37,7 +37,7 @@ def worker(terminals: Terminals, own: Options) -> int:
     """Be another rank, with the head's options; the exit code, after telling what went wrong."""
 
     def work(console: Console) -> int:
-        ranks, options = join_terminals(terminals, patience(own, terminals.nodes), os.environ, console.line)
+        ranks, options = join_head(terminals, patience(own, terminals.nodes), os.environ, console.line)
         console.line(f"rank {ranks.rank} of {ranks.size}; the head's terminal tells the rest")
         code = bootstrap(with_own(options, own), (), ranks, console)
         console.line("the head has ended the run")
@@ -48,7 +48,7 @@ def worker(terminals: Terminals, own: Options) -> int:
 
 def with_own(options: Options, own: Options) -> Options:
     """The head's options, with those that this terminal has said itself."""
-    said = {name: getattr(own, name) for name in WORKERS_OWN}
+    said = {name: getattr(own, name) for name in WORKER_OPTIONS}
     return replace(options, **{name: value for name, value in said.items() if value})
 
 

@@ -15,7 +15,7 @@ S = TypeVar("S")
 
 
 class Unreachable(RayhpcError):
-    """Some rank can no longer be told how the run ends: only an abort ends it."""
+    """Some rank can no longer be reached: only an abort ends it."""
 
 
 class Comm(Protocol):
@@ -23,7 +23,8 @@ class Comm(Protocol):
 
     rank: int
     size: int
-    gone: frozenset[int]  # ranks whose connection has ended, looked at when no mail of theirs is left; MPI tells none
+    # Ranks whose connection has ended: looked at once all their mail was received. Always empty over MPI.
+    gone: frozenset[int]
 
     def send(self, to: int, message: object) -> None:
         """Hand a message over; never blocks."""
@@ -41,7 +42,7 @@ class Comm(Protocol):
         """End all ranks at once, for a rank that can no longer be reached; the launcher ends with the code."""
 
 
-class Solo:
+class SoloComm:
     """One rank, no MPI."""
 
     rank = 0
@@ -76,7 +77,7 @@ class Solo:
 
 
 @dataclass(frozen=True)
-class _Word:
+class _Contribution:
     """A rank's contribution, or rank 0's answer to it: a value or the fault that took its place."""
 
     value: Any = None
@@ -89,13 +90,13 @@ def agree(comm: Comm, place: str, local: Callable[[], T], combine: Callable[[lis
     local: this rank's contribution; combine: on rank 0, from the contributions in rank order to the answers in rank
     order; place: how this rank is named; timeout: seconds that rank 0 waits for the last rank.
     """
-    word = _attempt(local, place)
+    contribution = _attempt(local, place)
     if comm.rank != 0:
-        comm.send(0, word)
+        comm.send(0, contribution)
         (answer,) = _collect(comm, {0}, timeout * 2).values()
     else:
-        words = {0: word, **_collect(comm, set(range(1, comm.size)), timeout)}
-        answers = _answers([words[rank] for rank in sorted(words)], combine, place)
+        contributions = {0: contribution, **_collect(comm, set(range(1, comm.size)), timeout)}
+        answers = _answers([contributions[rank] for rank in sorted(contributions)], combine, place)
         for rank in range(1, comm.size):
             comm.send(rank, answers[rank])
         answer = answers[0]
@@ -105,31 +106,32 @@ def agree(comm: Comm, place: str, local: Callable[[], T], combine: Callable[[lis
     return share
 
 
-def _attempt(work: Callable[[], Any], place: str) -> _Word:
+def _attempt(work: Callable[[], Any], place: str) -> _Contribution:
     try:
-        return _Word(value=work())
+        return _Contribution(value=work())
     except RayhpcError as error:
-        return _Word(fault=error.fault.on(place, time.time()))
+        return _Contribution(fault=error.fault.on(place, time.time()))
     except Exception as error:  # a bug on one rank must not strand the others
-        return _Word(fault=internal(error).on(place, time.time()))
+        return _Contribution(fault=internal(error).on(place, time.time()))
 
 
-def _answers(words: list[_Word], combine: Callable[[list[Any]], list[Any]], place: str) -> list[_Word]:
-    faults = [word.fault for word in words if word.fault is not None]
-    combined = _Word(fault=merged(faults)) if faults else _attempt(lambda: combine([w.value for w in words]), place)
+def _answers(found: list[_Contribution], combine: Callable[[list[Any]], list[Any]], place: str) -> list[_Contribution]:
+    faults = [entry.fault for entry in found if entry.fault is not None]
+    values = [entry.value for entry in found]
+    combined = _Contribution(fault=merged(faults)) if faults else _attempt(lambda: combine(values), place)
     if combined.fault is not None:
-        return [combined] * len(words)
-    return [_Word(value=share) for share in combined.value]
+        return [combined] * len(found)
+    return [_Contribution(value=share) for share in combined.value]
 
 
-def _collect(comm: Comm, ranks: set[int], timeout: float) -> dict[int, _Word]:
-    """One word from each of the ranks; raises RayhpcError with those that are missing when the time is over."""
-    words: dict[int, _Word] = {}
+def _collect(comm: Comm, ranks: set[int], timeout: float) -> dict[int, _Contribution]:
+    """One contribution from each of the ranks; raises RayhpcError with those that are missing when the time is over."""
+    contributions: dict[int, _Contribution] = {}
     end = time.monotonic() + timeout
-    while missing := ranks - set(words):
+    while missing := ranks - set(contributions):
         received = comm.receive()
         if received is not None:
-            words[received[0]] = received[1]
+            contributions[received[0]] = received[1]
         elif missing & comm.gone:
             names = shortened([str(rank) for rank in sorted(missing & comm.gone)])
             raise Unreachable(
@@ -143,14 +145,14 @@ def _collect(comm: Comm, ranks: set[int], timeout: float) -> dict[int, _Word]:
             names = shortened([str(rank) for rank in sorted(missing)])
             raise Unreachable(
                 Fault(
-                    f"no word from rank {names} within {timeout:.0f} s",
+                    f"no message from rank {names} within {timeout:.0f} s",
                     ExitCode.BRING_UP,
                     next_step="look at the launcher's output for a process that ended or hangs at its start",
                 )
             )
         else:
             time.sleep(0.001)
-    return words
+    return contributions
 
 
 def internal(error: BaseException) -> Fault:

@@ -57,7 +57,7 @@ def _number(environ: Mapping[str, str], name: str) -> int | None:
     return int(value) if value.isascii() and value.isdigit() else None
 
 
-def speaks(environ: Mapping[str, str]) -> bool:
+def may_print(environ: Mapping[str, str]) -> bool:
     """True for the one process of a launch that may print before the ranks have met."""
     start = launched(environ)
     return environ.get("RAYHPC_RANK", "0") == "0" and (start is None or start.rank in (0, None))

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from rayhpc.errors import RayhpcError, configuration
 from rayhpc.ranks import launcher
-from rayhpc.ranks.comm import Comm, Solo
+from rayhpc.ranks.comm import Comm, SoloComm
 from rayhpc.ranks.launcher import SRUN, Launched
 
 # Ranks that a busy scheduler starts late are waited for; a rank that is lost while all leave is not.
@@ -25,7 +25,7 @@ _LEAVING_IGNORES = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1
 _NETMOD = "MPIR_CVAR_CH4_NETMOD"
 
 
-class Mpi:
+class MpiComm:
     """MPI_COMM_WORLD, used without blocking and without collectives."""
 
     gone: frozenset[int] = frozenset()
@@ -130,9 +130,9 @@ def connect(environ: Mapping[str, str]) -> Comm:
     """Meet the other ranks; raises RayhpcError where MPI is missing or where the ranks do not find each other."""
     start = launcher.launched(environ)
     if start is None or (start.size == 1 and start.rank in (0, None)):
-        return Solo()
+        return SoloComm()
     try:
-        comm = Mpi(start.by)
+        comm = MpiComm(start.by)
     except (ImportError, RuntimeError) as error:
         raise configuration(
             f"{start.by} started this process, but MPI cannot be loaded",
@@ -146,7 +146,7 @@ def connect(environ: Mapping[str, str]) -> Comm:
     return comm
 
 
-def _strangers(start: Launched, comm: Mpi) -> RayhpcError:
+def _strangers(start: Launched, comm: MpiComm) -> RayhpcError:
     """N processes of which each believes to be alone: the launcher and the MPI library do not fit."""
     flag = "pmix" if "Open MPI" in comm.library else "pmi2"
     if start.by == SRUN:

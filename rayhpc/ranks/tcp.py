@@ -182,7 +182,7 @@ class Link:
         self._socket.close()
 
 
-class Star:
+class TcpComm:
     """The ranks of one launch, connected through rank 0; a Comm. Messages between two other ranks there are none.
 
     gone: ranks whose connection has ended.

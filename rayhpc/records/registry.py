@@ -188,7 +188,7 @@ def find(word: str) -> ClusterEntry:
 
 def _meant(known: Sequence[ClusterEntry], word: str) -> list[ClusterEntry]:
     exact = [entry for entry in known if entry.id == word]
-    jobs = [entry for entry in known if entry.job_id and word in (entry.job_id, short(entry.job_id))]
+    jobs = [entry for entry in known if entry.batch_job_id and word in (entry.batch_job_id, short(entry.batch_job_id))]
     return exact or jobs or [entry for entry in known if entry.id.startswith(word) or entry.id.endswith(word)]
 
 

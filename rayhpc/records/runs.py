@@ -15,11 +15,11 @@ from rayhpc.errors import configuration, shortened
 class Run:
     """A run of the bootstrap; code is None while it goes on, or when it was killed; command is empty until its end.
 
-    nodes, hosts: how many it has; job_id: the scheduler's, empty without one.
+    nodes, hosts: how many it has; batch_job_id: the scheduler's, empty without one.
     """
 
     directory: str
-    job_id: str
+    batch_job_id: str
     nodes: int
     hosts: int
     code: int | None
@@ -48,7 +48,7 @@ def read(directory: Path) -> Run:
     code = outcome.get("code")
     return Run(
         directory=str(directory),
-        job_id=str(spec.get("job_id", "")),
+        batch_job_id=str(spec.get("batch_job_id", "")),
         nodes=len(spec.get("nodes", ())),
         hosts=int(spec.get("hosts", 0)),
         code=code if isinstance(code, int) else None,

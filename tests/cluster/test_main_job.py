@@ -39,7 +39,7 @@ def test_nodes_and_exit_code(jobs_of: Jobs, ranks: int) -> None:
     job = jobs_of.start("--", "python", "-c", COUNT, ranks=ranks)
     assert job.wait() == 7, job.output()
     assert f"nodes {ranks}\n" in job.output()
-    assert f"{ranks}/{ranks} nodes, " in job.output()
+    assert f"{ranks}/{ranks} Ray nodes, " in job.output()
     outcome = job.record("outcome.json")
     assert outcome["code"] == 7
     assert outcome["fault"] is None
@@ -237,11 +237,11 @@ def test_tls_that_the_first_rank_alone_was_told_of(jobs: Jobs) -> None:
 
 
 def test_min_nodes(jobs: Jobs) -> None:
-    """With a node that cannot start the run goes on, loudly, and does not wait for it until the time-out."""
+    """With a node that cannot start the run goes on with a warning, and does not wait for it until the timeout."""
     words = ["--min-nodes=2", "--timeout=80", "--", "python", "-c", COUNT]
     job = jobs.start_split({"RAYHPC_RAY_ARG": "--no-such-flag"}, *words, others=2)
     assert job.wait(90) == 7, job.output()
-    assert "going on with 2 of 3 nodes; missing: " in job.output()
+    assert "going on with 2 of 3 Ray nodes; missing: " in job.output()
 
 
 def test_not_ready_in_time(jobs_of: Jobs) -> None:
@@ -360,7 +360,7 @@ def test_resources(jobs: Jobs) -> None:
     assert job.wait() == 0, job.output()
     gpu = "[(3.0, 2.0, 1.0, 'a'), (3.0, 2.0, 1.0, 'a')]"
     assert f"{gpu} {[2**30] * 2} {[100 * 2**20] * 2}" in job.output(), job.output()
-    assert "2/2 nodes, 6 CPUs, 2 GPUs" in job.output()
+    assert "2/2 Ray nodes, 6 CPUs, 2 GPUs" in job.output()
 
 
 def test_logs_of_every_node_in_one_archive(jobs: Jobs) -> None:

@@ -151,7 +151,7 @@ def test_a_workers_host_under_abort(bring_up: Callable[..., Run], loss: Loss, wh
     began = time.monotonic()
     loss(run.cluster, WORKER)
     run.until("exit code 74: ", END + 20)
-    run.until("all given back in ", 20)
+    run.until("shut down in ", 20)
     seconds = run.is_empty(HEAD, began, 20)
     assert f"[rank 1 on {WORKER}]" in run.job.output
     assert "last words" in run.job.output

@@ -52,11 +52,11 @@ def test_the_cluster_is_whole_again(jobs: Jobs, signum: Signals) -> None:
     os.kill(Victims(job.run.name).daemon(1, "raylet"), signum)
     job.until(r"LOST rank 1 on \S+: .*; its node is started again \(1 of 1\)", 60)
     noticed = time.monotonic() - began
-    job.until(r"rank 1 on \S+ is back: 2/2 nodes", 60)
+    job.until(r"rank 1 on \S+ is back: 2/2 Ray nodes", 60)
     back = time.monotonic() - began
     assert job.wait(90) == 5, job.output()
     what = f"worker raylet, {Signals(signum).name}, --restart-nodes=1"
-    said = "5, the driver's own: 'rank 1 on ... is back: 2/2 nodes'; tasks run on the new node"
+    said = "5, the driver's own: 'rank 1 on ... is back: 2/2 Ray nodes'; tasks run on the new node"
     met(Cell(FAULTS, f"{what}: noticed", "LOST rank 1 on ...", noticed, _bound(signum)))
     met(Cell(FAULTS, f"{what}: whole again", said, back, _bound(signum) + START))
 
@@ -71,7 +71,7 @@ def test_a_node_that_is_lost_too_often(jobs: Jobs) -> None:
     job.until("driver up", 90)
     victims = Victims(job.run.name)
     os.kill(victims.daemon(1, "raylet"), SIGKILL)
-    job.until(r"is back: 2/2 nodes", 60)
+    job.until(r"is back: 2/2 Ray nodes", 60)
     began = time.monotonic()
     os.kill(victims.daemon(1, "raylet"), SIGKILL)
     assert job.wait(60) == 74, job.output()
@@ -94,7 +94,7 @@ def test_ppo_trains_on(jobs: Jobs) -> None:
     metrics = job.directory / "ppo/metrics.csv"
     assert until(lambda: _iterations(metrics) >= 2, 150), job.output()
     os.kill(Victims(job.run.name).daemon(2, "raylet"), SIGKILL)
-    job.until(r"rank 2 on \S+ is back: 3/3 nodes", 90)
+    job.until(r"rank 2 on \S+ is back: 3/3 Ray nodes", 90)
     assert job.wait(240) == 0, job.output()
     assert _iterations(metrics) == 8
     what = "worker raylet, SIGKILL, under PPO with --restart-nodes=1"

@@ -258,7 +258,7 @@ def test_a_name_that_does_not_resolve(jobs_of: Jobs) -> None:
     (directory / "sum.py").write_text(SUM)
     ranks = [*jobs_of.mpi.mpirun, "-np", "2", jobs_of.mpi.python, "-m", "rayhpc.start", "sum.py"]
     script = 'hostname no-such-host.example; exec "$@"'
-    worked(jobs_of.start_raw("unshare", "-u", "sh", "-c", script, "sh", *ranks), "2/2 nodes")
+    worked(jobs_of.start_raw("unshare", "-u", "sh", "-c", script, "sh", *ranks), "2/2 Ray nodes")
     met(Cell(WORLDS, f"host's name does not resolve; {jobs_of.mpi.name}", "0"))
 
 
@@ -277,7 +277,7 @@ def test_ipv6_only(jobs: Jobs, here: Path) -> None:
 def test_no_route(jobs: Jobs, here: Path) -> None:
     ranks = [*jobs.mpi.mpirun, "-np", "2", jobs.mpi.python, "-m", "rayhpc.start", "sum.py"]
     job = jobs.start_raw("unshare", "-n", "sh", "-c", f'{LOOPBACK}; exec "$@"', "sh", *ranks)
-    worked(job, "head 127.0.0.1:", "2/2 nodes")
+    worked(job, "head 127.0.0.1:", "2/2 Ray nodes")
     met(Cell(WORLDS, "no default route, no network but the loopback; MPICH", "0, 'head 127.0.0.1:… up'"))
 
 
@@ -349,7 +349,7 @@ def test_clocks_ten_minutes_apart(jobs: Jobs, here: Path, tmp_path: Path, shift:
     build = ["cc", "-shared", "-fPIC", f"-DSHIFT={shift}", "-o", str(library), str(tmp_path / "clock.c"), "-ldl"]
     subprocess.run(build, check=True)
     job = jobs.start_split({"LD_PRELOAD": str(library)}, "--tls", "sum.py", others=1)
-    worked(job, "2/2 nodes")
+    worked(job, "2/2 Ray nodes")
     starts = {event["rank"]: event["at"] for event in job.events() if event["stage"] == "start"}
     assert abs(starts[1] - starts[0] - shift) < 120, "the clock was not shifted"
     met(Cell(WORLDS, f"a rank's clock 10 minutes {'ahead' if shift > 0 else 'behind'}, with --tls", "0"))

@@ -51,7 +51,7 @@ def test_agree(jobs_of: Jobs, tmp_path: Path, ranks: int, how: str, code: int) -
     if how == "all":
         assert job.output().count(f"share {sum(n * n for n in range(ranks))}") == ranks
     if how == "silent":
-        assert f"no word from rank {ranks - 1} within 3 s" in job.output()
+        assert f"no message from rank {ranks - 1} within 3 s" in job.output()
 
 
 ABORT = r"""

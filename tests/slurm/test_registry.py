@@ -47,7 +47,7 @@ def test_a_cluster_from_the_login_node(slurm_cluster: SlurmCluster, mpich_python
     job.wait_output("holding the cluster", 120)
     (seen,) = poll(lambda: listed(cluster) or None, 30, lambda: "no entry")
     assert (seen["state"], seen["nodes"], seen["host"]) == ("alive", 2, "node1")
-    assert (seen["scheduler"], seen["job_id"]) == ("slurm", job.number)
+    assert (seen["scheduler"], seen["batch_job_id"]) == ("slurm", job.number)
     assert cluster("address", job.number).stdout == f"{seen['address']}\n"
     entered = cluster("attach", "--", "python", "-c", ASK)
     assert (entered.returncode, entered.stdout) == (0, "2\n"), entered.stderr

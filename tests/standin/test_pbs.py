@@ -228,7 +228,7 @@ def test_the_login_node_follows_all_lives(site: Site) -> None:
     assert (shown["earlier"], shown["job_id"]) == (ids[:2], ids[2])
     assert [run["code"] for run in shown["runs"]] == [75, 75, 0]
     said = site.alloc("logs", ids[1]).stdout
-    assert [said.count(f"the next life of job {ids[0]} is job {ids[1]}"), said.count("all given back")] == [1, 3]
+    assert [said.count(f"the next life of job {ids[0]} is job {ids[1]}"), said.count("shut down in ")] == [1, 3]
     assert f"job {ids[2]} has ended already" in site.alloc("cancel", first).stderr
 
 

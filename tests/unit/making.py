@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from rayhpc.errors import ExitCode, RayhpcError
-from rayhpc.model import Allocation, Assignment, ClusterEntry, ClusterSpec, Gpus, Interface, NodeSpec, Versions
+from rayhpc.model import Assignment, ClusterEntry, ClusterSpec, Gpus, Interface, NodeSpec, RankResources, Versions
 
 GIB = 2**30
 
@@ -31,7 +31,7 @@ LAUNCHER_PREFIXES = (
 )  # fmt: skip
 
 
-def allocation(rank: int = 0, host: str = "a", **changes: Any) -> Allocation:
+def rank_resources(rank: int = 0, host: str = "a", **changes: Any) -> RankResources:
     """An ordinary rank: 8 CPUs, 64 GiB, no GPU."""
     values: dict[str, Any] = {
         "rank": rank,
@@ -48,7 +48,7 @@ def allocation(rank: int = 0, host: str = "a", **changes: Any) -> Allocation:
         "versions": VERSIONS,
         "launcher": "mpiexec",
     }
-    return Allocation(**{**values, **changes})
+    return RankResources(**{**values, **changes})
 
 
 def node(rank: int = 0, host: str | None = None, **changes: Any) -> NodeSpec:
@@ -78,7 +78,7 @@ def cluster(nodes: int | Iterable[NodeSpec] = 3, **changes: Any) -> ClusterSpec:
         "hosts": len({entry.host for entry in made}),
         "versions": VERSIONS,
         "scheduler": "",
-        "job_id": "",
+        "batch_job_id": "",
         "deadline": 0.0,
         "nodes": made,
     }
@@ -114,7 +114,7 @@ def entry(**changes: Any) -> ClusterEntry:
         "gpus": 0.0,
         "run_dir": "/runs/20261121-094408-01234567",
         "scheduler": "",
-        "job_id": "",
+        "batch_job_id": "",
         "command": (),
         "started_at": 1795254248.0,
         "deadline": 0.0,

@@ -272,7 +272,7 @@ def test_show_names_the_runs_of_the_job(login: Login) -> None:
 def record_run(login: Login, name: str, job_id: str, code: int | None, cause: str = "") -> None:
     directory = login.home / "rayhpc-runs" / name
     directory.mkdir()
-    (directory / "cluster.json").write_text(json.dumps({"job_id": job_id, "scheduler": "slurm"}))
+    (directory / "cluster.json").write_text(json.dumps({"batch_job_id": job_id, "scheduler": "slurm"}))
     if code is not None:
         (directory / "outcome.json").write_text(json.dumps({"code": code, "cause": cause}))
 

@@ -62,8 +62,8 @@ def starts(monkeypatch: pytest.MonkeyPatch, rank: int, nodes: int, batches: list
     watch, comm, node = FakeWatch(batches), FakeComm(rank, nodes), FakeNode()
     monkeypatch.setattr(follow, "Watch", lambda *_: watch)
     monkeypatch.setattr(follow, "time", watch)
-    own = assignment(cluster(nodes), rank)
-    assert Follower(cast(Any, comm), own, cast(Any, node), cast(Any, None))._follow() == STOP
+    assigned = assignment(cluster(nodes), rank)
+    assert Follower(cast(Any, comm), assigned, cast(Any, node), cast(Any, None))._follow() == STOP
     told = [mail.at - 1000.5 for mail in comm.sent if isinstance(mail, Milestone) and mail.stage == "start"]
     return told, node.address
 

@@ -59,10 +59,10 @@ def leader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     def make(comm: FakeComm | None = None, **options: Any) -> Leader:
         nodes = [node(0, temp_dir=str(tmp_path / "private")), node(1)]
         spec = cluster(nodes, run_dir=str(tmp_path / "run"))
-        own = assignment(spec)
-        head = Node(own, spec.head, Options())
+        assigned = assignment(spec)
+        head = Node(assigned, spec.head, Options())
         head.prepare()
-        rest = (own, spec, head, Options(**options), ["train.py"], Console(0.0), cast(Any, None))
+        rest = (assigned, spec, head, Options(**options), ["train.py"], Console(0.0), cast(Any, None))
         made.append(Leader(cast(Any, comm or FakeComm()), *rest))
         return cast(Leader, made[-1])
 

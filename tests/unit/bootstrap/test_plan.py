@@ -14,10 +14,10 @@ import pytest
 from rayhpc.bootstrap import plan
 from rayhpc.errors import ExitCode, RayhpcError
 from rayhpc.host import network
-from rayhpc.model import Allocation, Assignment, Interface, Probe, Reach, Versions
+from rayhpc.model import Assignment, Interface, Probe, RankResources, Reach, Versions
 from rayhpc.options import Options
 from rayhpc.schedulers.facts import Scheduler
-from tests.unit.making import VERSIONS, allocation, cluster, node
+from tests.unit.making import VERSIONS, cluster, node, rank_resources
 
 LOOP = (Interface("lo", "127.0.0.1"),)
 
@@ -27,7 +27,7 @@ def reached(rank: int, *addresses: str, refusals: tuple[str, ...] = ()) -> Reach
 
 
 def test_equal_versions_are_fine() -> None:
-    plan.check_versions([allocation(rank) for rank in range(3)])
+    plan.check_versions([rank_resources(rank) for rank in range(3)])
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_equal_versions_are_fine() -> None:
     [Versions("2.54.0", "3.11.7", "0.1.0"), Versions("2.60.0", "3.12.1", "0.1.0"), Versions("2.60.0", "3.11.7", "0")],
 )
 def test_another_version_is_refused_with_rank_host_and_figures(odd: Versions) -> None:
-    ranks = [allocation(0, "a"), allocation(1, "b", versions=odd), allocation(2, "c")]
+    ranks = [rank_resources(0, "a"), rank_resources(1, "b", versions=odd), rank_resources(2, "c")]
     with pytest.raises(RayhpcError, match="versions differ on rank 1") as caught:
         plan.check_versions(ranks)
     assert caught.value.fault.code == ExitCode.CONFIGURATION
@@ -47,7 +47,7 @@ def test_another_version_is_refused_with_rank_host_and_figures(odd: Versions) ->
 def test_a_thousand_odd_ranks_fit_on_a_screen() -> None:
     odd = Versions("0", "0", "0")
     with pytest.raises(RayhpcError, match="and 993 more") as caught:
-        plan.check_versions([allocation(0), *(allocation(rank, versions=odd) for rank in range(1, 1000))])
+        plan.check_versions([rank_resources(0), *(rank_resources(rank, versions=odd) for rank in range(1, 1000))])
     assert len(caught.value.fault.evidence) == 9
 
 
@@ -80,7 +80,7 @@ def test_run_ids_sort_by_time_and_are_unique() -> None:
 
 def told(nodes: int) -> list[Assignment]:
     spec = cluster([node(rank, f"host{rank:04}", address="10.0.0.1") for rank in range(nodes)])
-    return plan.assignments(spec, [allocation(rank) for rank in range(nodes)], "s3cret")
+    return plan.assignments(spec, [rank_resources(rank) for rank in range(nodes)], "s3cret")
 
 
 def test_an_assignment_is_of_constant_size() -> None:
@@ -91,7 +91,7 @@ def test_an_assignment_is_of_constant_size() -> None:
 
 def test_every_rank_is_told_its_own_node_and_an_idle_one_none() -> None:
     spec = cluster([node(0, "a"), node(2, "b")], ranks=4)
-    made = plan.assignments(spec, [allocation(rank) for rank in range(4)], "s3cret")
+    made = plan.assignments(spec, [rank_resources(rank) for rank in range(4)], "s3cret")
     assert [entry.node and entry.node.rank for entry in made] == [0, None, 2, None]
     assert {(entry.run_id, entry.port, entry.nodes, entry.token, entry.head_address) for entry in made} == {
         (spec.run_id, 20001, 2, "s3cret", "10.0.0.1")
@@ -115,7 +115,7 @@ def planners() -> Iterator[list[plan.Planner]]:
 
 
 def planned(
-    planners: list[plan.Planner], ranks: list[Allocation], options: Options, scheduler: Scheduler | None = None
+    planners: list[plan.Planner], ranks: list[RankResources], options: Options, scheduler: Scheduler | None = None
 ) -> tuple[plan.Planner, list[Assignment]]:
     planner = plan.Planner(options, scheduler, {"BATCH_ID": "42"})
     planners.append(planner)
@@ -124,11 +124,11 @@ def planned(
 
 
 def test_from_allocations_to_assignments(planners: list[plan.Planner], runs: str) -> None:
-    ranks = [allocation(rank, host, interfaces=LOOP) for rank, host in enumerate("aab")]
+    ranks = [rank_resources(rank, host, interfaces=LOOP) for rank, host in enumerate("aab")]
     planner, made = planned(planners, ranks, Options(run_dir=runs), Scheduler("batch", "BATCH_ID"))
     spec = planner.spec
     assert spec is not None
-    assert (spec.ranks, spec.hosts, spec.scheduler, spec.job_id, spec.dashboard_port) == (3, 2, "batch", "42", 0)
+    assert (spec.ranks, spec.hosts, spec.scheduler, spec.batch_job_id, spec.dashboard_port) == (3, 2, "batch", "42", 0)
     assert [entry.address for entry in spec.nodes] == ["127.0.0.1"] * 3
     assert Path(spec.run_dir).is_dir()
     assert [entry.node for entry in made] == list(spec.nodes)
@@ -150,20 +150,21 @@ def test_the_deadline_is_the_users_word_or_the_schedulers(
 ) -> None:
     end = time.time() + scheduled if scheduled else None
     scheduler = Scheduler("batch", "BATCH_ID", deadline=lambda _: end)
-    planner, _ = planned(planners, [allocation(interfaces=LOOP)], Options(run_dir=runs, **options), scheduler)  # type: ignore[arg-type]
+    planner, _ = planned(planners, [rank_resources(interfaces=LOOP)], Options(run_dir=runs, **options), scheduler)  # type: ignore[arg-type]
     assert planner.spec is not None
     assert planner.spec.deadline == (pytest.approx(time.time() + left, abs=60) if left else 0.0)
 
 
 def test_a_deadline_is_taken_as_it_is(planners: list[plan.Planner], runs: str) -> None:
-    planner, _ = planned(planners, [allocation(interfaces=LOOP)], Options(run_dir=runs, deadline=1.9e9))
+    planner, _ = planned(planners, [rank_resources(interfaces=LOOP)], Options(run_dir=runs, deadline=1.9e9))
     assert planner.spec is not None
     assert planner.spec.deadline == 1.9e9
 
 
 def test_no_two_runs_share_a_token_or_a_directory(planners: list[plan.Planner], runs: str) -> None:
     first, second = (
-        planned(planners, [allocation(interfaces=LOOP)], Options(run_dir=runs, dashboard=True))[1][0] for _ in range(2)
+        planned(planners, [rank_resources(interfaces=LOOP)], Options(run_dir=runs, dashboard=True))[1][0]
+        for _ in range(2)
     )
     assert first.token != second.token
     assert first.run_dir != second.run_dir
@@ -171,7 +172,7 @@ def test_no_two_runs_share_a_token_or_a_directory(planners: list[plan.Planner], 
 
 
 def test_tls_is_one_certificate_for_all_and_off_by_default(planners: list[plan.Planner], runs: str) -> None:
-    ranks = [allocation(rank, interfaces=LOOP) for rank in range(2)]
+    ranks = [rank_resources(rank, interfaces=LOOP) for rank in range(2)]
     _, made = planned(planners, ranks, Options(run_dir=runs, tls=True))
     first, second = (entry.certificate for entry in made)
     assert first is not None
@@ -184,20 +185,20 @@ def test_tls_that_cannot_be_had_leaves_no_run(
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(RayhpcError, match="openssl"):
-        planned(planners, [allocation(interfaces=LOOP)], Options(run_dir=runs, tls=True))
+        planned(planners, [rank_resources(interfaces=LOOP)], Options(run_dir=runs, tls=True))
     assert not Path(runs).exists()
 
 
 def test_the_head_is_probed_at_all_its_addresses(planners: list[plan.Planner], runs: str) -> None:
     planner = plan.Planner(Options(run_dir=runs), None, {})
     planners.append(planner)
-    probes = planner.propose([allocation(0, interfaces=(*LOOP, Interface("x", "10.0.0.9"))), allocation(1)])
+    probes = planner.propose([rank_resources(0, interfaces=(*LOOP, Interface("x", "10.0.0.9"))), rank_resources(1)])
     assert [probe.addresses for probe in probes] == [("127.0.0.1", "10.0.0.9")] * 2
     assert isinstance(probes[0], Probe)
 
 
 def test_a_refused_plan_leaves_no_run(planners: list[plan.Planner], runs: str) -> None:
-    ranks = [allocation(0, interfaces=LOOP), allocation(1, interfaces=LOOP, versions=Versions("0", "0", "0"))]
+    ranks = [rank_resources(0, interfaces=LOOP), rank_resources(1, interfaces=LOOP, versions=Versions("0", "0", "0"))]
     with pytest.raises(RayhpcError, match="versions differ"):
         planned(planners, ranks, Options(run_dir=runs))
     assert not Path(runs).exists()
@@ -215,7 +216,7 @@ def test_more_min_nodes_than_nodes_are_refused() -> None:
 
 
 def test_one_per_host_counts_hosts_for_min_nodes(planners: list[plan.Planner], runs: str) -> None:
-    ranks = [allocation(rank, interfaces=LOOP) for rank in range(3)]
+    ranks = [rank_resources(rank, interfaces=LOOP) for rank in range(3)]
     with pytest.raises(RayhpcError, match="--min-nodes 2, but the cluster has 1 node"):
         planned(planners, ranks, Options(run_dir=runs, one_per_host=True, min_nodes=2))
 
@@ -242,7 +243,7 @@ def test_a_job_that_ends_within_its_grace_is_told(
     planners: list[plan.Planner], runs: str, walltime: str, hold: bool, warned: bool
 ) -> None:
     options = Options(run_dir=runs, walltime=walltime, hold=hold)
-    planner, _ = planned(planners, [allocation(interfaces=LOOP)], options)
+    planner, _ = planned(planners, [rank_resources(interfaces=LOOP)], options)
     assert any("within --grace 60 s: the driver is signalled at once" in text for text in planner.warnings) == warned
 
 

@@ -87,9 +87,9 @@ def test_a_thousand_missing_nodes_fit_on_a_screen() -> None:
 
 
 @pytest.mark.parametrize(("least", "accepted"), [(0, False), (1, True), (2, True), (3, False)])
-def test_min_nodes_go_on_loudly(least: int, accepted: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_min_nodes_go_on_with_a_warning(least: int, accepted: bool, capsys: pytest.CaptureFixture[str]) -> None:
     assert (judged(FakeTable(alive(0, 1)), min_nodes=least) is None) == accepted
-    warning = "WARNING: going on with 2 of 3 nodes; missing: host2 (rank 2)"
+    warning = "WARNING: going on with 2 of 3 Ray nodes; missing: host2 (rank 2)"
     assert (warning in capsys.readouterr().err) == accepted
 
 

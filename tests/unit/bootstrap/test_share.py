@@ -12,36 +12,36 @@ from hypothesis import strategies as st
 from rayhpc.bootstrap import share
 from rayhpc.errors import ExitCode, RayhpcError
 from rayhpc.host import this_host
-from rayhpc.model import Allocation, Gpus, NodeSpec
+from rayhpc.model import Gpus, NodeSpec, RankResources
 from rayhpc.options import Options
 from rayhpc.processes import environment
-from tests.unit.making import GIB, allocation, assignment, cluster
+from tests.unit.making import GIB, assignment, cluster, rank_resources
 
 RUN = "20261121-094408-01234567"
 
 
-def divided(ranks: Sequence[Allocation], **options: Any) -> tuple[NodeSpec, ...]:
+def divided(ranks: Sequence[RankResources], **options: Any) -> tuple[NodeSpec, ...]:
     return share.divide(ranks, Options(**options), RUN)
 
 
-def cpus(ranks: Sequence[Allocation], **options: Any) -> list[int]:
+def cpus(ranks: Sequence[RankResources], **options: Any) -> list[int]:
     return [node.cpus for node in divided(ranks, **options)]
 
 
-def gpu_ids(ranks: Sequence[Allocation], **options: Any) -> list[tuple[str, ...]]:
+def gpu_ids(ranks: Sequence[RankResources], **options: Any) -> list[tuple[str, ...]]:
     return [node.gpus.ids for node in divided(ranks, **options)]
 
 
-def alike(count: int, **changes: Any) -> list[Allocation]:
-    return [allocation(rank, **changes) for rank in range(count)]
+def alike(count: int, **changes: Any) -> list[RankResources]:
+    return [rank_resources(rank, **changes) for rank in range(count)]
 
 
-def bound(*masks: range, **changes: Any) -> list[Allocation]:
-    return [allocation(rank, cpus=frozenset(mask), **changes) for rank, mask in enumerate(masks)]
+def bound(*masks: range, **changes: Any) -> list[RankResources]:
+    return [rank_resources(rank, cpus=frozenset(mask), **changes) for rank, mask in enumerate(masks)]
 
 
-def with_gpus(*lists: str, variable: str = "CUDA_VISIBLE_DEVICES") -> list[Allocation]:
-    return [allocation(rank, gpus=Gpus(variable, tuple(ids.split()))) for rank, ids in enumerate(lists)]
+def with_gpus(*lists: str, variable: str = "CUDA_VISIBLE_DEVICES") -> list[RankResources]:
+    return [rank_resources(rank, gpus=Gpus(variable, tuple(ids.split()))) for rank, ids in enumerate(lists)]
 
 
 @pytest.mark.parametrize(
@@ -59,10 +59,10 @@ def with_gpus(*lists: str, variable: str = "CUDA_VISIBLE_DEVICES") -> list[Alloc
         (alike(2, cpu_limit=1), [1, 1]),
         (alike(2, cpu_limit=100), [4, 4]),
         (bound(range(4), range(4, 8), cpu_limit=2), [1, 1]),  # the quota counts for bound ranks as well
-        ([allocation(0, cpu_limit=6), allocation(1, cpu_limit=4)], [2, 2]),
+        ([rank_resources(0, cpu_limit=6), rank_resources(1, cpu_limit=4)], [2, 2]),
     ],
 )
-def test_cpus(ranks: list[Allocation], expected: list[int]) -> None:
+def test_cpus(ranks: list[RankResources], expected: list[int]) -> None:
     assert cpus(ranks) == expected
 
 
@@ -82,7 +82,7 @@ def test_cpus(ranks: list[Allocation], expected: list[int]) -> None:
         (with_gpus("0 1", "1 2"), [("0", "1"), ("2",)]),
     ],
 )
-def test_gpus(ranks: list[Allocation], expected: list[tuple[str, ...]]) -> None:
+def test_gpus(ranks: list[RankResources], expected: list[tuple[str, ...]]) -> None:
     assert gpu_ids(ranks) == expected
 
 
@@ -104,7 +104,7 @@ def test_the_vendors_variable_is_kept() -> None:
 )
 def test_ranks_with_a_gpu_each_keep_it(environs: list[dict[str, str]]) -> None:
     mended = [{**environ, **this_host.mended_gpus(environ)} for environ in environs]
-    ranks = [allocation(rank, gpus=this_host.gpus(environ)) for rank, environ in enumerate(mended)]
+    ranks = [rank_resources(rank, gpus=this_host.gpus(environ)) for rank, environ in enumerate(mended)]
     assert [len(ids) for ids in gpu_ids(ranks)] == [1, 1, 1, 1]
 
 
@@ -114,15 +114,15 @@ def test_ranks_with_a_gpu_each_keep_it(environs: list[dict[str, str]]) -> None:
 def test_unbound_gpus_are_given_out_once(per_task: str) -> None:
     common = {"CUDA_VISIBLE_DEVICES": "0,1,2,3", "SLURM_GPUS_PER_TASK": per_task}
     gpus = [this_host.gpus({**common, "SLURM_LOCALID": str(rank)}) for rank in range(4)]
-    ranks = [allocation(rank, gpus=found) for rank, found in enumerate(gpus)]
+    ranks = [rank_resources(rank, gpus=found) for rank, found in enumerate(gpus)]
     assert gpu_ids(ranks) == [("0",), ("1",), ("2",), ("3",)]
 
 
 # Ray does not empty the variable for tasks without GPUs (ray#54868).
 def test_a_node_without_a_gpu_sees_none() -> None:
     nodes = divided(with_gpus("0", "0"))
-    own = assignment(cluster(nodes), 1)
-    environ = environment.of_daemons({"CUDA_VISIBLE_DEVICES": "0"}, own, nodes[1])
+    assigned = assignment(cluster(nodes), 1)
+    environ = environment.of_daemons({"CUDA_VISIBLE_DEVICES": "0"}, assigned, nodes[1])
     assert environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
@@ -157,18 +157,18 @@ def test_a_small_shm_limits_the_object_store() -> None:
 
 
 def test_the_object_store_is_never_less_than_ray_accepts() -> None:
-    (node,) = divided([allocation(memory=64 * 2**20, shm=0)])
+    (node,) = divided([rank_resources(memory=64 * 2**20, shm=0)])
     assert node.object_store >= 75 * 2**20
     assert node.memory > 0
 
 
 def test_the_ranks_that_see_least_memory_decide() -> None:
-    nodes = divided([allocation(0, memory=64 * GIB), allocation(1, memory=8 * GIB)])
+    nodes = divided([rank_resources(0, memory=64 * GIB), rank_resources(1, memory=8 * GIB)])
     assert sum(node.memory + node.object_store for node in nodes) <= 8 * GIB
 
 
 def test_the_users_figures_win() -> None:
-    (node,) = divided([allocation()], num_cpus=3, memory="5G", object_store_memory="2G")
+    (node,) = divided([rank_resources()], num_cpus=3, memory="5G", object_store_memory="2G")
     assert (node.cpus, node.memory, node.object_store) == (3, 5 * GIB, 2 * GIB)
 
 
@@ -178,7 +178,9 @@ def test_a_head_without_cpus_is_possible() -> None:
 
 def test_one_per_host_gives_the_first_rank_of_each_host_all() -> None:
     ranks = [
-        allocation(rank, host, cpus=frozenset(range(rank % 2 * 4, rank % 2 * 4 + 4)), gpus=Gpus(ids=(str(rank % 2),)))
+        rank_resources(
+            rank, host, cpus=frozenset(range(rank % 2 * 4, rank % 2 * 4 + 4)), gpus=Gpus(ids=(str(rank % 2),))
+        )
         for rank, host in enumerate(["a", "a", "b", "b"])
     ]
     nodes = divided(ranks, one_per_host=True)
@@ -189,7 +191,7 @@ def test_one_per_host_gives_the_first_rank_of_each_host_all() -> None:
 
 
 def test_hosts_are_divided_separately_even_with_ranks_dealt_in_turn() -> None:
-    ranks = [allocation(rank, host) for rank, host in enumerate(["a", "b", "a", "b", "a"])]
+    ranks = [rank_resources(rank, host) for rank, host in enumerate(["a", "b", "a", "b", "a"])]
     nodes = divided(ranks)
     assert [(node.rank, node.host, node.cpus) for node in nodes] == [
         (0, "a", 3), (1, "b", 4), (2, "a", 3), (3, "b", 4), (4, "a", 2),
@@ -197,7 +199,7 @@ def test_hosts_are_divided_separately_even_with_ranks_dealt_in_turn() -> None:
 
 
 def test_equal_names_are_not_yet_one_host() -> None:
-    ranks = [allocation(rank, "node", host_id=f"node/boot{rank}") for rank in range(2)]
+    ranks = [rank_resources(rank, "node", host_id=f"node/boot{rank}") for rank in range(2)]
     assert cpus(ranks) == [8, 8]
 
 
@@ -213,11 +215,11 @@ GPU_IDS = st.lists(st.sampled_from([str(n) for n in range(8)]), unique=True, max
 
 
 @st.composite
-def hosts(draw: st.DrawFn) -> list[Allocation]:
+def hosts(draw: st.DrawFn) -> list[RankResources]:
     """Ranks on up to three hosts, each with any mask, quota, GPUs and memory."""
     names = draw(st.lists(st.sampled_from("abc"), min_size=1, max_size=8))
     return [
-        allocation(
+        rank_resources(
             rank,
             name,
             cpus=draw(MASKS),
@@ -230,13 +232,15 @@ def hosts(draw: st.DrawFn) -> list[Allocation]:
     ]
 
 
-def by_host(nodes: Sequence[NodeSpec], ranks: Sequence[Allocation]) -> list[tuple[list[NodeSpec], list[Allocation]]]:
+def by_host(
+    nodes: Sequence[NodeSpec], ranks: Sequence[RankResources]
+) -> list[tuple[list[NodeSpec], list[RankResources]]]:
     names = sorted({entry.host for entry in ranks})
     return [([n for n in nodes if n.host == name], [r for r in ranks if r.host == name]) for name in names]
 
 
 @given(hosts(), st.booleans())
-def test_no_host_gives_more_than_it_has(ranks: list[Allocation], one_per_host: bool) -> None:
+def test_no_host_gives_more_than_it_has(ranks: list[RankResources], one_per_host: bool) -> None:
     for nodes, on_host in by_host(divided(ranks, one_per_host=one_per_host), ranks):
         assert len(nodes) == (1 if one_per_host else len(on_host))
         shares = [node.cpus for node in nodes]
@@ -255,7 +259,7 @@ def test_no_host_gives_more_than_it_has(ranks: list[Allocation], one_per_host: b
 
 
 @given(hosts())
-def test_nodes_are_in_the_order_of_ranks(ranks: list[Allocation]) -> None:
+def test_nodes_are_in_the_order_of_ranks(ranks: list[RankResources]) -> None:
     assert [node.rank for node in divided(ranks)] == [entry.rank for entry in ranks]
 
 
@@ -270,7 +274,7 @@ def test_equal_masks_are_shared_out_evenly(total: int, count: int) -> None:
 # Warnings.
 
 
-def told(ranks: Sequence[Allocation], **options: Any) -> list[str]:
+def told(ranks: Sequence[RankResources], **options: Any) -> list[str]:
     chosen = Options(**options)
     return share.warnings(ranks, share.divide(ranks, chosen, "20261121-094408-01234567"), chosen)
 
@@ -299,7 +303,7 @@ def test_ranks_bound_to_too_few_cpus(launcher: str, advice: str) -> None:
         (bound(range(8), cpu_limit=4, scheduler_cpus=8), {}),  # a quota is no binding
     ],
 )
-def test_no_warning_where_all_cpus_are_used(ranks: list[Allocation], options: dict[str, Any]) -> None:
+def test_no_warning_where_all_cpus_are_used(ranks: list[RankResources], options: dict[str, Any]) -> None:
     assert told(ranks, **options) == []
 
 
@@ -322,7 +326,7 @@ def test_a_small_shm_is_told_in_mebibytes() -> None:
 
 
 def test_a_warning_of_many_hosts_is_told_once_with_their_names() -> None:
-    ranks = [allocation(rank, f"n{rank:02}", warnings=("only 1024 files",)) for rank in range(20)]
+    ranks = [rank_resources(rank, f"n{rank:02}", warnings=("only 1024 files",)) for rank in range(20)]
     assert told(ranks) == ["only 1024 files  [n00, n01, n02, n03, n04, n05 and 14 more]"]
 
 

@@ -386,7 +386,7 @@ def test_a_lost_node_is_started_again_and_comes_back(mending: Stage, capsys: pyt
     assert "is back" not in capsys.readouterr().err
     mending.table.nodes = (*mending.table.nodes, AliveNode(1, "", 2.0, 0.0, "second"))
     assert mending.come() is None
-    assert "rank 1 on host1 is back: 3/3 nodes" in capsys.readouterr().err
+    assert "rank 1 on host1 is back: 3/3 Ray nodes" in capsys.readouterr().err
     assert mending.supervisor.history == []
 
 

@@ -65,9 +65,9 @@ def test_unwanted_logs_are_left(private: Path) -> None:
 
 
 def test_an_idle_rank_has_nothing_to_give_back() -> None:
-    own = assignment(cluster([node(0)]), 5)
-    assert own.node is None
-    assert stop_rank(own, 5, None, Stop(True, 100)) == Stopped(5, 0)
+    assigned = assignment(cluster([node(0)]), 5)
+    assert assigned.node is None
+    assert stop_rank(assigned, 5, None, Stop(True, 100)) == Stopped(5, 0)
 
 
 def test_only_processes_of_this_rank_and_run_are_swept(private: Path, monkeypatch: pytest.MonkeyPatch) -> None:

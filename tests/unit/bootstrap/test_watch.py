@@ -15,7 +15,7 @@ from rayhpc.bootstrap.watch import Watch
 from rayhpc.messages import SignalArrived
 from rayhpc.processes import signals
 from rayhpc.processes.signals import NOTED, Signals
-from rayhpc.ranks.comm import Solo
+from rayhpc.ranks.comm import SoloComm
 
 INT, TERM, USR1 = int(signal.SIGINT), int(signal.SIGTERM), int(signal.SIGUSR1)
 
@@ -71,7 +71,7 @@ def test_pressing_ctrl_c_again_and_again_hastens_the_end(noted: Signals, clock: 
 
 
 def test_a_signal_wakes_who_waits(noted: Signals) -> None:
-    watch = Watch(Solo(), noted, every=30.0)
+    watch = Watch(SoloComm(), noted, every=30.0)
     os.kill(os.getpid(), USR1)
     began = time.monotonic()
     assert watch.wait() == [(0, SignalArrived(0, USR1, 1))]
@@ -79,7 +79,7 @@ def test_a_signal_wakes_who_waits(noted: Signals) -> None:
 
 
 def test_mail_comes_in_order_and_without_waiting(noted: Signals) -> None:
-    comm = Solo()
+    comm = SoloComm()
     watch = Watch(comm, noted, every=30.0)
     comm.send(0, "first")
     comm.send(0, "second")
@@ -89,7 +89,7 @@ def test_mail_comes_in_order_and_without_waiting(noted: Signals) -> None:
 
 
 def test_without_news_waiting_ends_after_its_time(noted: Signals) -> None:
-    assert Watch(Solo(), noted, every=0.01).wait() == []
+    assert Watch(SoloComm(), noted, every=0.01).wait() == []
 
 
 class FakeChild:
@@ -122,7 +122,7 @@ def children() -> Iterator[tuple[FakeChild, FakeChild]]:
 
 
 def test_the_end_of_a_child_is_told_once(noted: Signals, children: tuple[FakeChild, FakeChild]) -> None:
-    watch = Watch(Solo(), noted, every=0.01)
+    watch = Watch(SoloComm(), noted, every=0.01)
     for child in children:
         watch.add(cast(Any, child), lambda child: child)
     assert watch.wait() == [(0, children[0])]
@@ -130,7 +130,7 @@ def test_the_end_of_a_child_is_told_once(noted: Signals, children: tuple[FakeChi
 
 
 def test_a_forgotten_child_is_not_told(noted: Signals, children: tuple[FakeChild, FakeChild]) -> None:
-    watch = Watch(Solo(), noted, every=0.01)
+    watch = Watch(SoloComm(), noted, every=0.01)
     watch.add(cast(Any, children[0]), lambda child: child)
     watch.forget(cast(Any, children[0]))
     watch.forget(cast(Any, children[1]))

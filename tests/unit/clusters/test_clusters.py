@@ -117,7 +117,7 @@ def test_nothing_to_list() -> None:
 def test_a_table_of_100_columns(listening: str, columns: str) -> None:
     """On a terminal the ids, which are copied, stay whole."""
     made = added(
-        1, address=listening, job_id="1234567", scheduler="", command=("python", "train.py", "--lr", "3e-4" * 9)
+        1, address=listening, batch_job_id="1234567", scheduler="", command=("python", "train.py", "--lr", "3e-4" * 9)
     )
     script = f"{shlex.quote(sys.executable)} -m rayhpc cluster list"
     done = subprocess.run(
@@ -132,8 +132,8 @@ def test_a_table_of_100_columns(listening: str, columns: str) -> None:
 def test_each_scheduler_is_asked_once(login: Login, closed: str) -> None:
     login.fake("squeue", 'for id in 17 18; do echo "$id|RUNNING|0|None|"; done; echo "19|TIMEOUT|0|None|"')
     for number, job_id in enumerate(("17", "18", "19")):
-        added(number, OLD, address=closed, scheduler="slurm", job_id=job_id)
-    added(9, address=closed, scheduler="unheard of", job_id="1")
+        added(number, OLD, address=closed, scheduler="slurm", batch_job_id=job_id)
+    added(9, address=closed, scheduler="unheard of", batch_job_id="1")
     done = cluster("list", "--json")
     assert done.stderr == ""
     whys = [found["why"].partition(",")[0] for found in json.loads(done.stdout)]
@@ -142,7 +142,7 @@ def test_each_scheduler_is_asked_once(login: Login, closed: str) -> None:
 
 
 def test_a_scheduler_that_is_away_is_no_witness(listening: str) -> None:
-    added(1, address=listening, scheduler="slurm", job_id="17")
+    added(1, address=listening, scheduler="slurm", batch_job_id="17")
     done = cluster("list")
     assert done.exit_code == 0
     assert table(done)[1][1] == "alive"
@@ -174,7 +174,7 @@ def test_many_dead_ports_are_knocked_at_side_by_side(monkeypatch: pytest.MonkeyP
 
 def test_show(listening: str) -> None:
     made = added(
-        1, address=listening, dashboard="http://10.0.0.1:8000", tls=True, deadline=1795260000.0, job_id="17",
+        1, address=listening, dashboard="http://10.0.0.1:8000", tls=True, deadline=1795260000.0, batch_job_id="17",
         scheduler="unheard of", command=("./driver", "-x"),
     )  # fmt: skip
     lines = dict(line.split(maxsplit=1) for line in cluster("show").stdout.splitlines())
@@ -381,7 +381,7 @@ def test_one_wrong_id_asks_nobody() -> None:
 
 
 def test_a_run_that_does_not_end_in_time_is_told(listening: str) -> None:
-    made = added(1, address=listening, job_id="17", scheduler="pbs")
+    made = added(1, address=listening, batch_job_id="17", scheduler="pbs")
     done = cluster("stop", "--timeout", "0.05")
     assert done.exit_code == 78
     assert f"the cluster {made.id} has not ended within 0.05 s" in done.stderr

@@ -17,8 +17,8 @@ import pytest
 
 from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration
 from rayhpc.ranks import comm, mpi
-from rayhpc.ranks.comm import Solo, Unreachable, agree
-from rayhpc.ranks.launcher import Launched, launched, speaks
+from rayhpc.ranks.comm import SoloComm, Unreachable, agree
+from rayhpc.ranks.launcher import Launched, launched, may_print
 from rayhpc.ranks.mpi import connect
 
 # What each launcher puts into the environment of rank 3 of 4, as far as it matters.
@@ -57,20 +57,20 @@ ALONE = {
 @pytest.mark.parametrize(("environ", "expected"), RANK_3_OF_4.values(), ids=RANK_3_OF_4)
 def test_a_launched_rank_knows_it(environ: Mapping[str, str], expected: Launched) -> None:
     assert launched(environ) == expected
-    assert not speaks(environ)
+    assert not may_print(environ)
 
 
 @pytest.mark.parametrize("environ", ALONE.values(), ids=ALONE)
 def test_a_started_process_is_alone(environ: Mapping[str, str]) -> None:
     assert launched(environ) is None
-    assert speaks(environ)
-    assert isinstance(connect(environ), Solo)
+    assert may_print(environ)
+    assert isinstance(connect(environ), SoloComm)
 
 
 @pytest.mark.parametrize("environ", [HYDRA, OPEN_MPI, STEP, {"ALPS_APP_PE": "3"}])
 def test_exactly_one_of_the_ranks_speaks(environ: Mapping[str, str]) -> None:
-    speakers = [rank for rank in range(4) if speaks({k: str(rank) if v == "3" else v for k, v in environ.items()})]
-    assert speakers == [0]
+    printing = [rank for rank in range(4) if may_print({k: str(rank) if v == "3" else v for k, v in environ.items()})]
+    assert printing == [0]
 
 
 # '²': str.isdigit() is true of it, and int() raises.
@@ -99,7 +99,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> type[FakeMpi]:
     class World(FakeMpi):
         pass
 
-    monkeypatch.setattr(mpi, "Mpi", World)
+    monkeypatch.setattr(mpi, "MpiComm", World)
     return World
 
 
@@ -116,7 +116,7 @@ def test_ranks_that_find_each_other_connect(world: type[FakeMpi], environ: Mappi
     ],
 )
 def test_a_single_rank_needs_no_mpi(world: type[FakeMpi], environ: Mapping[str, str]) -> None:
-    assert isinstance(connect(environ), Solo)
+    assert isinstance(connect(environ), SoloComm)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_without_an_mpi_library_the_launch_is_refused(monkeypatch: pytest.Monkey
     def missing(_: str) -> NoReturn:
         raise error
 
-    monkeypatch.setattr(mpi, "Mpi", missing)
+    monkeypatch.setattr(mpi, "MpiComm", missing)
     with pytest.raises(RayhpcError, match="MPI cannot be loaded") as caught:
         connect(HYDRA)
     assert caught.value.fault.evidence == (str(error),)
@@ -151,7 +151,7 @@ def test_without_an_mpi_library_the_launch_is_refused(monkeypatch: pytest.Monkey
 
 
 def test_solo_writes_to_itself_in_order_and_to_nobody_else() -> None:
-    solo = Solo()
+    solo = SoloComm()
     solo.send(0, "first")
     solo.send(0, "second")
     assert [solo.receive(), solo.receive(), solo.receive()] == [(0, "first"), (0, "second"), None]
@@ -161,15 +161,15 @@ def test_solo_writes_to_itself_in_order_and_to_nobody_else() -> None:
 
 SETTLED = """
 import mmap, os, pathlib, sys
-from rayhpc.ranks.mpi import Mpi
+from rayhpc.ranks.mpi import MpiComm
 path = pathlib.Path("/dev/shm", sys.argv[1])
 path.write_bytes(b"x" * 4096)
 with path.open("r+b") as file:
     shared = mmap.mmap(file.fileno(), 4096)
-Mpi.settle(object.__new__(Mpi))
+MpiComm.settle(object.__new__(MpiComm))
 assert not path.exists()
 assert shared[:1] == b"x"
-Mpi.settle(object.__new__(Mpi))
+MpiComm.settle(object.__new__(MpiComm))
 """
 
 
@@ -335,10 +335,10 @@ def test_a_missing_rank_is_named_within_the_time() -> None:
     results = together(4, lambda ranks: exchange(ranks, lambda: ranks.rank, timeout=0.2), absent=frozenset({2, 3}))
     assert time.monotonic() - began < 5.0
     assert isinstance(results[0], Unreachable)
-    assert fault_of(results[0]).what.startswith("no word from rank 2, 3 within")
+    assert fault_of(results[0]).what.startswith("no message from rank 2, 3 within")
     assert fault_of(results[0]).code == ExitCode.BRING_UP
     assert isinstance(results[1], Unreachable)
-    assert fault_of(results[1]).what.startswith("no word from rank 0 within")
+    assert fault_of(results[1]).what.startswith("no message from rank 0 within")
 
 
 def test_rank_0_missing_is_noticed_by_the_others() -> None:

@@ -13,8 +13,8 @@ import pytest
 from rayhpc.errors import ExitCode, RayhpcError
 from rayhpc.host import network
 from rayhpc.ranks import handshake
-from rayhpc.ranks.handshake import Door, Hello, NotYet, Wait, gather, join
-from rayhpc.ranks.tcp import WORKER, Link, Star
+from rayhpc.ranks.handshake import Endpoint, Hello, NotYet, Wait, gather, join
+from rayhpc.ranks.tcp import WORKER, Link, TcpComm
 from tests.launch import until
 
 SECRET = b"s" * 64
@@ -47,8 +47,8 @@ class Room:
 
     def join(self, name: str, rank: int | None, seconds: float = 20.0, secret: bytes = SECRET) -> None:
         wait = Wait(seconds, self.told.append, name, STEP)
-        door = Door((self.address,), secret)
-        self.do(name, lambda: join(lambda: door, Hello(rank, name), wait))
+        endpoint = Endpoint((self.address,), secret)
+        self.do(name, lambda: join(lambda: endpoint, Hello(rank, name), wait))
 
     def ended(self) -> dict[str, Any]:
         for thread in self.threads:
@@ -67,9 +67,9 @@ class Room:
     def close(self) -> None:
         self.listener.close()
         for result in self.results.values():
-            star = result[0] if isinstance(result, tuple) else result
-            if isinstance(star, Star):
-                star._close()
+            comm = result[0] if isinstance(result, tuple) else result
+            if isinstance(comm, TcpComm):
+                comm._close()
 
 
 @pytest.fixture
@@ -85,7 +85,8 @@ def test_ranks_that_know_their_numbers_keep_them(room: Room) -> None:
     room.gather(4)
     results = room.ended()
     joined = {name: results[name] for name in ("h1", "h2", "h3")}
-    assert [(star.rank, star.size, own) for star, own in joined.values()] == [(n, 4, "options") for n in (1, 2, 3)]
+    ranks = [(comm.rank, comm.size, payload) for comm, payload in joined.values()]
+    assert ranks == [(n, 4, "options") for n in (1, 2, 3)]
     for rank in (1, 2, 3):
         results[f"h{rank}"][0].send(0, f"I am h{rank}")
     words: dict[int, Any] = {}
@@ -113,7 +114,7 @@ def test_strangers_are_turned_away_and_told(room: Room, monkeypatch: pytest.Monk
     guess.send(Hello(None, "guess"))
     assert until(lambda: guess.take() == [] and bool(guess.lost), 10)
     for why in ("what answers is not rayhpc", "the secret is another one", "has not shown the secret within 1 s"):
-        room.come(f"WARNING: 127.0.0.1 was turned away: {why}" if "within" not in why else why)
+        room.come(f"WARNING: 127.0.0.1 was rejected: {why}" if "within" not in why else why)
     room.join("worker", None)
     assert room.ended()["worker"][0].rank == 1
     for connection in (silent, garbage, guess):
@@ -122,12 +123,12 @@ def test_strangers_are_turned_away_and_told(room: Room, monkeypatch: pytest.Monk
 
 def test_a_crowd_that_says_nothing_holds_up_nobody(room: Room) -> None:
     room.gather(2)
-    crowd = [room.connect() for _ in range(handshake._STRANGERS + 40)]
+    crowd = [room.connect() for _ in range(handshake._MOST_UNPROVEN + 40)]
     began = time.monotonic()
     room.join("worker", 1)
     assert room.ended()["worker"][0].rank == 1
     assert time.monotonic() - began < handshake._HELLO_SECONDS
-    assert sum("turned away" in line for line in room.told) <= handshake._TOLD_STRANGERS
+    assert sum("was rejected" in line for line in room.told) <= handshake._MOST_REPORTED
     for connection in crowd:
         connection.close()
 
@@ -178,14 +179,14 @@ def test_a_rank_that_goes_again_is_not_counted(room: Room) -> None:
 
 def test_a_worker_finds_the_rank_0_that_comes_after_one_that_has_gone(room: Room) -> None:
     """Its address may be another one then: it is looked up for each try."""
-    doors = [NotYet("no file"), Door((room.address,), b"old" * 32)]
+    endpoints = [NotYet("no file"), Endpoint((room.address,), b"old" * 32)]
     wait = Wait(30.0, room.told.append, "worker", STEP)
 
-    def find() -> Door:
-        door = doors.pop(0) if doors else Door((room.address,), SECRET)
-        if isinstance(door, NotYet):
-            raise door
-        return door
+    def find() -> Endpoint:
+        endpoint = endpoints.pop(0) if endpoints else Endpoint((room.address,), SECRET)
+        if isinstance(endpoint, NotYet):
+            raise endpoint
+        return endpoint
 
     room.gather(2)
     room.do("worker", lambda: join(find, Hello(None, "worker"), wait))

@@ -16,8 +16,12 @@ from rayhpc.errors import ExitCode, Fault, RayhpcError
 from rayhpc.host import network
 from rayhpc.launch.terminals import with_own
 from rayhpc.options import Options, Terminals
-from rayhpc.ranks.comm import Solo
-from rayhpc.ranks.rendezvous import endpoint, file_seat, lead_terminals, meet, slurm_seat, token_file
+from rayhpc.ranks.comm import SoloComm
+from rayhpc.ranks.rendezvous.by_file import file_identity, slurm_identity
+from rayhpc.ranks.rendezvous.inputs import host_and_port
+from rayhpc.ranks.rendezvous.meet import meet
+from rayhpc.ranks.rendezvous.secret_file import token_file
+from rayhpc.ranks.rendezvous.terminals import lead
 from rayhpc.records import run_directory
 from tests.launch import until
 
@@ -34,14 +38,14 @@ def refused(options: Options, environ: Mapping[str, str]) -> Fault:
 
 
 def test_a_step_of_slurm_has_a_file_of_its_own() -> None:
-    seat = slurm_seat("/runs", STEP)
-    assert (seat.rank, seat.size, str(seat.file)) == (3, 4, "/runs/.rendezvous-17.2")
-    assert slurm_seat("/runs", {**STEP, "SLURM_STEP_ID": "3"}).file != seat.file
+    identity = slurm_identity("/runs", STEP)
+    assert (identity.rank, identity.size, str(identity.file)) == (3, 4, "/runs/.rendezvous-17.2")
+    assert slurm_identity("/runs", {**STEP, "SLURM_STEP_ID": "3"}).file != identity.file
 
 
 def test_ones_own_launcher_names_rank_size_and_file() -> None:
-    seat = file_seat(BY_FILE)
-    assert (seat.rank, seat.size, str(seat.file)) == (1, 2, "/shared/meeting")
+    identity = file_identity(BY_FILE)
+    assert (identity.rank, identity.size, str(identity.file)) == (1, 2, "/shared/meeting")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +59,7 @@ def test_ones_own_launcher_names_rank_size_and_file() -> None:
         ("file", {**BY_FILE, "RAYHPC_SIZE": "two"}, "RAYHPC_SIZE=two"),
         ("file", {"RAYHPC_RANK": "0", "RAYHPC_SIZE": "2"}, "RAYHPC_RENDEZVOUS_FILE names no file"),
         ("tcp", {"RAYHPC_HEAD": "localhost:7000"}, "RAYHPC_SIZE is not set"),
-        ("tcp", {"RAYHPC_SIZE": "2"}, "the head's host and port are not said"),
+        ("tcp", {"RAYHPC_SIZE": "2"}, "the head's host and port are not given"),
         ("tcp", {"RAYHPC_SIZE": "2", "RAYHPC_HEAD": "localhost"}, "names no host and port"),
         ("tcp", {"RAYHPC_SIZE": "2", "RAYHPC_HEAD": "no-such-host.invalid:7000"}, "no-such-host.invalid is unknown"),
     ],
@@ -70,13 +74,13 @@ def test_what_is_not_said_is_named(way: str, environ: dict[str, str], words: str
     [("h:70", ("h", 70)), ("192.0.2.2:70", ("192.0.2.2", 70)), ("[fe80::1]:70", ("fe80::1", 70)), ("h", ("h", 9))],
 )
 def test_endpoints(text: str, expected: tuple[str, int]) -> None:
-    assert endpoint(text, 9) == expected
+    assert host_and_port(text, 9) == expected
 
 
 @pytest.mark.parametrize("text", ["", "h", ":70", "h:0", "h:65536", "h:²", "h:x"])
 def test_no_endpoint(text: str) -> None:
     with pytest.raises(RayhpcError) as caught:
-        endpoint(text, 0)
+        host_and_port(text, 0)
     assert caught.value.fault.code == ExitCode.USAGE
 
 
@@ -95,7 +99,7 @@ def test_the_secret_lies_in_the_state_directory(environ: dict[str, str], expecte
 
 def test_one_rank_needs_nobody(tmp_path: Path) -> None:
     environ = {**BY_FILE, "RAYHPC_RANK": "0", "RAYHPC_SIZE": "1"}
-    assert isinstance(meet(Options(rendezvous="file"), environ, lambda _: 1.0, print), Solo)
+    assert isinstance(meet(Options(rendezvous="file"), environ, lambda _: 1.0, print), SoloComm)
 
 
 def note(directory: Path, mode: int = 0o600) -> Path:
@@ -153,12 +157,12 @@ def test_a_port_in_use_is_told() -> None:
     with network.server() as taken:
         port = taken.getsockname()[1]
         with pytest.raises(RayhpcError, match=f"cannot listen at port {port} of .*: Address already in use") as caught:
-            lead_terminals(Terminals(port=port), Options(), 1.0, {}, print)
+            lead(Terminals(port=port), Options(), 1.0, {}, print)
     assert caught.value.fault.code == ExitCode.CONFIGURATION
 
 
 def test_one_terminal_needs_nobody() -> None:
-    assert isinstance(lead_terminals(Terminals(nodes=1), Options(), 1.0, {}, print), Solo)
+    assert isinstance(lead(Terminals(nodes=1), Options(), 1.0, {}, print), SoloComm)
 
 
 def test_a_workers_own_options_win_and_the_rest_is_the_heads() -> None:
@@ -182,7 +186,7 @@ import functools, os, signal, sys, time
 from rayhpc.ranks.comm import Unreachable, agree
 from rayhpc.errors import RayhpcError, configuration
 from rayhpc.options import Options
-from rayhpc.ranks.rendezvous import meet
+from rayhpc.ranks.rendezvous.meet import meet
 way, how = sys.argv[1:]
 tell = functools.partial(print, flush=True)
 try:
@@ -270,7 +274,7 @@ def test_processes_agree(processes: Processes, how: str, share: int) -> None:
     [
         ("fault", [78, 78, 78], "no luck  [rank 2]"),
         ("bug", [70, 70, 70], "ZeroDivisionError"),
-        ("silent", [71, 71, 71], "no word from rank 2 within 2 s"),
+        ("silent", [71, 71, 71], "no message from rank 2 within 2 s"),
         ("killed", [71, 71, -signal.SIGKILL], "rank 2 has ended before the cluster was agreed"),
         ("abort", [74, 74, 74], "rank 2 has ended the run with code 74"),
     ],

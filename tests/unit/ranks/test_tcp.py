@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from rayhpc.ranks import tcp
-from rayhpc.ranks.tcp import HEAD, WORKER, Link, Star
+from rayhpc.ranks.tcp import HEAD, WORKER, Link, TcpComm
 from tests.launch import until
 
 SECRET = b"s" * 64
@@ -194,21 +194,21 @@ def test_recorded_words_are_worth_nothing_in_another_connection(pair: tuple[Link
         thing.close()
 
 
-def make_stars(size: int) -> list[Star]:
+def make_comms(size: int) -> list[TcpComm]:
     ends = {rank: sockets() for rank in range(1, size)}
-    head = Star(0, size, {rank: Link(near, SECRET, HEAD) for rank, (near, _) in ends.items()})
-    return [head, *(Star(rank, size, {0: Link(far, SECRET, WORKER)}) for rank, (_, far) in ends.items())]
+    head = TcpComm(0, size, {rank: Link(near, SECRET, HEAD) for rank, (near, _) in ends.items()})
+    return [head, *(TcpComm(rank, size, {0: Link(far, SECRET, WORKER)}) for rank, (_, far) in ends.items())]
 
 
 @pytest.fixture
-def stars() -> Iterator[list[Star]]:
-    made = make_stars(3)
+def comms() -> Iterator[list[TcpComm]]:
+    made = make_comms(3)
     yield made
     for one in made:
         one._close()
 
 
-def mail(to: Star, *others: Star) -> tuple[int, object]:
+def mail(to: TcpComm, *others: TcpComm) -> tuple[int, object]:
     found: list[tuple[int, object]] = []
 
     def come() -> bool:
@@ -221,8 +221,8 @@ def mail(to: Star, *others: Star) -> tuple[int, object]:
     return found[0]
 
 
-def test_mail_goes_through_rank_0_only(stars: list[Star]) -> None:
-    head, one, two = stars
+def test_mail_goes_through_rank_0_only(comms: list[TcpComm]) -> None:
+    head, one, two = comms
     one.send(0, "from one")
     assert mail(head, one, two) == (1, "from one")
     two.send(0, "from two")
@@ -234,8 +234,8 @@ def test_mail_goes_through_rank_0_only(stars: list[Star]) -> None:
 
 
 @pytest.mark.parametrize("lost", [1, 0], ids=["a follower", "rank 0"])
-def test_a_lost_rank_is_known_at_once_and_after_its_last_words(stars: list[Star], lost: int) -> None:
-    victim, witness = stars[lost], stars[1 - lost]
+def test_a_lost_rank_is_known_at_once_and_after_its_last_words(comms: list[TcpComm], lost: int) -> None:
+    victim, witness = comms[lost], comms[1 - lost]
     victim.send(witness.rank, "last words")
     assert mail(witness, victim) == (lost, "last words")
     victim.send(witness.rank, "really")
@@ -247,9 +247,9 @@ def test_a_lost_rank_is_known_at_once_and_after_its_last_words(stars: list[Star]
         assert witness.receive() is None
 
 
-def test_one_that_is_lost_or_slow_does_not_hold_up_the_others(stars: list[Star]) -> None:
-    head, one, two = stars
-    assert until(lambda: not any(star.receive() for star in stars) and all(l.greeted for l in head._links.values()), 5)  # noqa: E741
+def test_one_that_is_lost_or_slow_does_not_hold_up_the_others(comms: list[TcpComm]) -> None:
+    head, one, two = comms
+    assert until(lambda: not any(comm.receive() for comm in comms) and all(l.greeted for l in head._links.values()), 5)  # noqa: E741
     for _ in range(30):
         head.send(1, b"x" * MB)
     head.send(2, "quick")
@@ -262,7 +262,7 @@ def test_one_that_is_lost_or_slow_does_not_hold_up_the_others(stars: list[Star])
 
 def test_one_that_hangs_is_not_waited_for_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tcp, "_LEAVE_SECONDS", 0.3)
-    head, hanging = make_stars(2)
+    head, hanging = make_comms(2)
     began = time.monotonic()
     head.leave()
     assert 0.25 < time.monotonic() - began < 10
@@ -270,6 +270,6 @@ def test_one_that_hangs_is_not_waited_for_at_the_end(monkeypatch: pytest.MonkeyP
 
 
 def test_a_rank_writes_to_itself() -> None:
-    alone = Star(0, 2, {})
+    alone = TcpComm(0, 2, {})
     alone.send(0, "news")
     assert (alone.receive(), alone.receive()) == ((0, "news"), None)

@@ -230,7 +230,7 @@ def test_fields_of_a_later_version_are_ignored(state: Path) -> None:
 
 @pytest.mark.parametrize("word", ["20261121-094408-aaaa1111", "20261121-094408-a", "aaaa1111", "77.server", "77"])
 def test_a_part_of_its_name_finds_it(word: str) -> None:
-    wanted = added(id="20261121-094408-aaaa1111", job_id="77.server")
+    wanted = added(id="20261121-094408-aaaa1111", batch_job_id="77.server")
     added(id="20261121-094409-bbbb2222", started_at=9.0)
     assert registry.find(word) == wanted
 

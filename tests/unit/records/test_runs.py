@@ -23,8 +23,8 @@ PNG = b"\x89PNG\r\n"
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where a user is who has run something: rayhpc-runs with two runs, an allocation's record and `latest`."""
     monkeypatch.chdir(tmp_path)
-    record("20261121-100000-aaaaaaaa", ["train.py", "--lr", "3e-4"], code=0, job_id="17")
-    record("20261121-110000-bbbbbbbb", None, job_id="18")
+    record("20261121-100000-aaaaaaaa", ["train.py", "--lr", "3e-4"], code=0, batch_job_id="17")
+    record("20261121-110000-bbbbbbbb", None, batch_job_id="18")
     Path("rayhpc-runs/allocations/20261121-100000-cccccccc").mkdir(parents=True)
     return tmp_path
 
@@ -59,7 +59,7 @@ def test_list_for_programs(home: Path) -> None:
     first, second = json.loads(rayhpc("list", "--json").stdout)
     assert first == {
         "id": "20261121-100000-aaaaaaaa", "directory": str(home / "rayhpc-runs/20261121-100000-aaaaaaaa"),
-        "job_id": "17", "nodes": 3, "hosts": 3, "code": 0, "cause": "the driver ended with 0",
+        "batch_job_id": "17", "nodes": 3, "hosts": 3, "code": 0, "cause": "the driver ended with 0",
         "command": ["train.py", "--lr", "3e-4"],
     }  # fmt: skip
     assert (second["code"], second["command"]) == (None, [])

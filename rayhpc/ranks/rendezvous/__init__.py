@@ -1,0 +1,1 @@
+"""How ranks find each other without MPI: through a file, at an address, or from terminals."""

@@ -1,0 +1,53 @@
+"""What every rendezvous without MPI reads: numbers from the environment, this host's addresses, the limit of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration
+from rayhpc.host import this_host
+
+# Rank 0 has a connection to each rank, and waits by select(), which knows descriptors up to 1023.
+_LARGEST = 512
+# A launcher's ranks connect within moments of each other: nobody needs to hear of less than this.
+QUIET_SECONDS = 5.0
+LAUNCHER_STEP = "look at the launcher's output for a rank that ended, or hangs at its start"
+
+
+def numbers(environ: Mapping[str, str], names: tuple[str, ...], way: str, step: str) -> list[int]:
+    """The values of variables that must be numbers; raises RayhpcError naming those that are not."""
+    values = [environ.get(name, "") for name in names]
+    wrong = [name for name, value in zip(names, values, strict=True) if not (value.isascii() and value.isdigit())]
+    if wrong:
+        lines = [f"{name}={environ[name]}" if name in environ else f"{name} is not set" for name in wrong]
+        raise configuration(f"--rendezvous={way}, but this process does not know its rank", *lines, next_step=step)
+    return [int(value) for value in values]
+
+
+def check_size(size: int) -> None:
+    """Raises RayhpcError for more ranks than rank 0 can have connections."""
+    if size > _LARGEST:
+        raise configuration(
+            f"{size} ranks are too many without MPI: rank 0 has a connection to each, {_LARGEST} at most",
+            next_step="start them by mpirun, or by srun --mpi=pmi2; or fewer of them, one for each host",
+        )
+
+
+def addresses(interface: str) -> list[str]:
+    """Where other hosts may reach this one; on a host without a network, itself alone."""
+    # A wrong --interface is an error that all ranks report, once they are connected.
+    found = this_host.interfaces(interface) or this_host.interfaces()
+    return [entry.address for entry in found] or ["127.0.0.1"]
+
+
+def host_and_port(text: str, port: int) -> tuple[str, int]:
+    """Host and port of 'HOST:PORT', or of 'HOST' with the port given beside it; raises RayhpcError without a port."""
+    name, colon, number = text.rpartition(":")
+    if not colon or text.endswith("]"):
+        name, number = text, str(port or "")
+    name = name.removeprefix("[").removesuffix("]")
+    if not (name and number.isascii() and number.isdigit() and 0 < int(number) < 65536):
+        what = f"{text!r} names no host and port" if text else "the head's host and port are not given"
+        step = "HOST:PORT, as `rayhpc node head` prints it: --head, or RAYHPC_HEAD"
+        raise RayhpcError(Fault(what, ExitCode.USAGE, next_step=step))
+    return name, int(number)
