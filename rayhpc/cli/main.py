@@ -13,6 +13,7 @@ from rayhpc.cli.cluster import cluster
 from rayhpc.cli.job import job
 from rayhpc.cli.node import node
 from rayhpc.cli.runs import runs
+from rayhpc.cli.sweep import sweep
 
 
 @click.group(
@@ -42,6 +43,7 @@ main.add_command(cluster)
 main.add_command(node)
 main.add_command(runs)
 main.add_command(job)
+main.add_command(sweep)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def of_import(environ: Mapping[str, str]) -> dict[str, str]:
     Ray reads RAY_AUTH_MODE when it is imported, and with TLS the paths of the certificate, which are not known.
     """
     inherited = scrubbed(environ)
-    return {**_FAST, **inherited, **_python_first(inherited), "RAY_AUTH_MODE": "token"}
+    return {**_FAST, **inherited, **python_first(inherited), "RAY_AUTH_MODE": "token"}
 
 
 def of_daemons(environ: Mapping[str, str], own: Assignment, spec: NodeSpec) -> dict[str, str]:
@@ -120,13 +120,13 @@ def of_daemons(environ: Mapping[str, str], own: Assignment, spec: NodeSpec) -> d
         **_without_proxies(inherited, {own.head_address, spec.address}),
         **_visible(spec.gpus, inherited),
         **_hook(own.ray, spec),
-        **_python_first(inherited),
+        **python_first(inherited),
         **authentication(spec.temp_dir, own.certificate is not None),
         MARKER: f"{own.run_id}/{spec.rank}",
     }
 
 
-def _python_first(inherited: Mapping[str, str]) -> dict[str, str]:
+def python_first(inherited: Mapping[str, str]) -> dict[str, str]:
     """`python` in a job is the one that runs Ray, also where its virtual environment was not activated."""
     path = inherited.get("PATH", os.defpath)
     return {} if _OWN_PROGRAMS in path.split(os.pathsep) else {"PATH": os.pathsep.join([_OWN_PROGRAMS, path])}

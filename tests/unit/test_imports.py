@@ -22,7 +22,7 @@ LAYERS = (
     "schedulers",
     "records",
     "ranks batch jobs",
-    "bootstrap clusters",
+    "bootstrap clusters sweep",
     "launch",
     "start",
     "cli",
@@ -33,16 +33,19 @@ STAGES = "resources plan node readiness driver supervise teardown"
 # Each outside dependency and who may import it.
 OWNERS = {
     "mpi4py": "ranks.mpi",
-    "ray": "inside_ray.* jobs.ray_client clusters.probe.node_probe",
+    "ray": "inside_ray.* jobs.ray_client clusters.probe.node_probe sweep.*",
     "psutil": "host.this_host",
-    "yaml": "jobs.job_file.*",
+    "yaml": "jobs.job_file.* sweep.load",
     "torch": "clusters.probe.node_probe",
     "click": "launch.command_line launch.rank cli.*",
     "rich": "log cli.*",
-    "matplotlib": "records.plots",
+    "matplotlib": "records.plots sweep.plots",
+    "optuna": "sweep.search sweep.plots",
+    "tensorboard": "sweep.metrics",
+    "filelock": "sweep.trials",
 }
 # Never imported with the module: the login node works without them.
-LAZY = ("mpi4py", "ray", "torch", "matplotlib")
+LAZY = ("mpi4py", "ray", "torch", "matplotlib", "optuna", "tensorboard")
 # Who may import less than the layers allow. Programs that run by their path import nothing of ours; the login side
 # shares data types and files with the compute side, nothing else.
 FENCES = {

@@ -23,14 +23,15 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 def load(file: Path, environ: Mapping[str, str], env_file: Path | None = None) -> JobRequest:
     """The job of a file; raises RayhpcError with all that is wrong with it. env_file: else .env beside it, if any."""
-    text = _read(file)
+    text = read_text(file)
     beside = file.parent / _ENV_FILE
     chosen = env_file or (beside if beside.is_file() else None)
-    secrets = _secrets(chosen) if chosen else {}
+    secrets = secrets_of(chosen)
     return parse(text, str(file), file.absolute().parent, Variables(environ, secrets))
 
 
-def _read(file: Path) -> str:
+def read_text(file: Path) -> str:
+    """The text of a file that the user named; raises RayhpcError."""
     try:
         return file.read_text(encoding="utf-8")
     except OSError as error:
@@ -42,8 +43,11 @@ def _read(file: Path) -> str:
         raise refusal(str(file), [Problem(line, "bytes that are no UTF-8")]) from error
 
 
-def _secrets(file: Path) -> dict[str, str]:
-    found = settings(_read(file))
+def secrets_of(file: Path | None) -> dict[str, str]:
+    """What an .env file sets, if there is one; raises RayhpcError with the lines that set nothing."""
+    if file is None:
+        return {}
+    found = settings(read_text(file))
     if found.wrong:
         raise refusal(str(file), [Problem(line, "no NAME=VALUE, or a quote does not end") for line in found.wrong])
     return found.values

@@ -1,0 +1,288 @@
+"""sweep.yaml becomes a Sweep; all that is wrong with it is said at once, each with its line."""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yaml.nodes import Node, ScalarNode, SequenceNode
+
+from rayhpc import units
+from rayhpc.jobs.job_file.load import read_text, secrets_of
+from rayhpc.jobs.job_file.sheet import BrokenError, Problem, Sheet, compose, refusal, short
+from rayhpc.jobs.job_file.variables import Variables
+from rayhpc.sweep import plan
+from rayhpc.sweep.plan import Parameter, Reader, Resources, Sweep
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_OPERATORS: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+}
+_LARGEST_POWER = 64
+_PAIRS = {"uniform", "loguniform", "randint", "normal"}
+
+
+def load(file: Path, environ: Mapping[str, str]) -> Sweep:
+    """The sweep of a file; raises RayhpcError with all that is wrong with it."""
+    text = read_text(file)
+    folder = file.absolute().parent
+    variables = Variables(environ, secrets_of(_env_file(text, folder)))
+    sheet = Sheet(folder, variables)
+    try:
+        values = _given(sheet, compose(text), "the file", _READERS)
+        sweep = _sweep(sheet, values, file)
+    except BrokenError as broken:
+        sheet.problems.append(Problem(broken.line, broken.text))
+    if sheet.problems:
+        raise refusal(str(file), sheet.problems)
+    return sweep
+
+
+def _env_file(text: str, folder: Path) -> Path | None:
+    """The .env file that the text names, which must be known before its variables are replaced."""
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None  # compose() says what is wrong, and where
+    named = content.get("env_file") if isinstance(content, dict) else None
+    return folder / str(named) if named else None
+
+
+def _sweep(sheet: Sheet, values: dict[str, Any], file: Path) -> Sweep:
+    """What the keys make together; of use only if there is no problem."""
+    environment, secrets = values.pop("env", ({}, ()))
+    values.pop("env_file", None)
+    named = {"name": file.stem, **values}
+    sweep = Sweep(**named, directory=str(sheet.folder), environment=environment, secrets=secrets)
+    if sweep.search == "grid" and sweep.space:
+        sweep = Sweep(**{**vars(sweep), "samples": plan.grid_size(sweep.space)})
+    for problem in _contradictions(sweep):
+        sheet.problems.append(Problem(1, problem))
+    return sweep
+
+
+def _contradictions(sweep: Sweep) -> list[str]:
+    """What cannot be meant."""
+    continuous = [parameter.name for parameter in sweep.space if parameter.kind not in ("choice", "grid")]
+    rules = {
+        "neither command nor tasks says what to run": not sweep.command and not sweep.tasks,
+        "command and tasks say the same thing: give one": sweep.command and sweep.tasks,
+        "tasks have no space: write the values into their commands": sweep.tasks and sweep.space,
+        "metric is missing: a search and a scheduler need it": not sweep.metric
+        and (sweep.search == "optuna" or sweep.scheduler != "none"),
+        "a scheduler needs a space": sweep.scheduler != "none" and not sweep.space,
+        "a scheduler judges single trials: leave out repeat": sweep.scheduler != "none" and sweep.repeat > 1,
+        f"search: grid takes choices alone, not {', '.join(continuous)}": sweep.search == "grid" and continuous,
+        "concurrent starts all trials at once: a search learns nothing, take random or grid": sweep.concurrent
+        and (sweep.search == "optuna" or sweep.scheduler != "none"),
+    }
+    return [text for text, wrong in rules.items() if wrong]
+
+
+def _command(sheet: Sheet, node: Node, what: str) -> tuple[str, ...] | None:
+    """A list of arguments, or one line as for a shell, which runs without one."""
+    if isinstance(node, SequenceNode):
+        return sheet.items(node, what, Sheet.word)
+    text = sheet.text(node, what)
+    try:
+        return None if text is None else tuple(shlex.split(text))
+    except ValueError as error:
+        sheet.note(node, f"{what}: {error}")
+        return None
+
+
+def _tasks(sheet: Sheet, node: Node, what: str) -> dict[str, tuple[str, ...]]:
+    found = {}
+    for name, _, value in sheet.pairs(node, what):
+        command = _command(sheet, value, name)
+        if command:
+            found[name] = command
+    return found
+
+
+def _space(sheet: Sheet, node: Node, what: str) -> tuple[Parameter, ...]:
+    found = [_parameter(sheet, value, name) for name, _, value in sheet.pairs(node, what)]
+    return tuple(parameter for parameter in found if parameter is not None)
+
+
+def _parameter(sheet: Sheet, node: Node, name: str) -> Parameter | None:
+    read = _given(sheet, node, name, {"type": partial(_one_of, choices=plan.KINDS), "values": _values})
+    kind, values = read.get("type"), read.get("values")
+    if not kind or not values:
+        sheet.note(node, f"{name} needs type and values, as {{type: loguniform, values: [1e-5, 1e-2]}}")
+        return None
+    wrong = _wrong_values(kind, values)
+    if wrong:
+        sheet.note(node, f"{name}: {wrong}")
+        return None
+    return Parameter(name, kind, tuple(values))
+
+
+def _wrong_values(kind: str, values: Sequence[Any]) -> str:
+    """Why these values make no distribution; empty if they do."""
+    if kind not in _PAIRS:
+        return ""
+    if len(values) != 2 or not all(isinstance(value, int | float) for value in values):
+        return f"{kind} takes two numbers"
+    if kind == "normal":
+        return "" if values[1] > 0 else "the deviation must be above 0"
+    if kind == "randint" and not all(isinstance(value, int) for value in values):
+        return "randint takes whole numbers"
+    if values[0] >= values[1]:
+        return "the first bound must be below the second"
+    return "loguniform takes numbers above 0" if kind == "loguniform" and values[0] <= 0 else ""
+
+
+def _values(sheet: Sheet, node: Node, what: str) -> list[Any] | None:
+    """Plain values as YAML has them; 1e-5 is a number too, which YAML takes for text."""
+    if not isinstance(node, SequenceNode) or not all(isinstance(entry, ScalarNode) for entry in node.value):
+        sheet.note(node, f"{what} must be a list of single values")
+        return None
+    return [_plain(entry) for entry in node.value]
+
+
+def _plain(node: Any) -> Any:
+    value = yaml.SafeLoader("").construct_object(node) if node.tag != "tag:yaml.org,2002:str" else node.value
+    if isinstance(value, str) and not node.style:
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _one_of(sheet: Sheet, node: Node, what: str, choices: Sequence[str]) -> str | None:
+    text = sheet.word(node, what)
+    if text is None or text in choices:
+        return text
+    sheet.note(node, f"{what} must be one of {', '.join(choices)}, not {short(text)}")
+    return None
+
+
+def _count(sheet: Sheet, node: Node, what: str, least: int = 1) -> int | None:
+    number = sheet.number(node, what)
+    if number is None:
+        return None
+    if not isinstance(number, int) or number < least:
+        sheet.note(node, f"{what} must be a whole number from {least} on, not {number:g}")
+        return None
+    return number
+
+
+def _flag(sheet: Sheet, node: Node, what: str) -> bool | None:
+    text = _one_of(sheet, node, what, ("true", "false"))
+    return None if text is None else text == "true"
+
+
+def _amount(sheet: Sheet, node: Node, what: str) -> float | None:
+    """A number, or arithmetic such as 10*1024**3."""
+    text = sheet.word(node, what)
+    if text is None:
+        return None
+    try:
+        value = calculate(text)
+    except ValueError as error:
+        sheet.note(node, f"{what}: {error}")
+        return None
+    if value < 0:
+        sheet.note(node, f"{what} must not be below 0")
+    return value
+
+
+def calculate(text: str) -> float:
+    """The value of arithmetic with numbers; raises ValueError for anything else."""
+    try:
+        return _evaluate(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, ArithmeticError, RecursionError) as error:
+        raise ValueError(f"{short(text)} is no number") from error
+
+
+def _evaluate(node: ast.expr) -> float:
+    match node:
+        case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
+            return value
+        case ast.BinOp(left=left, op=ast.Pow(), right=right) if abs(power := _evaluate(right)) <= _LARGEST_POWER:
+            return float(_evaluate(left) ** power)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+            return float(_OPERATORS[type(op)](_evaluate(left), _evaluate(right)))
+    raise ValueError("only numbers and + - * / // ** are understood")
+
+
+def _memory(sheet: Sheet, node: Node, what: str) -> int | None:
+    """Bytes: 8G, or arithmetic."""
+    text = sheet.word(node, what)
+    try:
+        return None if text is None else units.size(text)
+    except ValueError:
+        amount = _amount(sheet, node, what)
+        return None if amount is None else int(amount)
+
+
+def _resources(sheet: Sheet, node: Node, what: str) -> Resources:
+    readers = {"cpus": _amount, "gpus": _amount, "memory": _memory}
+    return Resources(**_given(sheet, node, what, readers))
+
+
+def _reader(sheet: Sheet, node: Node, what: str) -> Reader:
+    readers = {"kind": partial(_one_of, choices=plan.READERS), "path": Sheet.text}
+    return Reader(**_given(sheet, node, what, readers))
+
+
+def _given(sheet: Sheet, node: Node, what: str, readers: Mapping[str, Any]) -> dict[str, Any]:
+    """What is under the keys that are there and could be read."""
+    return {name: value for name, (_, value) in sheet.values(node, what, readers).items() if value is not None}
+
+
+def _environment(sheet: Sheet, node: Node, what: str) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The variables, and the names of those whose values come from the .env file."""
+    values, secrets = {}, []
+    for name, _, value in sheet.pairs(node, what):
+        found = sheet.scalar(value, name, secret=True)
+        if found:
+            values[name] = found[0]
+            secrets += [name] if found[1] else []
+    return values, tuple(secrets)
+
+
+def _name(sheet: Sheet, node: Node, what: str) -> str | None:
+    text = sheet.word(node, what)
+    if text is not None and not _NAME.fullmatch(text):
+        sheet.note(node, f"{what} must be a name of at most 64 letters, digits, dots, dashes, not {short(text)}")
+    return text
+
+
+_READERS: dict[str, Any] = {
+    "name": _name,
+    "command": _command,
+    "tasks": _tasks,
+    "space": _space,
+    "metric": Sheet.text,
+    "mode": partial(_one_of, choices=("max", "min")),
+    "samples": _count,
+    "repeat": _count,
+    "search": partial(_one_of, choices=plan.SEARCHES),
+    "scheduler": partial(_one_of, choices=plan.SCHEDULERS),
+    "seed": partial(_count, least=0),
+    "resources": _resources,
+    "processes": _count,
+    "nodes": partial(_one_of, choices=plan.PLACEMENTS),
+    "concurrent": _flag,
+    "stall": Sheet.number,
+    "max_failures": partial(_count, least=0),
+    "reader": _reader,
+    "env": _environment,
+    "env_file": Sheet.text,
+    "pip": lambda sheet, node, what: sheet.items(node, what, Sheet.text),
+    "py_modules": lambda sheet, node, what: sheet.items(node, what, Sheet.text),
+}

@@ -1,0 +1,80 @@
+"""Pictures of a sweep, by Optuna's own drawings over matplotlib."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rayhpc.errors import configuration
+from rayhpc.sweep.plan import Parameter, Sweep
+from rayhpc.sweep.trials import Trial, means
+
+_LEAST = 2
+
+
+def draw(sweep: Sweep, found: Sequence[Trial], folder: Path) -> list[Path]:
+    """Write the pictures as PNG; their files. Raises RayhpcError without the packages, or with too few trials."""
+    values = means(found, sweep.metric, sweep.repeat)
+    if len(values) < _LEAST or not sweep.space:
+        raise configuration(
+            f"{len(values)} finished samples with the metric {sweep.metric or '(none)'} are too few to draw",
+            next_step="rayhpc sweep show lists the trials; a picture needs a space, a metric and two samples",
+        )
+    try:
+        import matplotlib as mpl
+
+        mpl.use("Agg")
+        from optuna.importance import PedAnovaImportanceEvaluator
+        from optuna.visualization import matplotlib as drawings
+    except ImportError as error:
+        raise configuration(
+            "pictures need optuna and matplotlib", str(error), next_step="pip install 'rayhpc[sweep]'"
+        ) from error
+    study = _study(sweep, found, values)
+    pictures: dict[str, Callable[[], Any]] = {
+        "best-so-far.png": lambda: drawings.plot_optimization_history(study, target_name=sweep.metric),
+        "parallel.png": lambda: drawings.plot_parallel_coordinate(study, target_name=sweep.metric),
+    }
+    if len(sweep.space) > 1:
+        judge = PedAnovaImportanceEvaluator()
+        pictures["importance.png"] = lambda: drawings.plot_param_importances(study, evaluator=judge)
+    folder.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna calls its drawings experimental, since version 2.2
+        return [_save(folder / name, picture()) for name, picture in pictures.items()]
+
+
+def _save(file: Path, axes: Any) -> Path:
+    figure = axes.figure
+    figure.set_size_inches(8, 4.5)
+    figure.savefig(file, dpi=120, bbox_inches="tight")
+    return file
+
+
+def _study(sweep: Sweep, found: Sequence[Trial], values: dict[int, float]) -> Any:
+    """The samples as a study of Optuna's, from the records alone."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(direction="maximize" if sweep.mode == "max" else "minimize")
+    firsts = {trial.sample: trial for trial in reversed(found)}
+    for sample, value in sorted(values.items()):
+        params = {parameter.name: firsts[sample].values[parameter.name] for parameter in sweep.space}
+        distributions = {parameter.name: _distribution(optuna, parameter) for parameter in sweep.space}
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=value))
+    return study
+
+
+def _distribution(optuna: Any, parameter: Parameter) -> Any:
+    kinds = optuna.distributions
+    if parameter.kind in ("choice", "grid"):
+        return kinds.CategoricalDistribution(parameter.values)
+    low, high = parameter.values
+    if parameter.kind == "randint":
+        return kinds.IntDistribution(low, high)
+    if parameter.kind == "normal":
+        spread = 6 * high
+        return kinds.FloatDistribution(low - spread, low + spread)
+    return kinds.FloatDistribution(low, high, log=parameter.kind == "loguniform")
