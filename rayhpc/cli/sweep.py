@@ -33,7 +33,7 @@ def sweep() -> None:
 
 @sweep.command("run")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False), metavar="SWEEP.YAML")
-@click.option("--resume", is_flag=True, help="Go on with a sweep: run what has not ended yet.")
+@click.option("--resume", is_flag=True, help="Go on with the sweep if there is one: run what has not ended yet.")
 @_DIR
 def run_sweep(file: Path, resume: bool, parent: str) -> None:
     """Run the trials of a file on the cluster of RAY_ADDRESS, else on this host alone.

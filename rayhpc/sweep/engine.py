@@ -14,7 +14,7 @@ from typing import Any
 from rayhpc.errors import counted
 from rayhpc.sweep import board, placement, trials
 from rayhpc.sweep.backlog import Backlog
-from rayhpc.sweep.plan import Sweep
+from rayhpc.sweep.plan import Sweep, text
 from rayhpc.sweep.trial_process import Program, run
 from rayhpc.sweep.trials import Result, Trial
 
@@ -195,9 +195,13 @@ def describe(trial: Trial, result: Result | None, metric: str) -> str:
     if result is None:
         return "lost with its node"
     value = f"  {metric} {result.metrics[metric]:g}" if metric in result.metrics else ""
-    given = "  ".join(f"{name}={value}" for name, value in trial.values.items()) or trial.name
+    given = "  ".join(f"{name}={_short(value)}" for name, value in trial.values.items()) or trial.name
     problem = f"  ({result.problems[0]})" if result.problems else ""
     return f"{ending(result)}{value}  {given}{problem}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else text(value)
 
 
 def ending(result: Result) -> str:

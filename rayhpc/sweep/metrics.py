@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from rayhpc.sweep.plan import Reader
 from rayhpc.sweep.trials import METRICS
@@ -15,6 +16,7 @@ from rayhpc.sweep.trials import METRICS
 Report = dict[str, float]
 _SHOWN = 80
 _STEP = "step"
+_HEADER, _CHECKSUM = 12, 4
 
 
 class Source(Protocol):
@@ -113,26 +115,38 @@ def _number(cell: str) -> float | None:
 
 
 class TensorBoard:
-    """Event files below a directory, by TensorBoard's own reader: what is new of every scalar, by its step."""
+    """Event files below a directory: what is new of every scalar, by its step.
+
+    A file is a sequence of records: length (8 bytes), its checksum (4), a protocol buffer, its checksum (4), as
+    TensorFlow's TFRecord has them.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.problems: list[str] = []
         self._directory = directory
-        self._last: dict[str, int] = {}
+        self._read: dict[Path, int] = {}
 
     def new(self) -> list[Report]:
         """The reports since the last look, one for each step."""
-        try:
-            from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-        except ImportError:
-            self.problems = ["TensorBoard files need its package on the nodes: pip install tensorboard"]
-            return []
         steps: dict[int, Report] = {}
-        for folder in {file.parent for file in self._directory.rglob("events.out.tfevents.*")}:
-            events = EventAccumulator(str(folder)).Reload()
-            for tag in events.Tags()["scalars"]:
-                for event in events.Scalars(tag):
-                    if event.step > self._last.get(tag, -1):
-                        steps.setdefault(event.step, {_STEP: event.step})[tag] = event.value
-                        self._last[tag] = event.step
+        for file in sorted(self._directory.rglob("events.out.tfevents.*")):
+            for event in self._events(file):
+                for scalar in event.summary.value:
+                    if scalar.HasField("simple_value"):
+                        steps.setdefault(event.step, {_STEP: event.step})[scalar.tag] = scalar.simple_value
         return [steps[step] for step in sorted(steps)]
+
+    def _events(self, file: Path) -> Iterator[Any]:
+        """The events that have been written in whole since the last look."""
+        from tensorboardX.proto.event_pb2 import Event
+
+        content = file.read_bytes()
+        place = self._read.get(file, 0)
+        while place + _HEADER <= len(content):
+            (length,) = struct.unpack_from("<Q", content, place)
+            end = place + _HEADER + length
+            if end + _CHECKSUM > len(content):
+                break
+            yield Event.FromString(content[place + _HEADER : end])
+            place = end + _CHECKSUM
+        self._read[file] = place

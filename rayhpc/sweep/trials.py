@@ -171,15 +171,13 @@ def reopen(sweep: Path, trial: Trial) -> None:
 def opened(parent: Path, sweep: Sweep, resume: bool) -> Iterator[Path]:
     """The directory of a sweep that runs, for one process at a time; raises RayhpcError.
 
-    Without resume it must be new; with it, it must be there.
+    Without resume it must be new; with it, a sweep that is there goes on.
     """
     folder = parent / sweep.name
     if folder.exists() and not resume:
         raise configuration(
             f"there is a sweep in {folder}", next_step="go on with it: --resume; or give this one another `name:`"
         )
-    if resume and not (folder / DEFINITION).exists():
-        raise _unknown(str(parent), sweep.name, every(str(parent)))
     (folder / "trials").mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "sweep.lock", timeout=LOCK_SECONDS)
     try:

@@ -41,11 +41,11 @@ OWNERS = {
     "rich": "log cli.*",
     "matplotlib": "records.plots sweep.plots",
     "optuna": "sweep.search sweep.plots",
-    "tensorboard": "sweep.metrics",
+    "tensorboardX": "sweep.metrics",
     "filelock": "sweep.trials",
 }
 # Never imported with the module: the login node works without them.
-LAZY = ("mpi4py", "ray", "torch", "matplotlib", "optuna", "tensorboard")
+LAZY = ("mpi4py", "ray", "torch", "matplotlib", "optuna", "tensorboardX")
 # Who may import less than the layers allow. Programs that run by their path import nothing of ours; the login side
 # shares data types and files with the compute side, nothing else.
 FENCES = {

@@ -164,6 +164,6 @@ def test_one_process_runs_a_sweep_at_a_time(tmp_path: Path, monkeypatch: pytest.
     assert trials.definition(folder) == sweep
 
 
-def test_what_is_not_there_cannot_be_resumed(tmp_path: Path) -> None:
-    with pytest.raises(RayhpcError, match="there is no sweep s"), trials.opened(tmp_path, make(tmp_path), resume=True):
-        pass
+def test_resume_begins_what_is_not_there(tmp_path: Path) -> None:
+    with trials.opened(tmp_path, make(tmp_path), resume=True) as folder:
+        assert folder == tmp_path / "s"

@@ -65,7 +65,6 @@ def test_csv(tmp_path: Path) -> None:
 
 
 def test_tensorboard(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard", reason="no tensorboard package")
     program = (
         "from tensorboardX import SummaryWriter\n"
         "with SummaryWriter('runs') as writer:\n"
