@@ -21,7 +21,7 @@ LAYERS = (
     "processes host",
     "schedulers",
     "records",
-    "ranks batch jobs",
+    "ranks batch jobs rllib",
     "bootstrap clusters",
     "launch",
     "start",
@@ -33,16 +33,17 @@ STAGES = "resources plan node readiness driver supervise teardown"
 # Each outside dependency and who may import it.
 OWNERS = {
     "mpi4py": "ranks.mpi",
-    "ray": "inside_ray.* jobs.ray_client clusters.probe.node_probe",
+    "ray": "inside_ray.* jobs.ray_client clusters.probe.node_probe rllib.* examples.*",
     "psutil": "host.this_host",
     "yaml": "jobs.job_file.*",
     "torch": "clusters.probe.node_probe",
     "click": "launch.command_line launch.rank cli.*",
     "rich": "log cli.*",
-    "matplotlib": "records.plots",
+    "matplotlib": "records.plots rllib.learning_curve",
+    "gymnasium": "rllib.environments",
 }
 # Never imported with the module: the login node works without them.
-LAZY = ("mpi4py", "ray", "torch", "matplotlib")
+LAZY = ("mpi4py", "ray", "torch", "matplotlib", "gymnasium")
 # Who may import less than the layers allow. Programs that run by their path import nothing of ours; the login side
 # shares data types and files with the compute side, nothing else.
 FENCES = {
@@ -51,6 +52,7 @@ FENCES = {
     "inside_ray.ray_command": "",
     "clusters.probe.node_probe": "",
     "batch.*": "rayhpc errors paths units options model log schedulers* records* batch*",
+    "rllib.*": "rayhpc records* rllib*",
     "jobs.*": "rayhpc errors units model records.registry jobs*",
     "clusters.*": "rayhpc errors paths units model schedulers* records.registry host.network "
     "processes.environment processes.keeper jobs* clusters*",
@@ -82,8 +84,13 @@ def imported(tree: ast.AST, top: bool = False) -> Iterator[str]:
         elif isinstance(entry, ast.ImportFrom):
             assert entry.level == 0, "relative imports are not used"
             yield from (f"{entry.module}.{alias.name}" for alias in entry.names)
-        elif not (top and isinstance(entry, ast.FunctionDef | ast.AsyncFunctionDef)):
+        elif not (top and (isinstance(entry, ast.FunctionDef | ast.AsyncFunctionDef) or for_types(entry))):
             yield from imported(entry, top)
+
+
+def for_types(entry: ast.AST) -> bool:
+    """`if TYPE_CHECKING:`, which imports nothing when the program runs."""
+    return isinstance(entry, ast.If) and isinstance(entry.test, ast.Name) and entry.test.id == "TYPE_CHECKING"
 
 
 def ours(full: str) -> str | None:
