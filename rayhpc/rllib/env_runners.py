@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rayhpc.rllib.cluster import Node
 from rayhpc.rllib.errors import UsageError
+from rayhpc.rllib.standard_error import without_lines
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 MIN_STEPS_PER_ENVIRONMENT = 32
 FREE_CPUS_TIMEOUT_S = 60.0
+# Ray says so of every env runner that it may restart. The driver holds the arguments as long as it runs.
+FALSE_ALARM = "has constructor arguments in the object store and max_restarts > 0"
 
 
 def most_env_runners(train_batch_size: int, envs_per_runner: int) -> int:
@@ -52,6 +55,7 @@ def place(config: AlgorithmConfig, nodes: Sequence[Node], shares: Sequence[int])
         trainable.DEFAULT_STORAGE_PATH = stack.enter_context(tempfile.TemporaryDirectory())
         if any(shares) and spared:
             stack.enter_context(spare(spared))
+        stack.enter_context(without_lines(FALSE_ALARM))
         return config.build_algo()
 
 
