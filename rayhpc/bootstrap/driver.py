@@ -115,13 +115,18 @@ def keeper(run_id: str) -> Child:
     return Child(Keeping(f"{run_id}/driver", sys.stdout.fileno(), sys.stderr.fileno()))
 
 
-def start(child: Child, argv: Sequence[str], assignment: Assignment, spec: ClusterSpec) -> None:
-    """Run the driver under its keeper: its standard input is closed, {address} in its arguments replaced."""
+def start(
+    child: Child, argv: Sequence[str], assignment: Assignment, spec: ClusterSpec, stop_timeout: float
+) -> None:
+    """Run the driver under its keeper: its standard input is closed, {address} in its arguments replaced.
+
+    stop_timeout: the seconds that it has to end after INT or TERM.
+    """
     address = spec.address
     child.run(
         Order(
             argv=[word.replace("{address}", address) for word in argv],
-            env=environment.of_driver(os.environ, assignment, spec),
+            env=environment.of_driver(os.environ, assignment, spec, stop_timeout),
             ladder=_LADDER,
             orphan_ladder=_LADDER,
             linger=_LINGER_SECONDS,

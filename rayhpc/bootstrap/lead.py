@@ -193,7 +193,7 @@ class Leader:
         """The driver, until something decides."""
         self._stage("driver", f"driver: {shlex.join(self._argv)[:200]}")
         assert self._driver is not None
-        driver.start(self._driver, self._argv, self._assignment, self._spec)
+        driver.start(self._driver, self._argv, self._assignment, self._spec, self._options.stop_timeout)
         self._supervisor.drive(self._driver)
         self._watch.add(self._driver, self._driver_ended)
         return self._supervise()

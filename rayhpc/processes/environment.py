@@ -142,8 +142,13 @@ def _visible(gpus: Gpus, inherited: Mapping[str, str]) -> dict[str, str]:
     return {gpus.variable: ",".join(gpus.ids)} if gpus.ids or gpus.variable in inherited else {}
 
 
-def of_driver(environ: Mapping[str, str], own: Assignment, spec: ClusterSpec) -> dict[str, str]:
-    """For the driver: RAY_ADDRESS, so that a plain ray.init() attaches; RAYHPC_DEADLINE where the end is known."""
+def of_driver(
+    environ: Mapping[str, str], own: Assignment, spec: ClusterSpec, stop_timeout: float | None = None
+) -> dict[str, str]:
+    """For the driver: RAY_ADDRESS, so that a plain ray.init() attaches; RAYHPC_DEADLINE where the end is known.
+
+    stop_timeout: the seconds that it has to end after INT or TERM, as RAYHPC_STOP_TIMEOUT.
+    """
     inherited = scrubbed(environ)
     return {
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -151,6 +156,7 @@ def of_driver(environ: Mapping[str, str], own: Assignment, spec: ClusterSpec) ->
         **_without_proxies(inherited, {spec.head.address}),
         **authentication(spec.head.temp_dir, own.certificate is not None),
         **({"RAYHPC_DEADLINE": f"{spec.deadline:.0f}"} if spec.deadline else {}),
+        **({"RAYHPC_STOP_TIMEOUT": f"{stop_timeout:g}"} if stop_timeout is not None else {}),
         "RAY_ADDRESS": spec.address,
         "RAYHPC_RUN_ID": spec.run_id,
         "RAYHPC_RUN_DIR": spec.run_dir,

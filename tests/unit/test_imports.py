@@ -21,7 +21,7 @@ LAYERS = (
     "processes host",
     "schedulers",
     "records",
-    "ranks batch jobs",
+    "ranks batch jobs rllib",
     "bootstrap clusters sweep",
     "launch",
     "start",
@@ -33,19 +33,20 @@ STAGES = "resources plan node readiness driver supervise teardown"
 # Each outside dependency and who may import it.
 OWNERS = {
     "mpi4py": "ranks.mpi",
-    "ray": "inside_ray.* jobs.ray_client clusters.probe.node_probe sweep.*",
+    "ray": "inside_ray.* jobs.ray_client clusters.probe.node_probe sweep.* rllib.* examples.*",
     "psutil": "host.this_host",
     "yaml": "jobs.job_file.* sweep.load",
     "torch": "clusters.probe.node_probe",
     "click": "launch.command_line launch.rank cli.*",
     "rich": "log cli.*",
-    "matplotlib": "records.plots sweep.plots",
+    "matplotlib": "records.plots sweep.plots rllib.learning_curve",
+    "gymnasium": "rllib.environments",
     "optuna": "sweep.search sweep.plots",
     "tensorboardX": "sweep.metrics",
     "filelock": "sweep.trials",
 }
 # Never imported with the module: the login node works without them.
-LAZY = ("mpi4py", "ray", "torch", "matplotlib", "optuna", "tensorboardX")
+LAZY = ("mpi4py", "ray", "torch", "matplotlib", "gymnasium", "optuna", "tensorboardX")
 # Who may import less than the layers allow. Programs that run by their path import nothing of ours; the login side
 # shares data types and files with the compute side, nothing else.
 FENCES = {
@@ -54,6 +55,7 @@ FENCES = {
     "inside_ray.ray_command": "",
     "clusters.probe.node_probe": "",
     "batch.*": "rayhpc errors paths units options model log schedulers* records* batch*",
+    "rllib.*": "rayhpc records* rllib*",
     "jobs.*": "rayhpc errors units model records.registry jobs*",
     "clusters.*": "rayhpc errors paths units model schedulers* records.registry host.network "
     "processes.environment processes.keeper jobs* clusters*",
@@ -85,8 +87,13 @@ def imported(tree: ast.AST, top: bool = False) -> Iterator[str]:
         elif isinstance(entry, ast.ImportFrom):
             assert entry.level == 0, "relative imports are not used"
             yield from (f"{entry.module}.{alias.name}" for alias in entry.names)
-        elif not (top and isinstance(entry, ast.FunctionDef | ast.AsyncFunctionDef)):
+        elif not (top and (isinstance(entry, ast.FunctionDef | ast.AsyncFunctionDef) or for_types(entry))):
             yield from imported(entry, top)
+
+
+def for_types(entry: ast.AST) -> bool:
+    """`if TYPE_CHECKING:`, which imports nothing when the program runs."""
+    return isinstance(entry, ast.If) and isinstance(entry.test, ast.Name) and entry.test.id == "TYPE_CHECKING"
 
 
 def ours(full: str) -> str | None:

@@ -166,11 +166,11 @@ def test_the_whole_copy_runs_and_the_driver_gets_its_words(name: str, tmp_path: 
     assert submission.script.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_wheel_has_the_scripts(tmp_path: Path) -> None:
-    """`pip install rayhpc` alone can submit: the link in the source tree becomes files."""
+def test_a_wheel_has_the_scripts_and_their_default_driver(tmp_path: Path) -> None:
+    """`pip install rayhpc` alone can submit: the links in the source tree become files."""
     pytest.importorskip("setuptools", minversion="68")
     root = Path(__file__).parents[3]
-    for name in ("rayhpc", "jobscripts"):
+    for name in ("rayhpc", "jobscripts", "examples"):
         shutil.copytree(root / name, tmp_path / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(root / name, tmp_path)
@@ -179,3 +179,8 @@ def test_a_wheel_has_the_scripts(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / done.stdout.split()[-1]) as wheel:
         for script in (root / "jobscripts").iterdir():
             assert wheel.read(f"rayhpc/jobscripts/{script.name}") == script.read_bytes()
+            assert b"-m rayhpc.examples.train_ppo --output" in script.read_bytes()
+        wheel.extractall(tmp_path / "installed")
+    default = [sys.executable, "-m", "rayhpc.examples.train_ppo", "--help"]
+    shown = subprocess.run(default, cwd=tmp_path / "installed", capture_output=True, text=True, check=True)
+    assert "--stop-return" in shown.stdout

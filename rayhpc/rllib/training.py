@@ -1,0 +1,63 @@
+"""One training run: what is asked for, and what is known so far."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rayhpc.rllib.checkpoints import Checkpoint
+from rayhpc.rllib.deadline import next_iteration_fits
+from rayhpc.rllib.metrics import Row
+from rayhpc.rllib.signals import Signals
+from rayhpc.rllib.stop import StopConditions, reached
+
+if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked for, whatever the algorithm.
+
+    config: RLlib's configuration, given the number of env runners and a seed. num_env_runners: None for one per CPU
+    but one, at most `most_env_runners`. deadline: Unix seconds. require_return: the exit code is 1 where the best mean
+    return is below it.
+    """
+
+    algorithm: str
+    env: str
+    config: Callable[[int, int], AlgorithmConfig]
+    stop: StopConditions
+    require_return: float | None = None
+    seed: int = 0
+    num_env_runners: int | None = None
+    most_env_runners: int = 1_000_000
+    ray_address: str | None = None
+    checkpoint_every: int = 10
+    keep: int = 3
+    deadline: float | None = None
+
+
+@dataclass
+class Training:
+    """What is known so far, and what was written last."""
+
+    plan: Plan
+    output: Path
+    signals: Signals
+    checkpoint: Checkpoint | None = None
+    rows: list[Row] = field(default_factory=list)
+    returns: list[float] = field(default_factory=list)
+    checkpoint_s: float = 0.0
+    nodes: list[dict[str, object]] = field(default_factory=list)
+    abandoned: bool = False
+
+    def why_stop(self) -> str | None:
+        """The reason to start no further iteration; None to go on."""
+        if reason := reached(self.plan.stop, self.rows) or self.signals.reason:
+            return reason
+        fits = next_iteration_fits(self.rows, self.plan.deadline, time.time(), self.checkpoint_s)
+        return None if fits else "deadline"
