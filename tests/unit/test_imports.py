@@ -51,7 +51,7 @@ LAZY = ("mpi4py", "ray", "torch", "matplotlib", "optuna", "tensorboardX")
 FENCES = {
     "processes.keeper": "",
     "inside_ray.deferred_agent": "",
-    "inside_ray.ray_command": "",
+    "inside_ray.*": "inside_ray*",
     "clusters.probe.node_probe": "",
     "batch.*": "rayhpc errors paths units options model log schedulers* records* batch*",
     "jobs.*": "rayhpc errors units model records.registry jobs*",
@@ -164,6 +164,7 @@ def test_fences() -> None:
         ("inside_ray.ray_command", {"processes.ray_start"}),
         ("inside_ray.node_table_server", {"inside_ray.start_hook"}),
         ("inside_ray.patches", {"inside_ray.start_hook"}),
+        ("inside_ray.state_server", {"inside_ray.patches"}),
         ("inside_ray.start_hook", set()),
     ],
 )
