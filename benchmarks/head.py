@@ -65,7 +65,7 @@ _OF_RAY = (sys.executable, "-c", _RAY)
 class Setting:
     """hook: who is called before Ray starts anything, nobody if empty; command: the program that is `ray`."""
 
-    hook: str = names.NAME
+    hook: str = names.HOOK_NAME
     command: tuple[str, ...] = COMMAND
     environ: Mapping[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
@@ -98,12 +98,12 @@ SETTINGS = {
 
 def without_dashboard(_: Any, __: bool) -> None:
     """One part of what rayhpc does, as Ray's start hook."""
-    patches.leave_out_dashboard()
+    patches.replace_dashboard()
 
 
 def with_agents_behind(ray_params: Any, _: bool) -> None:
     """Another part of it."""
-    patches.leave_agents_behind(ray_params)
+    patches.leave_agents_behind(ray_params, dashboard=False)
 
 
 def with_log_thread(_: Any, __: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -11,7 +12,8 @@ from pathlib import Path
 
 from rayhpc import paths
 from rayhpc.errors import RayhpcError, configuration
-from rayhpc.inside_ray.names import RANK_LABEL
+from rayhpc.host import network
+from rayhpc.inside_ray import names
 from rayhpc.messages import Milestone, NodeEnded
 from rayhpc.model import HEAD_RANK, Assignment, NodeSpec
 from rayhpc.options import Options
@@ -195,7 +197,7 @@ class Node:
 def start_arguments(assignment: Assignment, spec: NodeSpec, options: Options, port: int, address: str) -> list[str]:
     """The command line of `ray start`: every resource said, no fixed port, nothing that is not needed."""
     role = [f"--address={address}"] if address else _head_arguments(assignment, options, port)
-    labels = ",".join(part for part in (options.labels, f"{RANK_LABEL}={spec.rank}") if part)
+    labels = ",".join(part for part in (options.labels, f"{names.RANK_LABEL}={spec.rank}") if part)
     return [
         "start",
         "--block",
@@ -224,4 +226,11 @@ def _head_arguments(assignment: Assignment, options: Options, port: int) -> list
         "--no-monitor",
         f"--include-dashboard={str(options.dashboard).lower()}",
         *(dashboard if options.dashboard else []),
+        *(_client_server(own.head_address) if names.switched_off(os.environ) else []),
     ]
+
+
+def _client_server(address: str) -> list[str]:
+    """A free port for Ray's client server, which our hook leaves out; Ray starts it wherever grpcio is installed."""
+    installed = importlib.util.find_spec("grpc") is not None
+    return [f"--ray-client-server-port={network.free_port(address)}"] if installed else []

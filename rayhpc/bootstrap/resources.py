@@ -15,13 +15,12 @@ import rayhpc
 from rayhpc import paths, units
 from rayhpc.errors import configuration
 from rayhpc.host import this_host
+from rayhpc.inside_ray.names import DASHBOARD_PACKAGES
 from rayhpc.model import Gpus, Interface, RankResources, Versions
 from rayhpc.options import Options
 from rayhpc.processes import this_process
 from rayhpc.schedulers.facts import Scheduler
 
-# What ray.dashboard.optional_deps imports, of the packages that only ray[default] brings.
-_DASHBOARD_PACKAGES = ("aiohttp_cors", "grpc", "opencensus", "prometheus_client")
 # Whom a container without root's rights shows as the owner of what belongs to root outside.
 _UNMAPPED = 65534
 # Ray's session of an idle node takes 0.3 MB; its logs grow, and beyond 95 % of the file system nothing is spilled.
@@ -60,7 +59,7 @@ def survey(
 
 def check_dashboard() -> None:
     """Raises RayhpcError where packages of the dashboard are missing: the head would start and then die of it."""
-    missing = [name for name in _DASHBOARD_PACKAGES if importlib.util.find_spec(name) is None]
+    missing = [name for name in DASHBOARD_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise configuration(
             "--dashboard needs packages that are not installed",

@@ -1,4 +1,5 @@
-"""What runs inside Ray's own processes, and everything that touches Ray's private names.
+"""What runs inside Ray's own processes: the one package that uses Ray's private names.
 
-Its modules import each other at most.
+Every use is behind names.patched(), which asks the release of Ray and the switch RAYHPC_RAY_PATCHES. Where it says no,
+`ray start` does what it always does. The modules import each other at most.
 """

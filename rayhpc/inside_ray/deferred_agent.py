@@ -1,7 +1,8 @@
-"""Ray's runtime-environment agent, begun by its first caller: MAIN ARGUMENTS..., the command that Ray would have run.
+"""A server of Ray that imports Ray later: PROGRAM ARGUMENTS..., the command that Ray would have run.
 
-Few drivers have a runtime environment, and the agent costs each node an import of Ray. A program of its own, standard
-library only: it listens in the agent's place, and becomes the agent once somebody connects, who waits for the answer.
+It listens in the program's place, and becomes the program; callers wait meanwhile, and none is lost. The
+runtime-environment agent starts with its first caller: few drivers have a runtime environment, and the agent costs each
+node an import of Ray. The dashboard starts at once. A program that is run by its path: standard library only.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def listen(address: str, port: int) -> socket.socket:
 
 
 def wait_for_caller(listener: socket.socket, raylet: int) -> bool:
-    """True once somebody connects; False when the raylet has ended."""
+    """True once somebody connects; False when the raylet, our parent, has ended."""
     while os.getppid() == raylet:
         if select.select([listener], [], [], _LOOK_SECONDS)[0]:
             return True
@@ -34,10 +35,10 @@ def wait_for_caller(listener: socket.socket, raylet: int) -> bool:
 
 
 def hand_over(listener: socket.socket) -> None:
-    """Let the socket that is next bound to the listener's address be the listener, with all who wait there."""
+    """Make the next socket that is bound to the listener's address the listener itself, with all who wait there."""
     ours, bind = listener.getsockname(), socket.socket.bind
 
-    def take(self: socket.socket, address: tuple[object, ...]) -> None:
+    def take_over(self: socket.socket, address: tuple[object, ...]) -> None:
         if tuple(address[:2]) != tuple(ours[:2]):
             bind(self, address)
             return
@@ -45,24 +46,32 @@ def hand_over(listener: socket.socket) -> None:
         listener.close()
         socket.socket.bind = bind  # type: ignore[method-assign]
 
-    socket.socket.bind = take  # type: ignore[method-assign,assignment]
+    socket.socket.bind = take_over  # type: ignore[method-assign,assignment]
 
 
-def look_where_it_would(program: str) -> None:
+def replace_search_path(program: str) -> None:
     """Import from the program's own directory in the place of ours, whose modules have ordinary names."""
     ours = os.path.dirname(__file__)  # noqa: PTH120 - as Python writes it
     sys.path[:] = [os.path.dirname(program) if entry == ours else entry for entry in sys.path]  # noqa: PTH120
 
 
+def become(arguments: list[str], listener: socket.socket) -> None:
+    """Run the program in this process; it gets the listener when it binds its port."""
+    hand_over(listener)
+    sys.argv = arguments
+    replace_search_path(arguments[0])
+    runpy.run_path(arguments[0], run_name="__main__")
+
+
 def main(arguments: list[str]) -> None:
-    """Wait, then be the agent; nothing once the raylet is gone."""
-    said = dict(word.split("=", 1) for word in arguments if "=" in word)
-    listener = listen(said["--node-ip-address"], int(said["--runtime-env-agent-port"]))
+    """Listen, wait where that is wanted, and become the program; nothing once the raylet is gone."""
+    options = dict(word.split("=", 1) for word in arguments if "=" in word)
+    if "--runtime-env-agent-port" not in options:
+        become(arguments, listen(options["--host"], int(options["--port"])))
+        return
+    listener = listen(options["--node-ip-address"], int(options["--runtime-env-agent-port"]))
     if wait_for_caller(listener, int(os.environ["RAY_RAYLET_PID"])):
-        hand_over(listener)
-        sys.argv = arguments
-        look_where_it_would(arguments[0])
-        runpy.run_path(arguments[0], run_name="__main__")
+        become(arguments, listener)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""What we ask of Ray beside its command line: the node table, asked in the head's `ray start`, which has Ray at hand.
+"""Ray's node table for rank 0, which has no Ray: read beside the head, in one of two ways.
 
-GcsClient.get_all_node_info is not part of Ray's public interface: it answers in a millisecond without a driver and
-without a raylet, where ray.nodes() needs ray.init(), half a second and an entry in the list of jobs.
+In a thread of the head's `ray start`, with GcsClient.get_all_node_info. That is private, and answers in a millisecond
+without a driver and without a raylet. Without the patches in a program of its own, MAIN SOCKET, with ray.init() and
+ray.nodes(). That is public, takes half a second, and is a row in Ray's list of jobs.
 
-Rank 0 asks through node_table.py: a question is the address of a GCS, a line; the answer is a JSON object, a line too:
+Rank 0 asks through node_table.py. A question is the address of a GCS, a line; the answer is a JSON object, a line too:
 rows (rank's label, address, CPUs, GPUs and id of each living node), or closed (whether the port refuses connections),
 or error (of Ray's client).
 """
@@ -14,6 +15,7 @@ import contextlib
 import errno
 import json
 import socket
+import sys
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -26,19 +28,24 @@ _ALIVE = 0
 
 
 def answer(path: str) -> None:
-    """Answer at this socket, one caller after the other, until the process ends; raises OSError if it cannot be made.
+    """Answer at this socket in a thread, until the process ends; raises OSError if the socket cannot be made.
 
     Whoever may enter its directory may ask.
     """
+    server = _listen(path)
+    threading.Thread(target=_answer_all, args=(server, Table()), name="node-table", daemon=True).start()
+
+
+def _listen(path: str) -> socket.socket:
     Path(path).unlink(missing_ok=True)  # of a `ray start` that failed
     server = socket.socket(socket.AF_UNIX)
     server.bind(path)
     server.listen()
-    threading.Thread(target=_answer_all, args=(server,), name="node-table", daemon=True).start()
+    return server
 
 
-def _answer_all(server: socket.socket) -> None:
-    table = Table()
+def _answer_all(server: socket.socket, table: Table) -> None:
+    """One caller after the other."""
     while True:
         caller, _ = server.accept()
         # A caller that has gone needs no answer.
@@ -48,7 +55,7 @@ def _answer_all(server: socket.socket) -> None:
 
 
 class Table:
-    """The table of one GCS at a time."""
+    """The node table of one GCS at a time."""
 
     def __init__(self) -> None:
         self._address = ""
@@ -59,14 +66,35 @@ class Table:
         try:
             listens = _listens(address)
             if address != self._address or not listens:
-                self._address, self._client = address, None  # a head that is started again has another cluster id
-            if not listens:
-                return {"closed": listens is False}
-            self._client = self._client or _client_class()(address=address)
-            found = self._client.get_all_node_info(timeout=_ASK_SECONDS).values()
-            return {"rows": [_row(info) for info in found if info.state == _ALIVE]}
+                self._forget()  # a head that is started again has another cluster id
+                self._address = address
+            return {"rows": self._rows(address)} if listens else {"closed": listens is False}
         except Exception as error:  # Ray's errors share no base class between its releases
             return {"error": f"{type(error).__name__}: {error}"}
+
+    def _rows(self, address: str) -> list[list[Any]]:
+        self._client = self._client or _client_class()(address=address)
+        found = self._client.get_all_node_info(timeout=_ASK_SECONDS).values()
+        return [_row(info) for info in found if info.state == _ALIVE]
+
+    def _forget(self) -> None:
+        self._client = None
+
+
+class PublicTable(Table):
+    """The same with Ray's public functions; the first answer waits for the head's raylet."""
+
+    def _rows(self, address: str) -> list[list[Any]]:
+        import ray
+
+        if not ray.is_initialized():
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", namespace="rayhpc-node-table")
+        return [_public_row(node) for node in ray.nodes() if node["Alive"]]
+
+    def _forget(self) -> None:
+        import ray
+
+        ray.shutdown()
 
 
 def _listens(address: str) -> bool | None:
@@ -87,3 +115,20 @@ def _row(info: Any) -> list[Any]:
     total = dict(info.resources_total)
     label = dict(info.labels).get(RANK_LABEL, "")
     return [label, info.node_manager_address, total.get("CPU", 0.0), total.get("GPU", 0.0), info.node_id.hex()]
+
+
+def _public_row(node: dict[str, Any]) -> list[Any]:
+    total, label = node["Resources"], node["Labels"].get(RANK_LABEL, "")
+    return [label, node["NodeManagerAddress"], total.get("CPU", 0.0), total.get("GPU", 0.0), node["NodeID"]]
+
+
+def main(path: str) -> None:
+    """Answer at this socket with Ray's public functions, until this process is ended."""
+    here = str(Path(__file__).parent)
+    if sys.path[0] == here:  # not with PYTHONSAFEPATH
+        del sys.path[0]
+    _answer_all(_listen(path), PublicTable())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,9 +1,9 @@
-"""Ray's command, begun before there is anything to say to it: that comes as JSON on standard input, or nothing does.
+"""Ray's command, which imports Ray first and reads what to do afterwards: JSON on standard input, or nothing at all.
 
-arguments: of `ray`; environment: variables that this process does not have yet; log: the file that gets what it prints.
+arguments: of `ray`; environment: variables that this process does not have yet; log: the file for what it prints.
 
-Its import is almost all that it costs, so it is begun early and kept small. A program of its own, run by its path:
-`ray` need not be on PATH, and the working directory is not on sys.path, where -c and -m would put it.
+The import is almost all that `ray start` costs, so this program is started early. It is run by its path: `ray` need not
+be on PATH, and the working directory is not on sys.path, where -c and -m would put it.
 """
 
 from __future__ import annotations
@@ -11,21 +11,24 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-# Commands that are not run here: Ray itself does without those that cannot be imported.
+from rayhpc.inside_ray import names
+
+# Commands that are not run here: Ray itself works without those that cannot be imported.
 _LEFT_OUT = ("ray.util.state.state_cli", "ray.dashboard.modules.job.cli", "ray.serve.scripts")
-# What Ray imports to ask a cloud about its accelerators, to check runtime environments, and to read files of labels and
-# of clusters. `ray start` seldom does.
-_LATE = ("requests", "jsonschema", "yaml")
+# What Ray imports to ask a cloud about its accelerators, to check runtime environments, to read files of labels and of
+# clusters, and to find out whether it could start its client server. `ray start` seldom does any of it.
+_LATE = ("requests", "jsonschema", "yaml", "grpc")
 
 
 class Late(ModuleType):
-    """A package that is imported once something of it is wanted.
+    """A package that is imported at the first use of one of its names.
 
     importlib.util.LazyLoader imports its modules at the second `import` of them (Python 3.11).
     """
@@ -39,35 +42,50 @@ class Late(ModuleType):
 
 
 def spare_imports() -> None:
-    """Leave out or put off what `ray start` can do without: half of what it imports."""
+    """Leave out or put off half of what `ray start` imports, which it can do without."""
     sys.modules.update(dict.fromkeys(_LEFT_OUT))  # type: ignore[arg-type] # None: cannot be imported
     sys.modules.update({name: Late(name) for name in _LATE})
 
 
-def obey(command: Callable[[], None], arguments: list[str], environment: dict[str, str], log: str) -> None:
-    """Run Ray's command as it was told; its words until now went where this process was begun."""
+def start_node_table(arguments: list[str], environment: dict[str, str]) -> None:
+    """Without the patches the head's node table is read by a program beside this one, with Ray's public functions."""
+    path = environment.pop(names.NODE_TABLE, "")
+    if "--head" in arguments and path:
+        program = Path(__file__).with_name("node_table_server.py")
+        subprocess.Popen([sys.executable, str(program), path], env={**os.environ, **environment})
+
+
+def run(command: Callable[[], None], arguments: list[str], environment: dict[str, str], log: str) -> None:
+    """Run Ray's command with these arguments; from here on its output goes to the log."""
     output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
         os.dup2(output, stream.fileno())
     os.close(output)
+    if not _patched():
+        start_node_table(arguments, environment)
     os.environ.update(environment)
     sys.argv = ["ray", *arguments]
     command()
 
 
+def _patched() -> bool:
+    return names.patched(os.environ, names.installed_version())
+
+
 def main() -> None:
-    """Import, wait for the word, obey."""
+    """Import, read the order, run it."""
     here = str(Path(__file__).parent)
     if sys.path[0] == here:  # not with PYTHONSAFEPATH
         del sys.path[0]
-    spare_imports()
+    if _patched():
+        spare_imports()
     from ray.scripts import scripts
 
-    word = sys.stdin.read()
+    order = sys.stdin.read()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    if word:
-        obey(scripts.main, **json.loads(word))
+    if order:
+        run(scripts.main, **json.loads(order))
 
 
 if __name__ == "__main__":

@@ -9,29 +9,32 @@ from rayhpc.inside_ray import names, node_table_server, patches
 
 
 def adjust(ray_params: Any, head: bool) -> None:
-    """RAY_START_HOOK: the node table for rank 0, no Ray client server, this rank's own directory, no needless waiting.
+    """RAY_START_HOOK: no Ray client server, this rank's own directory, and the patches if they fit this Ray.
 
     The client server is on wherever grpcio can be imported. Ray's node takes all this from its parameters, whatever the
-    command line made of them. The job's own `ray start` is no business of ours, so the variables go no further.
+    command line made of them. A `ray start` of the user's own driver must not inherit the variables.
     """
+    import ray
+
     os.environ.pop(names.HOOK, None)
-    node_table = os.environ.pop(names.NODE_TABLE)
+    node_table, dashboard = os.environ.pop(names.NODE_TABLE, ""), bool(os.environ.pop(names.DASHBOARD, ""))
     if head:
-        node_table_server.answer(node_table)
         ray_params.ray_client_server_port = None
-    elif names.VARIABLE in os.environ:
-        ray_params.temp_dir = os.environ[names.VARIABLE]
-    if patches.known():
-        _hasten(ray_params, head)
+    elif names.TEMP_DIR in os.environ:
+        ray_params.temp_dir = os.environ[names.TEMP_DIR]
+    if names.patched(os.environ, ray.__version__):
+        if head:
+            node_table_server.answer(node_table)
+        apply_patches(ray_params, head, dashboard)
 
 
-def _hasten(ray_params: Any, head: bool) -> None:
-    """With a dashboard the head's agent has work as soon as the head is up: it submits the jobs."""
-    if head:
-        patches.prepare_one_worker()
-    if head and ray_params.include_dashboard:
-        return
-    patches.leave_agents_behind(ray_params)
+def apply_patches(ray_params: Any, head: bool, dashboard: bool) -> None:
+    """Change what this `ray start` does; dashboard: the run has one."""
+    patches.leave_agents_behind(ray_params, dashboard)
     patches.monitor_logs_here()
     if head:
-        patches.leave_out_dashboard()
+        patches.prepare_one_worker()
+        if dashboard:
+            patches.start_dashboard_late()
+        else:
+            patches.replace_dashboard()

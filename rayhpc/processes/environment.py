@@ -119,7 +119,7 @@ def of_daemons(environ: Mapping[str, str], own: Assignment, spec: NodeSpec) -> d
         **inherited,
         **_without_proxies(inherited, {own.head_address, spec.address}),
         **_visible(spec.gpus, inherited),
-        **_hook(own.ray, spec),
+        **_hook(inherited, own, spec),
         **python_first(inherited),
         **authentication(spec.temp_dir, own.certificate is not None),
         MARKER: f"{own.run_id}/{spec.rank}",
@@ -132,9 +132,15 @@ def python_first(inherited: Mapping[str, str]) -> dict[str, str]:
     return {} if _OWN_PROGRAMS in path.split(os.pathsep) else {"PATH": os.pathsep.join([_OWN_PROGRAMS, path])}
 
 
-def _hook(ray_version: str, spec: NodeSpec) -> dict[str, str]:
-    own = {names.VARIABLE: paths.ray_temp_dir(spec.temp_dir)} if names.own_temp_dir_needed(ray_version) else {}
-    return {names.HOOK: names.NAME, names.NODE_TABLE: paths.node_table(spec.temp_dir), **own}
+def _hook(inherited: Mapping[str, str], own: Assignment, spec: NodeSpec) -> dict[str, str]:
+    """What `ray start` and ray_command.py read of us; without the patches no hook but where Ray needs one."""
+    found = {names.NODE_TABLE: paths.node_table(spec.temp_dir)}
+    if own.dashboard_port:
+        found[names.DASHBOARD] = "1"
+    if names.temp_dir_needs_hook(own.ray):
+        found[names.TEMP_DIR] = paths.ray_temp_dir(spec.temp_dir)
+    hooked = names.TEMP_DIR in found or not names.switched_off(inherited)
+    return {**found, names.HOOK: names.HOOK_NAME} if hooked else found
 
 
 def _visible(gpus: Gpus, inherited: Mapping[str, str]) -> dict[str, str]:
@@ -179,13 +185,15 @@ def of_guest(environ: Mapping[str, str], entry: ClusterEntry, private: str) -> d
 
 
 # The raylet sleeps a fixed 1 s in a race for its own socket; 500 tries of 20 ms are the same 10 s in all and save that
-# second. Draining at the end is for clusters that go on without the node; ours ends as a whole. Ray's agents write
-# their titles over their environment, the run's mark in it included, unless SPT_NOENV is set.
+# second. Draining at the end is for clusters that go on without the node; ours ends as a whole. `ray status` reads what
+# an autoscaler's process writes, of which we start none; of version 2 it reads what the GCS itself knows. Ray's agents
+# write their titles over their environment, the run's mark in it included, unless SPT_NOENV is set.
 _FAST = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_raylet_client_connect_timeout_milliseconds": "20",
     "RAY_raylet_client_num_connect_attempts": "500",
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+    "RAY_enable_autoscaler_v2": "1",
     "SPT_NOENV": "1",
 }
 

@@ -52,7 +52,7 @@ LAZY = ("mpi4py", "ray", "torch", "matplotlib", "gymnasium", "optuna", "tensorbo
 FENCES = {
     "processes.keeper": "",
     "inside_ray.deferred_agent": "",
-    "inside_ray.ray_command": "",
+    "inside_ray.*": "inside_ray*",
     "clusters.probe.node_probe": "",
     "batch.*": "rayhpc errors paths units options model log schedulers* records* batch*",
     "rllib.*": "rayhpc records* rllib*",
@@ -171,6 +171,7 @@ def test_fences() -> None:
         ("inside_ray.ray_command", {"processes.ray_start"}),
         ("inside_ray.node_table_server", {"inside_ray.start_hook"}),
         ("inside_ray.patches", {"inside_ray.start_hook"}),
+        ("inside_ray.state_server", {"inside_ray.patches"}),
         ("inside_ray.start_hook", set()),
     ],
 )

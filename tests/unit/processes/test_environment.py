@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayhpc import paths
-from rayhpc.inside_ray import names, node_table_server, patches, start_hook
+from rayhpc.inside_ray import names, start_hook
 from rayhpc.model import Certificate, Gpus
 from rayhpc.processes import environment
 from tests.unit.making import assignment, cluster, node
@@ -111,29 +111,41 @@ def test_an_ipv6_head_is_bracketed() -> None:
     assert environment.of_driver({}, OWN, spec)["RAY_ADDRESS"] == "[fd00::5]:20001"
 
 
+@pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize(
-    ("ray", "rank", "hooked"), [("2.60.0", 0, 1), ("2.60.0", 1, 1), ("2.54.0", 0, 2), ("2.54.0", 1, 2)]
+    ("ray", "switch", "hooked", "directory"),
+    [
+        ("2.60.0", "", True, False),
+        ("2.54.0", "", True, True),
+        ("2.60.0", "0", False, False),
+        ("2.54.0", "0", True, True),
+    ],
 )
-def test_the_hook_is_set(ray: str, rank: int, hooked: int) -> None:
-    made = environment.of_daemons({}, replace(OWN, ray=ray), SPEC.nodes[rank])
-    assert len({"RAY_START_HOOK", "RAYHPC_RAY_TEMP_DIR"} & set(made)) == hooked
+def test_the_hook_is_set(ray: str, switch: str, hooked: bool, directory: bool, rank: int) -> None:
+    """Without the patches for Ray 2.54 alone, whose workers' --temp-dir is the head's."""
+    made = environment.of_daemons({"RAYHPC_RAY_PATCHES": switch}, replace(OWN, ray=ray), SPEC.nodes[rank])
     assert made["RAYHPC_NODE_TABLE"] == paths.node_table(SPEC.nodes[rank].temp_dir)
-    assert made["RAY_START_HOOK"] == names.NAME == f"{start_hook.__name__}.adjust"
+    assert made.get("RAY_START_HOOK") == (f"{start_hook.__name__}.adjust" if hooked else None)
+    assert ("RAYHPC_RAY_TEMP_DIR" in made) == directory
+
+
+@pytest.mark.parametrize("port", [0, 8265])
+def test_all_ranks_know_whether_there_is_a_dashboard(port: int) -> None:
+    made = [environment.of_daemons({}, replace(OWN, dashboard_port=port), node) for node in SPEC.nodes]
+    assert [entry.get("RAYHPC_RAY_DASHBOARD") for entry in made] == (["1"] if port else [None]) * 2
 
 
 @pytest.mark.parametrize(("head", "expected"), [(True, (None, "/given")), (False, (10001, "/own"))])
 def test_the_hook(head: bool, expected: tuple[object, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    answering: list[str] = []
-    monkeypatch.setattr(node_table_server, "answer", answering.append)
-    monkeypatch.setenv("RAY_START_HOOK", names.NAME)
+    """Also without the patches."""
+    monkeypatch.setenv("RAY_START_HOOK", names.HOOK_NAME)
     monkeypatch.setenv("RAYHPC_NODE_TABLE", "/run/nodes")
     monkeypatch.setenv("RAYHPC_RAY_TEMP_DIR", "/own")
-    monkeypatch.setattr(patches, "known", lambda: False)
+    monkeypatch.setenv("RAYHPC_RAY_PATCHES", "0")
     parameters = SimpleNamespace(ray_client_server_port=10001, temp_dir="/given")
     start_hook.adjust(parameters, head)
     assert (parameters.ray_client_server_port, parameters.temp_dir) == expected
     assert not {"RAY_START_HOOK", "RAYHPC_NODE_TABLE"} & set(os.environ)
-    assert answering == ["/run/nodes"] * head
 
 
 def test_daemons_have_no_address_of_a_cluster() -> None:
