@@ -44,11 +44,16 @@ setup: .venv/ready .venv-openmpi/ready .venv-dashboard/ready  ## all environment
 
 train: .venv/ready  ## set up, then train PPO on CartPole on four ranks
 	$(V)/mpirun -np $(RANKS) $(V)/python -m rayhpc.start examples/train_ppo.py
+	@echo 'next: . .venv/bin/activate   then: rayhpc runs show, or your own driver in the place of examples/train_ppo.py'
 
 test: setup lint types unit mpi cluster faults slurm  ## set up, then everything that must pass
 
-lint: .venv/ready  ## ruff, shellcheck
+lint: .venv/ready  ## ruff, shellcheck, codespell, the workflow and the forms against their schemas
 	$(V)/ruff check .
+	$(V)/codespell $$(git ls-files '*.md' '*.py' '*.sh' '*.sbatch' '*.pbs' '*.cfg')
+	$(V)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(V)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml
+	$(V)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	$(V)/shellcheck .ci/run $$(git ls-files '*.sh' '*.sbatch' '*.pbs')
 
 types: .venv/ready  ## mypy, strict

@@ -1,3 +1,3 @@
-"""An allocation on a supercomputer becomes a Ray cluster, runs a driver, and is given back."""
+"""Ray clusters inside batch jobs: start one on the allocation, run a driver on it, shut everything down."""
 
 __version__ = "0.1.0"

@@ -44,9 +44,8 @@ def start(tmp_path: Path) -> Start:
     def starting(address: str = "127.0.0.1", raylet: int = os.getpid()) -> tuple[subprocess.Popen[str], int]:
         program = tmp_path / "main.py"
         program.write_text(PROGRAM)
-        (tmp_path / "beside.py").write_text(
-            "import sys; assert not [way for way in sys.path if way.endswith('/rayhpc')]"
-        )
+        ours = str(Path(deferred_agent.__file__).parent)
+        (tmp_path / "beside.py").write_text(f"import sys; assert {ours!r} not in sys.path, sys.path")
         port = network.free_port("")
         words = [f"--runtime-env-agent-port={port}", f"--node-ip-address={address}"]
         process = subprocess.Popen(
