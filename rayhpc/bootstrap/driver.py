@@ -111,7 +111,7 @@ def _not_found(what: str) -> RayhpcError:
 
 
 def keeper(run_id: str) -> Child:
-    """The driver's keeper, which takes its time to start; the driver's output is ours."""
+    """The driver's keeper, started early since its start takes a while; the driver writes to our standard streams."""
     return Child(Keeping(f"{run_id}/driver", sys.stdout.fileno(), sys.stderr.fileno()))
 
 
@@ -120,7 +120,7 @@ def start(child: Child, argv: Sequence[str], assignment: Assignment, spec: Clust
     address = spec.address
     child.run(
         Order(
-            argv=[word.replace("{address}", address) for word in argv],
+            argv=[argument.replace("{address}", address) for argument in argv],
             env=environment.of_driver(os.environ, assignment, spec),
             ladder=_LADDER,
             orphan_ladder=_LADDER,
