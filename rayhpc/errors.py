@@ -8,7 +8,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """The codes that are rayhpc's own; any other code is the driver's, 128+n for signal n."""
+    """The exit codes of rayhpc; any other code is the driver's, 128+n for signal n."""
 
     USAGE = 2
     INTERNAL = 70
@@ -60,7 +60,7 @@ class Fault:
 
 
 class RayhpcError(Exception):
-    """Carries one Fault to whoever tells the user."""
+    """Carries one Fault to the place that prints it."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.what)
@@ -71,7 +71,7 @@ class RayhpcError(Exception):
 
 
 def configuration(what: str, *evidence: str, next_step: str) -> RayhpcError:
-    """An error of the world as found, before anything was started."""
+    """An error of what was found or configured, before anything was started."""
     return RayhpcError(Fault(what, ExitCode.CONFIGURATION, evidence=evidence, next_step=next_step))
 
 

@@ -1,4 +1,4 @@
-"""What the user sees: one timed line a phase on standard error, a live bar on a terminal."""
+"""What the user sees: one timed line for each phase on standard error, a live bar on a terminal."""
 
 from __future__ import annotations
 

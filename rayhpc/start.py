@@ -1,7 +1,7 @@
 """`mpirun -np N python -m rayhpc.start DRIVER …`: the bootstrap, run by every rank.
 
-`ray start` takes longest of all, and most of that is its import of Ray: so a rank begins it before all else. What is
-imported here is what that needs.
+`ray start` takes longest of all, and most of that is its import of Ray: so a rank starts it before all else. This
+module imports only what that needs.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     this_process.open_closed_streams()
     this_process.prepare()
-    with _beginning() if at_once(arguments, os.environ) else contextlib.nullcontext() as early_start:
+    with _early_start() if at_once(arguments, os.environ) else contextlib.nullcontext() as early_start:
         from rayhpc.launch import rank
 
         return rank.run(arguments, early_start)
 
 
 def at_once(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
-    """Whether this rank's `ray start` may begin before anybody has understood the command line."""
+    """Whether this rank's `ray start` may begin before the command line is parsed."""
     return not any(flag in arguments or variable in environ for flag, variable in _NOT_AT_ONCE.items())
 
 
 @contextlib.contextmanager
-def _beginning() -> Iterator[RayStart | None]:
-    """A `ray start` that imports Ray while this rank does all else; at the end it is gone, and what was made for it."""
+def _early_start() -> Iterator[RayStart | None]:
+    """A `ray start` that imports Ray while this rank goes on; None if it cannot start. Always cleaned up on exit."""
     try:
         first = keeper_process.Speaking("node")
     except OSError:
-        yield None  # the node tries again, and tells what hinders it
+        yield None  # the node tries again, and reports the error
         return
     from rayhpc.processes import children, environment, ray_start  # takes as long as the keeper to be ready
 

@@ -93,7 +93,7 @@ def _node_outcome(event: NodeEnded | NodeDead | RankSilent, policy: Policy, lost
 
 
 def loss(event: NodeEnded | NodeDead | RankSilent) -> str:
-    """The loss of a node in words."""
+    """The loss of a node, as messages describe it."""
     match event:
         case NodeEnded(code=code):
             how = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with {code}"

@@ -111,7 +111,7 @@ def _not_found(what: str) -> RayhpcError:
 
 
 def keeper(run_id: str) -> Child:
-    """The driver's keeper, which takes its time to start; the driver's output is ours."""
+    """The driver's keeper, started early since its start takes a while; the driver writes to our standard streams."""
     return Child(Keeping(f"{run_id}/driver", sys.stdout.fileno(), sys.stderr.fileno()))
 
 
@@ -125,7 +125,7 @@ def start(
     address = spec.address
     child.run(
         Order(
-            argv=[word.replace("{address}", address) for word in argv],
+            argv=[argument.replace("{address}", address) for argument in argv],
             env=environment.of_driver(os.environ, assignment, spec, stop_timeout),
             ladder=_LADDER,
             orphan_ladder=_LADDER,

@@ -17,7 +17,7 @@ from rayhpc.model import HEAD_RANK, Assignment
 from rayhpc.processes.children import Child
 from rayhpc.processes.signals import Signals
 from rayhpc.ranks.comm import Comm, internal
-from rayhpc.ranks.heartbeats import Beats
+from rayhpc.ranks.heartbeats import Heartbeats
 
 _HASTE = 0.01
 _CALM = 0.1
@@ -38,7 +38,7 @@ class Follower:
     def __init__(self, comm: Comm, assignment: Assignment, node: Node | None, signals: Signals) -> None:
         self._comm, self._assignment, self._node = comm, assignment, node
         self._watch = Watch(comm, signals, _HASTE)
-        self._beats = Beats(comm.size, {HEAD_RANK})
+        self._heartbeats = Heartbeats(comm.size, {HEAD_RANK})
         self._address = ""
         self._start_at = float("inf")
         self._tries = 0
@@ -65,7 +65,7 @@ class Follower:
 
     def _end_all(self) -> None:
         """Say why and end every rank: nobody else can, once rank 0 is gone."""
-        how = "has ended" if self._gone else f"has not been heard of for {self._beats.patience:.0f} s"
+        how = "has ended" if self._gone else f"has not been heard of for {self._heartbeats.patience:.0f} s"
         fault = Fault(
             f"the head is lost: rank 0 {how}",
             ExitCode.HEAD_LOST,
@@ -88,7 +88,7 @@ class Follower:
         """Work until told to stop; None if rank 0 has ended, or has not been heard of for too long."""
         while True:
             for rank, mail in self._watch.wait():
-                self._beats.heard(rank)
+                self._heartbeats.heard(rank)
                 if isinstance(mail, Stop):
                     return mail
                 self._take(mail)
@@ -96,9 +96,9 @@ class Follower:
                 self._start_at = float("inf")
                 self._start()
             # Asked after the mail, which may have waited while this process was stopped.
-            if self._gone or self._beats.missed():
+            if self._gone or self._heartbeats.missed():
                 return None
-            if self._beats.due():
+            if self._heartbeats.due():
                 self._comm.send(HEAD_RANK, Alive())
 
     def _take(self, mail: Any) -> None:

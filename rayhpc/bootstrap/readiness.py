@@ -53,7 +53,7 @@ def verdict(table: NodeTable, spec: ClusterSpec, options: Options, console: Cons
     if options.min_nodes and alive >= options.min_nodes:
         console.line(f"WARNING: going on with {alive} of {len(spec.nodes)} Ray nodes; missing: {names}")
         return None
-    if spec.head in lacking:  # the others have not been told to start
+    if spec.head in lacking:  # the others start after it
         lacking, names = [spec.head], spec.head.place
     evidence = [
         f"{node.host}: {line}"
@@ -77,7 +77,7 @@ def _which(lacking: Sequence[NodeSpec], spec: ClusterSpec) -> str:
 
 
 def _check_totals(alive: Sequence[AliveNode], spec: ClusterSpec) -> Outcome | None:
-    """A node that registered with other resources than it was told to is not ours, or Ray has changed its mind."""
+    """The fault of nodes that registered with other resources than they were given."""
     by_rank = {node.rank: node for node in alive}
     wrong = [
         f"{node.place}: {by_rank[node.rank].cpus:g} CPUs, {by_rank[node.rank].gpus:g} GPUs; "

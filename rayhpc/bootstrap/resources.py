@@ -16,12 +16,12 @@ from rayhpc import paths, units
 from rayhpc.errors import configuration
 from rayhpc.host import this_host
 from rayhpc.inside_ray.names import DASHBOARD_PACKAGES
-from rayhpc.model import Gpus, Interface, RankResources, Versions
+from rayhpc.model import Interface, RankResources, Versions
 from rayhpc.options import Options
 from rayhpc.processes import this_process
 from rayhpc.schedulers.facts import Scheduler
 
-# Whom a container without root's rights shows as the owner of what belongs to root outside.
+# The owner that a rootless container shows for what belongs to root outside.
 _UNMAPPED = 65534
 # Ray's session of an idle node takes 0.3 MB; its logs grow, and beyond 95 % of the file system nothing is spilled.
 _LEAST_SPACE = 50 * 2**20
@@ -33,7 +33,7 @@ _SHORT = paths.temp_base_limit(dashboard=False)
 def survey(
     rank: int, options: Options, scheduler: Scheduler | None, launcher: str, environ: Mapping[str, str]
 ) -> RankResources:
-    """This rank's allocation; raises RayhpcError where nothing that the run needs can be found on this host."""
+    """The resources of this rank; raises RayhpcError where this host lacks something that the run needs."""
     temp_base, notices = _temp_base(options.temp_dir, environ, paths.temp_base_limit(options.dashboard))
     shm = this_host.free_space("/dev/shm")
     _check_store(options, shm, environ)
@@ -49,7 +49,7 @@ def survey(
         scheduler_cpus=_scheduler_cpus(scheduler, launcher, environ),
         memory=min(memory, granted or memory),
         shm=shm,
-        gpus=_gpus(environ),
+        gpus=this_host.gpus(environ),
         temp_base=temp_base,
         versions=versions(),
         launcher=launcher,
@@ -96,10 +96,6 @@ def _check_store(options: Options, shm: int, environ: Mapping[str, str]) -> None
             f"--object-store-memory {options.object_store_memory}, but /dev/shm has {shm / 2**30:.1f} GiB free",
             next_step="ask for less; or put it on a disk: --ray-arg=--plasma-directory=DIR",
         )
-
-
-def _gpus(environ: Mapping[str, str]) -> Gpus:
-    return this_host.gpus(environ)
 
 
 def _scheduler_cpus(scheduler: Scheduler | None, launcher: str, environ: Mapping[str, str]) -> int | None:
@@ -160,8 +156,8 @@ def _temp_problem(directory: str, limit: int = _SHORT) -> str:
         return f"is {length} bytes long, at most {limit} fit (AF_UNIX paths end at 107)"
     if not directory.isascii():
         return "has letters beyond ASCII, which Ray's workers refuse"
-    if ruler := _other_ruler(directory):
-        return ruler
+    if problem := _owner_problem(directory):
+        return problem
     try:
         with tempfile.NamedTemporaryFile(dir=directory, prefix=".rh-") as probe:
             probe.write(b"0" * 4096)
@@ -172,16 +168,16 @@ def _temp_problem(directory: str, limit: int = _SHORT) -> str:
     return "" if free >= _LEAST_SPACE else f"has {free >> 20} MiB free, Ray needs {_LEAST_SPACE >> 20} at least"
 
 
-def _other_ruler(directory: str) -> str:
-    """Why somebody else could put a directory of his own in the place of ours, token included; empty if nobody can."""
+def _owner_problem(directory: str) -> str:
+    """Why another user could replace our directory, with its token, by another; empty if nobody can."""
     try:
         found = Path(directory).stat()
     except OSError:
-        return ""  # told by the attempt to write
+        return ""  # the attempt to write reports it
     if found.st_uid not in (0, os.getuid(), _UNMAPPED):
-        return "belongs to another account, who could put another directory in the place of ours"
+        return "belongs to another account, who could replace our directory by another"
     if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
-        return "is writable for all without the sticky bit: anybody could put another directory in the place of ours"
+        return "is writable for all without the sticky bit: any user could replace our directory by another"
     return ""
 
 

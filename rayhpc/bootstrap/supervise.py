@@ -1,4 +1,4 @@
-"""Stage 6: what happens to a run, noticed in one place; the first event that decides ends it."""
+"""Stage 6: everything that happens to a run, as events in one place; the first event that decides ends the run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from rayhpc.options import Options
 from rayhpc.processes.children import Child
 from rayhpc.processes.environment import TIGHT_HEALTH_NODES
 from rayhpc.ranks.comm import Comm
-from rayhpc.ranks.heartbeats import Beats
+from rayhpc.ranks.heartbeats import Heartbeats
 from rayhpc.records.run_directory import EventLog
 
 # What the driver's ladder and the teardown need before the scheduler kills.
@@ -40,7 +40,7 @@ _LAST_SECONDS = 6.0
 
 
 class Supervisor:
-    """Rank 0's eyes: takes in events, tells the user, forwards signals to the driver, and asks decide().
+    """Receives events, informs the user, forwards signals to the driver, and asks decide().
 
     table: the head's node table once it is asked; roster: what it has said of each rank.
     """
@@ -61,32 +61,32 @@ class Supervisor:
         self._hosts = {node.rank: node.host for node in spec.nodes}
         self._comm, self._watch, self._spec = comm, watch, spec
         self._options, self._console, self._log = options, console, log
-        self._judged: Sequence[AliveNode] = ()
+        self._compared: Sequence[AliveNode] = ()
         self._forwarded: dict[int, int] = {}
         self._end_driver_at: float | None = None
-        self._beats = Beats(comm.size, set(range(1, comm.size)))
+        self._heartbeats = Heartbeats(comm.size, set(range(1, comm.size)))
 
     def poll(self) -> Outcome | None:
-        """Wait a little for news and take it in; the outcome once something has decided."""
+        """Wait a little for events and process them; the outcome once an event has decided."""
         for rank, mail in self._watch.wait():
-            self._beats.heard(rank)
+            self._heartbeats.heard(rank)
             self._take(rank, mail)
         self._look_at_table()
         self._look_at_clock()
         return decide(self.history, self.policy)
 
     def accept(self) -> None:
-        """The cluster is up: what is missing now is forgiven, what is lost from here on is the policy's to judge."""
+        """The cluster is up: a node that is missing now is forgiven; the policy decides about a later loss."""
         self.policy = replace(self.policy, up=True, forgiven=frozenset(self.roster.lost))
 
     def drive(self, driver: Child) -> None:
-        """The driver runs: it gets the signals and has the last word."""
+        """The driver runs: it gets the signals, and its exit code is the run's."""
         self.driver = driver
         self.policy = replace(self.policy, driven=True)
 
     def doubtful(self) -> frozenset[int]:
-        """Ranks that have been silent for a while, and may no longer answer."""
-        return self._beats.quiet()
+        """Ranks that have sent nothing for a while, and may no longer answer."""
+        return self._heartbeats.quiet()
 
     def host(self, rank: int) -> str:
         """The host of a rank's node; the rank's number where it has none."""
@@ -105,8 +105,8 @@ class Supervisor:
                 self.note(mail, rank)
 
     def note(self, event: Event, rank: int = HEAD_RANK) -> None:
-        """Add an event to the history, tell the user, react; a loss that is mended on the spot is none."""
-        if isinstance(event, NodeEnded | NodeDead) and self._mends(event):
+        """Add an event to the history, inform the user, react; the loss of a node that is started again is no event."""
+        if isinstance(event, NodeEnded | NodeDead) and self._restarts_node(event):
             return
         self.history.append(event)
         self._log.write(type(event).__name__, rank, self.host(rank), event=event)
@@ -120,8 +120,8 @@ class Supervisor:
             case _:
                 pass
 
-    def _mends(self, event: NodeEnded | NodeDead) -> bool:
-        """True if a worker's lost node is started again, or was already: its end may be heard of twice."""
+    def _restarts_node(self, event: NodeEnded | NodeDead) -> bool:
+        """True if a worker's lost node is started again, or was already: its end may be reported twice."""
         rank = event.rank
         if rank == HEAD_RANK or not self.policy.up or self._end_driver_at is not None:
             return False
@@ -136,7 +136,7 @@ class Supervisor:
         return ordinal > 0
 
     def _on_loss(self, event: NodeEnded | NodeDead | RankSilent) -> None:
-        """Say once that a node is gone, and with what the run goes on."""
+        """Print once that a node is lost, and how many are left."""
         if event.rank in self.roster.lost:
             return
         self.roster.lost.add(event.rank)
@@ -180,17 +180,17 @@ class Supervisor:
     def _look_at_table(self) -> None:
         if self.table is None or self.table.nodes is None:
             return
-        if self.table.nodes is not self._judged:  # an answer is asked for less often than mail is looked for
-            self._judged = self.table.nodes
-            self._judge(self.table.nodes)
+        if self.table.nodes is not self._compared:  # an answer is asked for less often than mail is looked for
+            self._compared = self.table.nodes
+            self._compare(self.table.nodes)
         # A head that has not been alive yet may be started again: its own end tells.
         closed = self.table.closed and HEAD_RANK in self.roster.seen
         silent = closed or self.table.silence > head_silence(len(self._spec.nodes))
         if silent and not any(isinstance(event, HeadSilent) for event in self.history):
             self.note(HeadSilent(self.table.silence, closed))
 
-    def _judge(self, nodes: Sequence[AliveNode]) -> None:
-        """Who is new in the node table, who is lost, who is back."""
+    def _compare(self, nodes: Sequence[AliveNode]) -> None:
+        """Which ranks are new in the node table, which are lost, which are back."""
         before = self.roster.seen
         gone, back = self.roster.update(nodes)
         for rank in sorted(self.roster.seen - before):
@@ -203,10 +203,10 @@ class Supervisor:
             self._console.line(f"rank {rank} on {self.host(rank)} is back: {alive}")
 
     def _look_at_clock(self) -> None:
-        for rank, seconds in self._beats.missed(self._comm.gone):
+        for rank, seconds in self._heartbeats.missed(self._comm.gone):
             self.note(RankSilent(rank, self.host(rank), seconds, closed=rank in self._comm.gone))
-        if self._beats.due():
-            for rank in self._beats.expected:
+        if self._heartbeats.due():
+            for rank in self._heartbeats.expected:
                 self._comm.send(rank, Alive())
         if self._end_driver_at is not None and self.driver is not None and time.monotonic() > self._end_driver_at:
             self._end_driver_at = float("inf")
@@ -218,10 +218,10 @@ class Supervisor:
         if not self._spec.deadline:
             return
         left = self._spec.deadline - time.time()
-        told = {event.final for event in self.history if isinstance(event, TimeUp)}
-        if left <= _LAST_SECONDS and True not in told:
+        noted = {event.final for event in self.history if isinstance(event, TimeUp)}
+        if left <= _LAST_SECONDS and True not in noted:
             self.note(TimeUp(final=True))
-        elif left <= self._options.grace and not told and self.driver is not None:
+        elif left <= self._options.grace and not noted and self.driver is not None:
             self.note(TimeUp(final=False))
 
 

@@ -1,4 +1,4 @@
-"""The command line of the bootstrap, made from the fields of Options: an option lives there once."""
+"""The command line of the bootstrap, made from the fields of Options."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from rayhpc.launch import ray_args
 from rayhpc.options import OBJECT_STORE_MINIMUM, Options
 from rayhpc.processes import environment
 
-# What a driver is told of its run, by the names of options that a run of its own must not take from there.
-_TOLD_TO_DRIVERS = ("run_dir", "deadline")
+# Variables that describe the run to its driver. They have names of options, which a second run inside must not read.
+_SET_FOR_DRIVERS = ("run_dir", "deadline")
 _USAGE = "[OPTIONS] DRIVER [ARGUMENTS OF THE DRIVER]..."
-_HELP = """Turn this allocation into a Ray cluster, run DRIVER on it, and give everything back.
+_HELP = """Start a Ray cluster in this allocation, run DRIVER on it, and shut everything down.
 
 DRIVER is a .py file, -m package.module, or any executable; what follows it is its own. It finds the cluster by a
 plain ray.init(); {address} in its arguments is replaced. The exit code is the driver's; docs/exit-codes.md has ours.
@@ -34,7 +34,7 @@ plain ray.init(); {address} in its arguments is replaced. The exit code is the d
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Our options and the driver's command: the first word that is no option of ours begins the driver."""
+    """Our options and the driver's command, which begins with the first argument that is no option of ours."""
     takes_value = {flag for parameter in command().params for flag in parameter.opts if _takes_value(parameter)}
     rest = list(arguments)
     ours: list[str] = []
@@ -149,7 +149,7 @@ def _option(field: dataclasses.Field[Any], hint: Any) -> click.Option:
         is_flag=hint is bool,
         type=_type(hint, details),
         show_default=_shown(field.default),
-        allow_from_autoenv=not (environment.MARKER in os.environ and field.name in _TOLD_TO_DRIVERS),
+        allow_from_autoenv=not (environment.MARKER in os.environ and field.name in _SET_FOR_DRIVERS),
     )
 
 

@@ -1,4 +1,4 @@
-"""One rank of a launch: its words are understood, it meets the others, and its part of the story begins."""
+"""One rank of a launch: it reads its command line, connects to the other ranks, and runs the bootstrap."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rayhpc.ranks import comm, launcher, mpi
 
 
 def run(arguments: Sequence[str], early_start: RayStart | None) -> int:
-    """Follow the story to its end; the exit code of the process. begun: a `ray start` that imports Ray already."""
+    """Run this rank to its end; the exit code of the process. early_start: a `ray start` that imports Ray already."""
     may_print = launcher.may_print(os.environ)
     try:
         options, driver = _parse(arguments, may_print)
@@ -35,9 +35,9 @@ def run(arguments: Sequence[str], early_start: RayStart | None) -> int:
     if options.rendezvous != "mpi":
         unwind_on_signals()
     try:
-        ranks = _meet(options, Console(this_host.started_at(), not may_print).line)
-    except RayhpcError as strangers:
-        return _report(strangers, may_print)
+        ranks = _connect(options, Console(this_host.started_at(), not may_print).line)
+    except RayhpcError as error:
+        return _report(error, may_print)
     return bootstrap(options, driver, ranks, Console(this_host.started_at(), ranks.rank != HEAD_RANK), early_start)
 
 
@@ -48,13 +48,13 @@ def _parse(arguments: Sequence[str], may_print: bool) -> tuple[Options, list[str
 
 
 def _refuse(error: RayhpcError, may_print: bool) -> int:
-    """End a launch whose words cannot be understood: its ranks meet, so that one of them says so."""
+    """End a launch with a wrong command line: its ranks connect, so that one of them alone reports it."""
     try:
         ranks = mpi.connect(os.environ)
     except RayhpcError:
         return _report(error, may_print)
     leads = ranks.rank == HEAD_RANK
-    code = _report(error, leads and (ranks.size > 1 or may_print))  # without MPI, ranks with wrong words do not meet
+    code = _report(error, leads and (ranks.size > 1 or may_print))  # without MPI they do not connect
     ranks.leave()
     return code if leads else 0
 
@@ -64,8 +64,8 @@ def _report(error: RayhpcError, aloud: bool) -> int:
     return int(error.fault.code)
 
 
-def _meet(options: Options, tell: Callable[[str], None]) -> comm.Comm:
-    """Meet the other ranks; raises RayhpcError where they do not find each other."""
+def _connect(options: Options, tell: Callable[[str], None]) -> comm.Comm:
+    """Connect to the other ranks; raises RayhpcError where they do not find each other."""
     if options.rendezvous == "mpi":
         return mpi.connect(os.environ)
     from rayhpc.ranks.rendezvous.meet import meet  # with its cryptography, which MPI does without

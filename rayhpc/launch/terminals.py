@@ -1,4 +1,4 @@
-"""What `rayhpc node` runs: a rank that was started from a terminal, from the meeting to its exit code."""
+"""What `rayhpc node` runs: a rank that a user starts from a terminal, from the rendezvous to its exit code."""
 
 from __future__ import annotations
 
@@ -23,42 +23,42 @@ def head(terminals: Terminals, chosen: Options, command: Sequence[str]) -> int:
     """Be rank 0, and hold the cluster where there is no command; the exit code, after telling what went wrong."""
     options = replace(chosen, hold=chosen.hold or not command)
 
-    def work(console: Console) -> int:
+    def rank(console: Console) -> int:
         command_line.check(options)
         if not options.hold:
-            driver.resolve(command)  # what cannot be run is told before anybody waits for it
+            driver.resolve(command)  # a driver that cannot run is reported before anybody waits
         ranks = lead(terminals, options, patience(options, terminals.nodes), os.environ, console.line)
         return bootstrap(options, command, ranks, console)
 
-    return _told(work)
+    return _reporting(rank)
 
 
-def worker(terminals: Terminals, own: Options) -> int:
+def worker(terminals: Terminals, chosen: Options) -> int:
     """Be another rank, with the head's options; the exit code, after telling what went wrong."""
 
-    def work(console: Console) -> int:
-        ranks, options = join_head(terminals, patience(own, terminals.nodes), os.environ, console.line)
+    def rank(console: Console) -> int:
+        ranks, options = join_head(terminals, patience(chosen, terminals.nodes), os.environ, console.line)
         console.line(f"rank {ranks.rank} of {ranks.size}; the head's terminal tells the rest")
-        code = bootstrap(with_own(options, own), (), ranks, console)
+        code = bootstrap(with_worker_options(options, chosen), (), ranks, console)
         console.line("the head has ended the run")
         return code
 
-    return _told(work)
+    return _reporting(rank)
 
 
-def with_own(options: Options, own: Options) -> Options:
+def with_worker_options(options: Options, chosen: Options) -> Options:
     """The head's options, with those that this terminal has said itself."""
-    said = {name: getattr(own, name) for name in WORKER_OPTIONS}
-    return replace(options, **{name: value for name, value in said.items() if value})
+    named = {name: getattr(chosen, name) for name in WORKER_OPTIONS}
+    return replace(options, **{name: value for name, value in named.items() if value})
 
 
-def _told(work: Callable[[Console], int]) -> int:
+def _reporting(rank: Callable[[Console], int]) -> int:
     this_process.open_closed_streams()
     this_process.prepare()
     unwind_on_signals()
     console = Console(this_host.started_at())
     try:
-        return work(console)
+        return rank(console)
     except RayhpcError as error:
         console.plain(error.fault.text())
         return int(error.fault.code)

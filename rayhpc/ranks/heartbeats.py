@@ -1,4 +1,4 @@
-"""Signs of life between rank 0 and the others: who was heard of when, and who is missed."""
+"""Heartbeats between rank 0 and the others: which rank sent something when, and which is missed."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import time
 
 from rayhpc.processes.environment import TIGHT_HEALTH_NODES
 
-# A rank is asked for a sign of life every so many seconds per 64 nodes, and missed after six of them.
+# A rank sends a heartbeat every so many seconds per 64 nodes, and is missed after six of them.
 _BEAT_SECONDS = 2.0
 _MISSED_BEATS = 6
 _QUIET_BEATS = 3
 
 
-class Beats:
-    """Who was heard of when: a rank and rank 0 tell each other now and then that they are there.
+class Heartbeats:
+    """When each rank was last heard of: rank 0 and each other rank send each other a heartbeat now and then.
 
     The pauses grow with the number of ranks, so that rank 0's work does not: 2 s up to 64 ranks.
     """
@@ -37,14 +37,14 @@ class Beats:
             self._heard[rank] = time.monotonic()  # also one that was missed: it may have been stopped for a while
 
     def due(self) -> bool:
-        """True once a pause: it is time to tell."""
+        """True once a pause: it is time for a heartbeat."""
         if time.monotonic() - self._sent < self.pause:
             return False
         self._sent = time.monotonic()
         return True
 
     def quiet(self) -> frozenset[int]:
-        """Those of whom nothing was heard in three pauses, or who were missed."""
+        """The ranks that sent nothing in three pauses, or that are missed."""
         now = time.monotonic()
         recent = {rank for rank, at in self._heard.items() if now - at <= self.pause * _QUIET_BEATS}
         return self._known - recent

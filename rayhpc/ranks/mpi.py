@@ -18,7 +18,7 @@ from rayhpc.ranks import launcher
 from rayhpc.ranks.comm import Comm, SoloComm
 from rayhpc.ranks.launcher import SRUN, Launched
 
-# Ranks that a busy scheduler starts late are waited for; a rank that is lost while all leave is not.
+# MPI_Init waits for ranks that a busy scheduler starts late; MPI_Finalize does not wait for a rank that is lost.
 _INIT_SECONDS = 300.0
 _FINALIZE_SECONDS = 30.0
 _LEAVING_IGNORES = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -68,7 +68,7 @@ class MpiComm:
             path.unlink(missing_ok=True)
 
     def leave(self) -> None:
-        """MPI_Finalize, which waits for all ranks; from here on signals are ignored, since all has been given back.
+        """MPI_Finalize, which waits for all ranks; from here on signals are ignored, since everything is shut down.
 
         srun --kill-on-bad-exit ends with the greatest code: a rank that it signals because rank 0 has ended with 7
         must still end with 0, however slowly.
@@ -142,12 +142,12 @@ def connect(environ: Mapping[str, str]) -> Comm:
         ) from error
     if start.size is not None and comm.size != start.size:
         comm.settle()
-        raise _strangers(start, comm)
+        raise _size_mismatch(start, comm)
     return comm
 
 
-def _strangers(start: Launched, comm: MpiComm) -> RayhpcError:
-    """N processes of which each believes to be alone: the launcher and the MPI library do not fit."""
+def _size_mismatch(start: Launched, comm: MpiComm) -> RayhpcError:
+    """The error of N processes that each see one rank: the launcher and the MPI library do not fit."""
     flag = "pmix" if "Open MPI" in comm.library else "pmi2"
     if start.by == SRUN:
         step = f"tell srun how this MPI starts: srun --mpi={flag} …  (srun --mpi=list shows all); {_WITHOUT_MPI}"

@@ -1,7 +1,7 @@
-"""Ranks without MPI: every other rank has one TCP connection to rank 0, closed to all who lack the secret.
+"""Ranks without MPI: every other rank has one TCP connection to rank 0, which only a peer with the secret can use.
 
-Both ends begin with a greeting: who we are, and a number used once. Every message after it carries a mark (HMAC) made
-with a key of the secret, both greetings, and the sender's role; nothing is unpickled before its mark was found right.
+Both ends begin with a greeting: a magic number and a nonce. Every message after it carries an HMAC, whose key is made
+of the secret, both greetings, and the sender's role. Nothing is unpickled before its HMAC was verified.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _MAGIC = b"rayhpc\x00\x01"
 _NONCE_BYTES = 32
 _GREETING_BYTES = len(_MAGIC) + _NONCE_BYTES
 _LENGTH = struct.Struct("!Q")
-_MARK_BYTES = 32
+_MAC_BYTES = 32
 _CHUNK = 2**18
 _CHUNKS = 16
-# The largest message is a node's share of the logs, 64 MiB; one who has not shown the secret gets less of our memory.
+# The largest message is a node's share of the logs, 64 MiB; a peer that is not proven yet gets less of our memory.
 LARGEST = 2**30
 _LEAVE_SECONDS = 5.0
 _ABORT_SECONDS = 1.0
@@ -38,28 +38,28 @@ _ABORT_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class _Abort:
-    """End, all of you, with this code."""
+    """End the process with this code: from any rank to all others."""
 
     code: int
 
 
-class _Marks:
-    """Marks of one direction: over a count as well, so that no message can be repeated, left out or moved."""
+class _Macs:
+    """The HMACs of one direction: over a count as well, so that no message can be repeated, left out or moved."""
 
     def __init__(self, secret: bytes, role: bytes, greetings: bytes) -> None:
         self._key = hmac.digest(secret, role + b" " + greetings, "sha256")
         self._count = 0
 
     def next(self, payload: bytes) -> bytes:
-        """The mark of the next message."""
+        """The HMAC of the next message."""
         self._count += 1
         return hmac.digest(self._key, _LENGTH.pack(self._count) + payload, "sha256")
 
 
 class Link:
-    """One connection between two who know the secret: whole messages, in order; send() and take() never block.
+    """One connection between two ranks that know the secret: whole messages, in order; send() and take() never block.
 
-    lost: why it can no longer be used, empty while it can; greeted: the other end is one of ours, or says so;
+    lost: why it can no longer be used, empty while it can; greeted: the other end has sent the greeting;
     largest: bytes of the largest message that is taken in.
     """
 
@@ -73,8 +73,8 @@ class Link:
         self._greeting = _MAGIC + secrets.token_bytes(_NONCE_BYTES)
         self._out, self._in = bytearray(self._greeting), bytearray()
         self._early: list[bytes] = []
-        self._sending: _Marks | None = None
-        self._receiving: _Marks | None = None
+        self._sending: _Macs | None = None
+        self._receiving: _Macs | None = None
         self.flush()
 
     def fileno(self) -> int:
@@ -82,7 +82,7 @@ class Link:
         return self._socket.fileno()
 
     def send(self, message: object) -> None:
-        """Queue a message and hand to the socket what it takes now; to a lost end nothing is sent."""
+        """Queue a message and write what the socket takes now; to a lost end nothing is sent."""
         if self.lost:
             return
         payload = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
@@ -91,25 +91,25 @@ class Link:
         else:
             self._queue(self._sending, payload)
 
-    def _queue(self, marks: _Marks, payload: bytes) -> None:
+    def _queue(self, macs: _Macs, payload: bytes) -> None:
         self._out += _LENGTH.pack(len(payload))
-        self._out += marks.next(payload)
+        self._out += macs.next(payload)
         self._out += payload
         self.flush()
 
     def flush(self) -> bool:
-        """Hand to the socket what it takes now; True when nothing waits."""
+        """Write what the socket takes now; True when nothing waits."""
         try:
             while self._out:
                 del self._out[: self._socket.send(self._out)]
         except BlockingIOError:
             pass
-        except OSError:  # reading tells that the other end has gone, after what it had still sent
+        except OSError:  # reading reports that the other end has gone, after what it had sent before
             self._out.clear()
         return not self._out
 
     def take(self) -> list[Any]:
-        """All messages that have come whole; sets `lost` at the other end's end, or at what bears no right mark."""
+        """All messages that have come whole; sets `lost` when the other end has closed, or when an HMAC is wrong."""
         self._read()
         messages = []
         while (payload := self._whole()) is not None:
@@ -130,11 +130,11 @@ class Link:
             self.lost = self.lost or str(error.strerror)
 
     def _whole(self) -> bytes | None:
-        """The next message's bytes, if they are all there and their mark is right."""
+        """The next message's bytes, if they are all there and their HMAC is right."""
         if self._receiving is None and not self._greet():
             return None
         assert self._receiving is not None
-        start = _LENGTH.size + _MARK_BYTES
+        start = _LENGTH.size + _MAC_BYTES
         if len(self._in) < start:
             return None
         (length,) = _LENGTH.unpack_from(self._in)
@@ -143,8 +143,8 @@ class Link:
             return None
         if len(self._in) < start + length:
             return None
-        mark, payload = bytes(self._in[_LENGTH.size : start]), bytes(self._in[start : start + length])
-        if not hmac.compare_digest(mark, self._receiving.next(payload)):
+        mac, payload = bytes(self._in[_LENGTH.size : start]), bytes(self._in[start : start + length])
+        if not hmac.compare_digest(mac, self._receiving.next(payload)):
             self._refuse("the secret is another one")
             return None
         del self._in[: start + length]
@@ -161,8 +161,8 @@ class Link:
         self.greeted = True
         greetings = self._greeting + other if self._role == HEAD else other + self._greeting
         others_role = WORKER if self._role == HEAD else HEAD
-        self._sending = _Marks(self._secret, self._role, greetings)
-        self._receiving = _Marks(self._secret, others_role, greetings)
+        self._sending = _Macs(self._secret, self._role, greetings)
+        self._receiving = _Macs(self._secret, others_role, greetings)
         for payload in self._early:
             self._queue(self._sending, payload)
         self._early.clear()
@@ -183,7 +183,7 @@ class Link:
 
 
 class TcpComm:
-    """The ranks of one launch, connected through rank 0; a Comm. Messages between two other ranks there are none.
+    """The ranks of one launch, connected through rank 0; a Comm. Two other ranks cannot write to each other.
 
     gone: ranks whose connection has ended.
     """
@@ -221,7 +221,7 @@ class TcpComm:
             self._take(key.data, self._links[key.data])
 
     def keep(self, rank: int, messages: Iterable[Any]) -> None:
-        """Take in what a rank has sent; an abort ends this process."""
+        """Queue what a rank has sent; an abort ends this process."""
         for message in messages:
             if isinstance(message, _Abort):
                 self._aborted(rank, message.code)
@@ -234,7 +234,7 @@ class TcpComm:
             self.gone |= {rank}
 
     def _aborted(self, rank: int, code: int) -> NoReturn:
-        """Another rank has ended the run: rank 0 says so and passes it on."""
+        """Another rank has ended the run: rank 0 prints that and ends the others."""
         if self.rank == 0:
             with contextlib.suppress(OSError):
                 sys.stderr.write(f"rayhpc: rank {rank} has ended the run with code {code}\n")
@@ -244,7 +244,7 @@ class TcpComm:
         """Nothing to do."""
 
     def leave(self) -> None:
-        """Bring to the others what was sent, and wait until they leave, too; five seconds at most."""
+        """Deliver what was sent, and wait until the others leave, too; five seconds at most."""
         links = [link for link in self._links.values() if not link.lost]
         end = time.monotonic() + _LEAVE_SECONDS
         _flush(links, end)
@@ -256,7 +256,7 @@ class TcpComm:
         self._close()
 
     def abort(self, code: int) -> NoReturn:
-        """End all ranks at once; a rank that can no longer be told notices that the connection has ended."""
+        """End all ranks at once; a rank that cannot be reached notices that its connection has ended."""
         for link in self._links.values():
             link.send(_Abort(code))
         _flush(self._links.values(), time.monotonic() + _ABORT_SECONDS)

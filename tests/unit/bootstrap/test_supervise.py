@@ -30,7 +30,7 @@ from rayhpc.messages import (
 from rayhpc.model import AliveNode, ClusterSpec
 from rayhpc.options import Options
 from rayhpc.ranks import heartbeats
-from rayhpc.ranks.heartbeats import Beats
+from rayhpc.ranks.heartbeats import Heartbeats
 from rayhpc.records.run_directory import EventLog
 from tests.unit.making import cluster
 
@@ -327,12 +327,12 @@ def test_each_node_is_noted_when_it_is_first_alive(stage: Stage) -> None:
 
 
 def test_beats_come_more_slowly_with_more_ranks(clock: Clock) -> None:
-    assert Beats(64, {1}).pause == Beats(2, {1}).pause == 2.0
-    assert Beats(640, {1}).pause == pytest.approx(20.0)
+    assert Heartbeats(64, {1}).pause == Heartbeats(2, {1}).pause == 2.0
+    assert Heartbeats(640, {1}).pause == pytest.approx(20.0)
 
 
 def test_beats_are_due_once_a_pause(clock: Clock) -> None:
-    beats = Beats(2, {1})
+    beats = Heartbeats(2, {1})
     due = []
     for _ in range(60):
         clock.now += 0.1
@@ -341,7 +341,7 @@ def test_beats_are_due_once_a_pause(clock: Clock) -> None:
 
 
 def test_who_speaks_is_not_missed(clock: Clock) -> None:
-    beats = Beats(3, {1, 2})
+    beats = Heartbeats(3, {1, 2})
     for _ in range(20):
         clock.now += 1.0
         beats.heard(1)
@@ -351,7 +351,7 @@ def test_who_speaks_is_not_missed(clock: Clock) -> None:
 
 
 def test_who_was_missed_and_speaks_again_is_expected_again(clock: Clock) -> None:
-    beats = Beats(3, {1, 2})
+    beats = Heartbeats(3, {1, 2})
     clock.now += 13.0
     beats.heard(1)
     assert [rank for rank, _ in beats.missed()] == [2]
@@ -361,7 +361,7 @@ def test_who_was_missed_and_speaks_again_is_expected_again(clock: Clock) -> None
 
 
 def test_a_stranger_is_never_expected(clock: Clock) -> None:
-    beats = Beats(3, {1})
+    beats = Heartbeats(3, {1})
     beats.heard(7)
     clock.now += 100
     assert beats.missed() == [(1, 100.0)]

@@ -19,7 +19,8 @@ def content(name: str) -> Any:
 
 
 def pinned(package: str) -> str:
-    found = re.search(rf"^{package.replace('-', '[-_]')}==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE | re.IGNORECASE)
+    pattern = re.compile(rf"^{package.replace('-', '[-_]')}==(\S+)$", re.MULTILINE | re.IGNORECASE)
+    found = pattern.search((ROOT / "constraints.txt").read_text())
     assert found, package
     return found[1]
 

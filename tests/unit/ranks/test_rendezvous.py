@@ -14,7 +14,7 @@ import pytest
 
 from rayhpc.errors import ExitCode, Fault, RayhpcError
 from rayhpc.host import network
-from rayhpc.launch.terminals import with_own
+from rayhpc.launch.terminals import with_worker_options
 from rayhpc.options import Options, Terminals
 from rayhpc.ranks.comm import SoloComm
 from rayhpc.ranks.rendezvous.by_file import file_identity, slurm_identity
@@ -167,7 +167,7 @@ def test_one_terminal_needs_nobody() -> None:
 
 def test_a_workers_own_options_win_and_the_rest_is_the_heads() -> None:
     head = Options(num_cpus=3, interface="ib0", temp_dir="/tmp", timeout=9.0)
-    assert with_own(head, Options(num_cpus=1, temp_dir="/scratch")) == replace(head, temp_dir="/scratch")
+    assert with_worker_options(head, Options(num_cpus=1, temp_dir="/scratch")) == replace(head, temp_dir="/scratch")
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
