@@ -226,7 +226,7 @@ def _head_arguments(assignment: Assignment, options: Options, port: int) -> list
         "--no-monitor",
         f"--include-dashboard={str(options.dashboard).lower()}",
         *(dashboard if options.dashboard else []),
-        *(_client_server(own.head_address) if names.switched_off(os.environ) else []),
+        *(_client_server(assignment.head_address) if names.switched_off(os.environ) else []),
     ]
 
 
