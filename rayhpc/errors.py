@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
@@ -73,6 +74,18 @@ class RayhpcError(Exception):
 def configuration(what: str, *evidence: str, next_step: str) -> RayhpcError:
     """An error of what was found or configured, before anything was started."""
     return RayhpcError(Fault(what, ExitCode.CONFIGURATION, evidence=evidence, next_step=next_step))
+
+
+def not_importable(error: ImportError) -> Fault:
+    """The fault of a package that this Python lacks, or that is broken."""
+    name = (error.name or "").partition(".")[0]
+    package = "'ray[rllib]'" if name == "ray" else "--upgrade --force-reinstall rayhpc"
+    return Fault(
+        f"{name} cannot be imported" if name else "a package cannot be imported",
+        ExitCode.CONFIGURATION,
+        evidence=(f"{type(error).__name__}: {error}", f"Python: {sys.executable}"),
+        next_step=f"in the environment of these ranks: pip install {package}",
+    )
 
 
 def merged(faults: list[Fault]) -> Fault:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from rayhpc.processes import keeper_process, this_process
@@ -28,9 +29,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     this_process.open_closed_streams()
     this_process.prepare()
     with _early_start() if at_once(arguments, os.environ) else contextlib.nullcontext() as early_start:
-        from rayhpc.launch import rank
-
+        try:
+            from rayhpc.launch import rank
+        except ImportError as error:
+            return _refuse(error)
         return rank.run(arguments, early_start)
+
+
+def _refuse(error: ImportError) -> int:
+    """Say which package this rank's Python lacks; the exit code. The launcher ends the other ranks."""
+    from rayhpc.errors import not_importable
+
+    fault = not_importable(error).on(os.uname().nodename, time.time())
+    print(fault.text(), file=sys.stderr, flush=True)
+    return int(fault.code)
 
 
 def at_once(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rayhpc.errors import ExitCode, Fault, signal_name
 from rayhpc.messages import (
@@ -19,6 +19,9 @@ from rayhpc.messages import (
     TimeUp,
 )
 from rayhpc.model import HEAD_RANK, NodeSpec, Outcome
+
+# How Python writes an import that failed.
+_IMPORT_ERRORS = ("ModuleNotFoundError: ", "ImportError: ")
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,8 @@ def _node_outcome(event: NodeEnded | NodeDead | RankSilent, policy: Policy, lost
         return None
     code = ExitCode.NODE_LOST if policy.up else ExitCode.BRING_UP
     step = f"see {policy.log_dir}/rank-{event.rank}.log" + (" and ray-logs.tar.gz" if policy.up else "")
-    return Outcome.of(Fault(what, code, f"rank {event.rank} on {event.host}", evidence, step))
+    fault = Fault(what, code, f"rank {event.rank} on {event.host}", evidence, step)
+    return Outcome.of(fault if policy.up else _named(fault))
 
 
 def loss(event: NodeEnded | NodeDead | RankSilent) -> str:
@@ -110,7 +114,17 @@ def _head_fault(policy: Policy, what: str, evidence: tuple[str, ...]) -> Fault:
     code = ExitCode.HEAD_LOST if policy.up else ExitCode.BRING_UP
     head = policy.nodes[0]
     step = f"see {policy.log_dir}/rank-0.log and the archive of Ray's logs beside it"
-    return Fault(f"the head is lost: {what}" if policy.up else what, code, head.place, evidence, step)
+    fault = Fault(f"the head is lost: {what}" if policy.up else what, code, head.place, evidence, step)
+    return fault if policy.up else _named(fault)
+
+
+def _named(fault: Fault) -> Fault:
+    """The fault of a node that did not start, named by its cause where its output says that Ray cannot be imported."""
+    why = [line for line in fault.evidence if line.startswith(_IMPORT_ERRORS)]
+    if not why:
+        return fault
+    step = f"in the environment of these ranks: pip install 'ray[rllib]'; {fault.next_step}"
+    return replace(fault, what=f"Ray cannot be imported: {why[-1]}", code=ExitCode.CONFIGURATION, next_step=step)
 
 
 def _late() -> Fault:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import importlib.util
 import os
@@ -23,6 +24,8 @@ from rayhpc.processes.keeper_process import Keeping
 # What an ending driver may leave behind gets SIGTERM and this long.
 _LINGER_SECONDS = 0.5
 _SHOWN = 200
+# Arguments of ray.init() that Ray refuses on a cluster that is there.
+_REFUSED = frozenset({"num_cpus", "num_gpus", "resources", "labels", "object_store_memory"})
 _LADDER = ((int(signal.SIGINT), 1.0), (int(signal.SIGTERM), 1.0))
 
 
@@ -89,6 +92,41 @@ def _check_syntax(script: str, source: bytes) -> None:
         ) from error
     except (MemoryError, RecursionError):
         return  # nested too deeply for the compiler, perhaps only here, below our own frames: Python will say it
+
+
+def hint(argv: Sequence[str]) -> str:
+    """What to do about a ray.init() with the cluster's size, which Ray refuses; empty where the source has none.
+
+    argv: a driver that has failed, as resolve() returned it. Its output is not ours to read, but its source is.
+    """
+    named = "".join(_refused_arguments(_source(argv)))
+    return f"if Ray refused {named}: leave that out of the driver; rayhpc's options size the cluster" if named else ""
+
+
+def _source(argv: Sequence[str]) -> str:
+    """The Python code that a driver starts with; empty where that is not known."""
+    if "-c" in argv[:4]:
+        return "".join(argv[argv.index("-c") + 1 :][:1])
+    script = next((word for word in argv[1:3] if word.endswith(".py")), "")
+    try:
+        return Path(script).read_text(errors="replace") if script else ""
+    except OSError:
+        return ""
+
+
+def _refused_arguments(source: str) -> list[str]:
+    """['ray.init(num_cpus=...) in line 3'] for the first such call."""
+    try:
+        calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return []
+    return [
+        f"ray.init({word.arg}=...) in line {call.lineno}"
+        for call in calls
+        if ast.unparse(call.func) == "ray.init"
+        for word in call.keywords
+        if word.arg in _REFUSED
+    ][:1]
 
 
 def _directory(name: str) -> RayhpcError:

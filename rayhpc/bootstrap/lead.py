@@ -202,6 +202,8 @@ class Leader:
         if child.failed is not None:
             return RankFailed(HEAD_RANK, driver.refusal(self._argv, child.failed))
         assert child.code is not None
+        if child.code == 1 and (hint := driver.hint(self._argv)):
+            self._console.line(hint)
         return DriverEnded(child.code)
 
     def _hold(self) -> Outcome:

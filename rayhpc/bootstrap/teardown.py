@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from rayhpc import paths
+from rayhpc.bootstrap import private_directory
 from rayhpc.messages import Leave, Stop, Stopped
 from rayhpc.model import Assignment
 from rayhpc.processes import children, environment
@@ -47,9 +47,8 @@ def stop_rank(assignment: Assignment, rank: int, node: Child | None, order: Stop
         private = Path(assignment.node.temp_dir)
         if order.logs:
             logs = _ray_logs(private, order.logs_limit)
-        shutil.rmtree(private, ignore_errors=True)
-        if private.exists():
-            problems.append(f"{private} could not be removed")
+        problems += private_directory.keep_timelines(private, Path(assignment.run_dir))
+        problems += private_directory.remove(private)
     return Stopped(rank, killed, logs, tuple(problems))
 
 

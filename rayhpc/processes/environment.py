@@ -111,18 +111,18 @@ def of_import(environ: Mapping[str, str]) -> dict[str, str]:
     return {**_FAST, **inherited, **python_first(inherited), "RAY_AUTH_MODE": "token"}
 
 
-def of_daemons(environ: Mapping[str, str], own: Assignment, spec: NodeSpec) -> dict[str, str]:
+def of_daemons(environ: Mapping[str, str], assignment: Assignment, spec: NodeSpec) -> dict[str, str]:
     """For `ray start` and all that it starts; a Ray setting of the user's own wins over ours."""
     inherited = scrubbed(environ)
     return {
-        **_settings(own.nodes),
+        **_settings(assignment.nodes),
         **inherited,
-        **_without_proxies(inherited, {own.head_address, spec.address}),
+        **_without_proxies(inherited, {assignment.head_address, spec.address}),
         **_visible(spec.gpus, inherited),
-        **_hook(inherited, own, spec),
+        **_hook(inherited, assignment, spec),
         **python_first(inherited),
-        **authentication(spec.temp_dir, own.certificate is not None),
-        MARKER: f"{own.run_id}/{spec.rank}",
+        **authentication(spec.temp_dir, assignment.certificate is not None),
+        MARKER: f"{assignment.run_id}/{spec.rank}",
     }
 
 
@@ -132,12 +132,12 @@ def python_first(inherited: Mapping[str, str]) -> dict[str, str]:
     return {} if _OWN_PROGRAMS in path.split(os.pathsep) else {"PATH": os.pathsep.join([_OWN_PROGRAMS, path])}
 
 
-def _hook(inherited: Mapping[str, str], own: Assignment, spec: NodeSpec) -> dict[str, str]:
+def _hook(inherited: Mapping[str, str], assignment: Assignment, spec: NodeSpec) -> dict[str, str]:
     """What `ray start` and ray_command.py read of us; without the patches no hook but where Ray needs one."""
     found = {names.NODE_TABLE: paths.node_table(spec.temp_dir)}
-    if own.dashboard_port:
+    if assignment.dashboard_port:
         found[names.DASHBOARD] = "1"
-    if names.temp_dir_needs_hook(own.ray):
+    if names.temp_dir_needs_hook(assignment.ray):
         found[names.TEMP_DIR] = paths.ray_temp_dir(spec.temp_dir)
     hooked = names.TEMP_DIR in found or not names.switched_off(inherited)
     return {**found, names.HOOK: names.HOOK_NAME} if hooked else found
@@ -149,7 +149,7 @@ def _visible(gpus: Gpus, inherited: Mapping[str, str]) -> dict[str, str]:
 
 
 def of_driver(
-    environ: Mapping[str, str], own: Assignment, spec: ClusterSpec, stop_timeout: float | None = None
+    environ: Mapping[str, str], assignment: Assignment, spec: ClusterSpec, stop_timeout: float | None = None
 ) -> dict[str, str]:
     """For the driver: RAY_ADDRESS, so that a plain ray.init() attaches; RAYHPC_DEADLINE where the end is known.
 
@@ -160,13 +160,13 @@ def of_driver(
         "RAY_USAGE_STATS_ENABLED": "0",
         **inherited,
         **_without_proxies(inherited, {spec.head.address}),
-        **authentication(spec.head.temp_dir, own.certificate is not None),
+        **authentication(spec.head.temp_dir, assignment.certificate is not None),
         **({"RAYHPC_DEADLINE": f"{spec.deadline:.0f}"} if spec.deadline else {}),
         **({"RAYHPC_STOP_TIMEOUT": f"{stop_timeout:g}"} if stop_timeout is not None else {}),
         "RAY_ADDRESS": spec.address,
         "RAYHPC_RUN_ID": spec.run_id,
         "RAYHPC_RUN_DIR": spec.run_dir,
-        MARKER: f"{own.run_id}/{spec.head.rank}",
+        MARKER: f"{assignment.run_id}/{spec.head.rank}",
     }
 
 

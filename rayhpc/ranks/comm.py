@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, TypeVar
 
-from rayhpc.errors import ExitCode, Fault, RayhpcError, merged, shortened
+from rayhpc.errors import ExitCode, Fault, RayhpcError, merged, not_importable, shortened
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -156,9 +156,11 @@ def _collect(comm: Comm, ranks: set[int], timeout: float) -> dict[int, _Contribu
 
 
 def internal(error: BaseException) -> Fault:
-    """The fault that an unexpected exception is: a bug of ours, with the lines that help to find it."""
+    """The fault that an unexpected exception is: a missing package, or a bug of ours with the lines that show it."""
     import traceback
 
+    if isinstance(error, ImportError):
+        return not_importable(error)
     lines = traceback.format_exception(error)
     return Fault(
         f"unexpected {type(error).__name__}: {error}",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration, counted, merged, shortened
+from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration, counted, merged, not_importable, shortened
+from rayhpc.ranks.comm import internal
 
 FULL = Fault(
     "the head did not start",
@@ -103,3 +105,20 @@ def test_shortened(count: int, text: str) -> None:
 @pytest.mark.parametrize(("number", "text"), [(0, "0 hosts"), (1, "1 host"), (2, "2 hosts")])
 def test_counted(number: int, text: str) -> None:
     assert counted(number, "host") == text
+
+
+@pytest.mark.parametrize(
+    ("error", "what", "step"),
+    [
+        (PackageNotFoundError("ray"), "ray cannot be imported", "pip install 'ray[rllib]'"),
+        (ModuleNotFoundError("No module named 'psutil'", name="psutil"), "psutil cannot be imported", "rayhpc"),
+        (ImportError("libfoo.so.1: cannot open"), "a package cannot be imported", "rayhpc"),
+    ],
+)
+def test_a_package_that_is_missing_is_no_bug_of_ours(error: ImportError, what: str, step: str) -> None:
+    found = not_importable(error)
+    assert (found.code, found.what) == (ExitCode.CONFIGURATION, what)
+    assert found.next_step.endswith(step)
+    assert str(error) in found.evidence[0]
+    assert internal(error) == found
+    assert internal(ValueError("x")).code == ExitCode.INTERNAL

@@ -44,6 +44,19 @@ def test_what_was_begun_in_vain_is_gone_with_the_rank(words: list[str], code: in
     assert [entry.name for entry in Path("/proc").iterdir() if entry.name.isdigit() and carries(entry, mark)] == []
 
 
+def test_a_package_that_this_rank_lacks(tmp_path: Path) -> None:
+    """No traceback, and the code for an environment that cannot work."""
+    (tmp_path / "psutil.py").write_text("raise ModuleNotFoundError(\"No module named 'psutil'\", name='psutil')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "rayhpc.start", "true"], env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 78
+    assert done.stderr.startswith(f"rayhpc: psutil cannot be imported  [{os.uname().nodename}]\n")
+    assert f"Python: {sys.executable}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def carries(entry: Path, mark: str) -> bool:
     try:
         return mark.encode() in (entry / "environ").read_bytes().split(b"\0")

@@ -240,3 +240,17 @@ def test_an_outcome_is_an_exit_code_and_says_why(history: list[Event], policy: P
 @given(st.lists(EVENTS, max_size=6), CODES)
 def test_with_the_drivers_end_every_run_is_decided(history: list[Event], code: int) -> None:
     assert decide([*history, DriverEnded(code)], DRIVEN) is not None
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(
+    "line", ["ModuleNotFoundError: No module named 'msgpack'", "ImportError: libfoo.so: not found"]
+)
+def test_a_node_whose_ray_cannot_be_imported(rank: int, line: str) -> None:
+    """Its environment is at fault, as long as the cluster has never been up."""
+    ended = NodeEnded(rank, f"host{rank}", 1, ("Traceback (most recent call last):", line))
+    fault = first(ended, policy=RISING).fault
+    assert fault is not None
+    assert (fault.code, fault.what) == (ExitCode.CONFIGURATION, f"Ray cannot be imported: {line}")
+    assert "pip install 'ray[rllib]'" in fault.next_step
+    assert first(ended, policy=STRICT).code != ExitCode.CONFIGURATION

@@ -145,3 +145,27 @@ def test_arguments_that_are_too_long_are_126_with_the_limits() -> None:
     fault = driver.refusal(["./solve"], (7, "Argument list too long"))
     assert (fault.code, fault.what) == (126, "the driver ./solve cannot be executed: Argument list too long")
     assert "128 KiB" in fault.next_step
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [
+        ("import ray\nray.init(num_cpus=4)\n", "ray.init(num_cpus=...) in line 2"),
+        ("import ray\nray.init(\n    object_store_memory=1)\n", "ray.init(object_store_memory=...) in line 2"),
+        ("import ray\nray.init()\nray.remote(num_cpus=4)\n", ""),
+        ("not python at all (", ""),
+    ],
+)
+def test_a_hint_for_arguments_that_ray_refuses(here: Path, source: str, named: str) -> None:
+    """On a cluster that is there its size is no business of ray.init()."""
+    (here / "train.py").write_text(source)
+    expected = (
+        f"if Ray refused {named}: leave that out of the driver; rayhpc's options size the cluster" if named else ""
+    )
+    assert driver.hint([sys.executable, "-u", "train.py", "--x"]) == expected
+    assert driver.hint([sys.executable, "-c", source]) == expected
+
+
+def test_no_hint_where_the_source_is_not_known(here: Path) -> None:
+    assert driver.hint(["/bin/true"]) == driver.hint([sys.executable, "-u", "-m", "json.tool"]) == ""
+    assert driver.hint([sys.executable, "-u", "gone.py"]) == ""

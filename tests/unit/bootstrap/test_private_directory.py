@@ -1,0 +1,72 @@
+"""The private directory at the end: a timeline is kept, all else removed, large trees without anybody waiting."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import time
+from pathlib import Path
+
+import pytest
+
+from rayhpc.bootstrap import private_directory
+from tests.unit.making import until
+
+
+@pytest.fixture
+def private(tmp_path: Path) -> Path:
+    made = tmp_path / "rh-01234567-0"
+    (made / "r" / "session_latest").mkdir(parents=True)
+    (made / "token").write_text("secret")
+    return made
+
+
+def test_it_is_gone(private: Path) -> None:
+    assert private_directory.remove(private) == []
+    assert list(private.parent.iterdir()) == []
+    assert private_directory.remove(private) == []
+
+
+def test_a_large_one_is_removed_without_anybody_waiting(private: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a process that a scheduler's SIGTERM does not end. In the place of rm is a program that takes its time."""
+    programs, told, go = (private.parent / name for name in ("bin", "told", "go"))
+    programs.mkdir()
+    (programs / "rm").write_text(
+        f'#!/bin/sh\necho $$ > {told}\nwhile ! test -e {go}; do sleep 0.02; done\nexec /bin/rm "$@"\n'
+    )
+    (programs / "rm").chmod(0o700)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setattr(private_directory, "_PATIENCE_SECONDS", 0.2)
+    began = time.monotonic()
+    assert private_directory.remove(private) == []
+    assert time.monotonic() - began < 5
+    assert not private.exists()
+    behind = private.with_name("rh-01234567-0.removed")
+    assert behind.exists()
+    assert until(lambda: told.exists() and told.read_text().endswith("\n"))
+    os.kill(int(told.read_text()), signal.SIGTERM)
+    go.touch()
+    assert until(lambda: not behind.exists())
+
+
+def test_what_cannot_be_removed_is_told(private: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(private_directory, "_REMOVER", ("true",))
+    assert private_directory.remove(private) == [f"{private}.removed could not be removed"]
+
+
+def test_a_timeline_is_kept(private: Path, tmp_path: Path) -> None:
+    """`ray timeline` writes it into Ray's own directory, which goes with the run."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (private / "r" / "ray-timeline-2026-11-28_05-00-00.json").write_text("[]")
+    assert private_directory.keep_timelines(private, run) == []
+    (kept,) = run.iterdir()
+    assert (kept.name, kept.read_text()) == ("ray-timeline-2026-11-28_05-00-00.json", "[]")
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+
+
+def test_a_timeline_that_cannot_be_kept_is_told(private: Path, tmp_path: Path) -> None:
+    (private / "r" / "ray-timeline-1.json").write_text("[]")
+    (problem,) = private_directory.keep_timelines(private, tmp_path / "none")
+    assert problem == f"ray-timeline-1.json could not be kept in {tmp_path}/none: No such file or directory"
