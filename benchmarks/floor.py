@@ -50,9 +50,9 @@ def node_of(rank: int, run_id: str) -> NodeSpec:
     return share.divide([survey], _OPTIONS, run_id)[0]
 
 
-def start(node: Node, own: Assignment, address: str) -> subprocess.Popen[bytes]:
-    """The `ray start` of this rank."""
-    return ray_start(start_arguments(own, node.spec, _OPTIONS, own.port, address), node.log, node.environment)
+def start(node: Node, own: Assignment, port: int, address: str) -> subprocess.Popen[bytes]:
+    """The `ray start` of this rank: the head at a port, a worker with the head's address."""
+    return ray_start(start_arguments(own, node.spec, _OPTIONS, port, address), node.log, node.environment)
 
 
 def ray_start(
@@ -71,10 +71,8 @@ def lead(directory: Path, ranks: int) -> None:
     """The head, the worker's arrival, the driver: the seconds of each."""
     run_id = f"floor-{secrets.token_hex(4)}"
     spec, versions = node_of(0, run_id), resources.versions()
-    own = Assignment(
-        run_id, str(directory), spec.address, free_port(), 0, ranks, versions.ray, spec, secrets.token_hex(32)
-    )
-    cluster = ClusterSpec(run_id, str(directory), own.port, 0, ranks, ranks, versions, "", "", 0.0, (spec,))
+    own = Assignment(run_id, str(directory), spec.address, 0, ranks, versions.ray, spec, secrets.token_hex(32))
+    cluster = ClusterSpec(run_id, str(directory), free_port(), 0, ranks, ranks, versions, "", "", 0.0, (spec,))
     node = Node(own, spec, _OPTIONS)
     node.prepare()
     try:
@@ -86,8 +84,9 @@ def lead(directory: Path, ranks: int) -> None:
 def _seconds(directory: Path, node: Node, own: Assignment, cluster: ClusterSpec) -> dict[str, float]:
     seconds = {}
     began = time.time()
-    start(node, own, "")
-    table = NodeTable(cluster.address, paths.node_table(node.spec.temp_dir), 0.02)
+    start(node, own, cluster.port, "")
+    table = NodeTable(cluster.address, paths.node_table(node.spec.temp_dir))
+    table.start()
     until(lambda: alive(table) >= 1, "the head")
     seconds["head"] = time.time() - began
     if own.nodes > 1:
@@ -95,7 +94,6 @@ def _seconds(directory: Path, node: Node, own: Assignment, cluster: ClusterSpec)
             "address": cluster.address,
             "token": own.token,
             "run_id": own.run_id,
-            "port": own.port,
             "ray": own.ray,
         }
         run_directory.write_json(directory / "meeting.json", meeting)
@@ -119,14 +117,14 @@ def follow(directory: Path) -> None:
     until((directory / "meeting.json").exists, "the head's address")
     meeting = json.loads((directory / "meeting.json").read_text())
     spec = node_of(1, meeting["run_id"])
-    head, port = meeting["address"].rpartition(":")[0], meeting["port"]
-    own = Assignment(meeting["run_id"], str(directory), head, port, 0, 2, meeting["ray"], spec, meeting["token"])
+    head = meeting["address"].rpartition(":")[0]
+    own = Assignment(meeting["run_id"], str(directory), head, 0, 2, meeting["ray"], spec, meeting["token"])
     node = Node(own, spec, _OPTIONS)
     node.prepare()
     try:
         (directory / ".worker").write_text(repr(time.time()))
         (directory / ".worker").rename(directory / "worker_started")
-        start(node, own, meeting["address"])
+        start(node, own, 0, meeting["address"])
         until((directory / "floor.json").exists, "the end")
     finally:
         end_all(node)

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from rayhpc import start
-from rayhpc.bootstrap import lead
+from rayhpc.bootstrap import lead, story
 from rayhpc.bootstrap.supervise import Supervisor
-from rayhpc.messages import Milestone
+from rayhpc.messages import Mail, Milestone
 from rayhpc.model import AliveNode
 from rayhpc.processes import ray_start
 from rayhpc.ranks import mpi
@@ -102,9 +102,12 @@ class StubTable:
     closed = False
     last_error = ""
 
-    def __init__(self, _: str, __: str, every: float) -> None:
-        self.every = every
+    def __init__(self, _: str, __: str) -> None:
+        self.every = 0.0
         self.nodes: tuple[AliveNode, ...] = ()
+
+    def start(self) -> None:
+        """The head is alive at once."""
         self.add(0)
 
     def add(self, rank: int) -> None:
@@ -118,8 +121,8 @@ class StubTable:
 class StubbedSupervisor(Supervisor):
     """Tells the stub table who has started."""
 
-    def _take(self, rank: int, mail: Any) -> None:
-        super()._take(rank, mail)
+    def _process(self, rank: int, mail: Mail) -> None:
+        super()._process(rank, mail)
         if isinstance(mail, Milestone) and mail.stage == "start":
             assert isinstance(self.table, StubTable)
             self.table.add(rank)
@@ -130,7 +133,7 @@ def main() -> None:
     CountingMpi.directory = Path(sys.argv[1])
     for module, name, stub in [
         (ray_start, "COMMAND", _SLEEPS), (lead, "NodeTable", StubTable), (lead, "Supervisor", StubbedSupervisor),
-        (lead, "EventLog", CountingLog), (mpi, "MpiComm", CountingMpi),
+        (story, "EventLog", CountingLog), (mpi, "MpiComm", CountingMpi),
     ]:  # fmt: skip
         assert hasattr(module, name)
         setattr(module, name, stub)

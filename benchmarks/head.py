@@ -125,7 +125,7 @@ def head(setting: Setting, directory: Path) -> Figures:
     run_id = f"head-{secrets.token_hex(4)}"
     spec = share.divide([resources.survey(0, options, None, "", os.environ)], options, run_id)[0]
     version = resources.versions().ray
-    own = Assignment(run_id, str(directory), spec.address, free_port(), 0, 1, version, spec, secrets.token_hex(32))
+    own = Assignment(run_id, str(directory), spec.address, 0, 1, version, spec, secrets.token_hex(32))
     node = Node(own, spec, options)
     node.prepare()
     try:
@@ -141,8 +141,9 @@ def _environment(node: Node, setting: Setting) -> dict[str, str]:
 
 
 def _timed(node: Node, own: Assignment, options: Options, setting: Setting) -> Figures:
-    words = start_arguments(own, node.spec, options, own.port, "")
-    address, env = f"{own.head_address}:{own.port}", _environment(node, setting)
+    port = free_port()
+    words = start_arguments(own, node.spec, options, port, "")
+    address, env = f"{own.head_address}:{port}", _environment(node, setting)
     with node.log.open("ab") as log, subprocess.Popen(
         [sys.executable, "-c", _ALIVE, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=env
     ) as watcher:  # fmt: skip

@@ -29,7 +29,7 @@ from rayhpc import paths
 from rayhpc.bootstrap import readiness, resources
 from rayhpc.bootstrap.node import Node
 from rayhpc.bootstrap.node_table import NodeTable
-from rayhpc.bootstrap.plan import Planner
+from rayhpc.bootstrap.plan import ClusterPlan, Planner, Proposal
 from rayhpc.bootstrap.roster import Roster
 from rayhpc.inside_ray.names import RANK_LABEL
 from rayhpc.model import Assignment, Gpus, NodeSpec, Reach
@@ -49,20 +49,23 @@ def measure(rows: int, directory: Path) -> dict[str, float]:
     run_id = f"table-{secrets.token_hex(4)}"
     spec = node_of(0, run_id)
     version = resources.versions().ray
-    own = Assignment(run_id, str(directory), spec.address, free_port(), 0, 1, version, spec, secrets.token_hex(32))
+    own = Assignment(run_id, str(directory), spec.address, 0, 1, version, spec, secrets.token_hex(32))
     node = Node(own, spec, Options())
     node.prepare()
     try:
         os.environ.update(_PATIENCE)
-        head = start(node, own, "")
-        address, where = f"{own.head_address}:{own.port}", paths.node_table(spec.temp_dir)
-        alone = NodeTable(address, where, 0.02)
+        port = free_port()
+        head = start(node, own, port, "")
+        address, where = f"{own.head_address}:{port}", paths.node_table(spec.temp_dir)
+        alone = NodeTable(address, where)
+        alone.start()
         until(lambda: alone.nodes, "the head")
         alone.close()
         began, gcs = time.monotonic(), _cpu(head)
         register(address, own.token, rows)
         joins = {"join_seconds": (time.monotonic() - began) / rows, "join_gcs_cpu": (_cpu(head) - gcs) / rows}
         table = NodeTable(address, where, 0.0)
+        table.start()
         until(lambda: len(table.nodes or ()) == rows + 1, "all rows")
         return {"rows": rows + 1, **joins, **_asking(table, head), **_thinking(table), **planning(rows, directory)}
     finally:
@@ -151,15 +154,17 @@ def planning(hosts: int, directory: Path) -> dict[str, float]:
     reaches = [Reach(rank, f"rank {rank}", {address: address}) for rank in range(hosts)]
     planner = Planner(Options(run_dir=str(directory / "runs"), login_node=True), None, {})
     began = time.process_time()
-    planner.propose(surveys)
-    told = planner.settle(reaches)
+    proposal = planner.propose(surveys)[0]
+    assert isinstance(proposal, Proposal)
+    plan, *others = planner.settle(proposal, reaches)
     planned = time.process_time()
     planner.close()
-    run_directory.write_json(directory / "cluster.json", planner.spec)
+    assert isinstance(plan, ClusterPlan)
+    run_directory.write_json(directory / "cluster.json", plan.spec)
     written = time.process_time()
     return {
         "plan_seconds": planned - began, "record_seconds": written - planned,
-        "assignment_bytes": len(pickle.dumps(told[-1])),
+        "assignment_bytes": len(pickle.dumps(others[-1])),
     }  # fmt: skip
 
 

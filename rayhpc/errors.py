@@ -6,6 +6,7 @@ import signal
 import sys
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import NoReturn
 
 
 class ExitCode(IntEnum):
@@ -113,6 +114,11 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
+
+
+def assert_never(value: NoReturn) -> NoReturn:
+    """For the last case of a match that names all cases: mypy proves that it is not reached (typing's needs 3.11)."""
+    raise AssertionError(f"unexpected {value!r}")
 
 
 def counted(number: int, what: str) -> str:

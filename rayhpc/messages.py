@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import signal
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from rayhpc.errors import Fault
+
+T = TypeVar("T")
 
 # The signals that end a run.
 ENDING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
@@ -147,4 +150,14 @@ class Leave:
     """Rank 0 to all, last: end in order."""
 
 
-Mail = Event | StartNode | RestartNode | Stop | Alive | Milestone | Stopped | Leave
+@dataclass(frozen=True)
+class Contribution(Generic[T]):
+    """While all ranks agree: what a rank contributes, or what rank 0 answers; or the fault that took its place."""
+
+    value: T | None = None
+    fault: Fault | None = None
+
+
+Mail = (
+    Event | StartNode | RestartNode | Stop | Alive | Milestone | Stopped | Leave | Contribution[object]
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from rayhpc.errors import Fault
 
@@ -43,7 +44,8 @@ class RankResources:
     """What one rank finds on its host: everything it may use, before the host's share is divided.
 
     cpus: ids of the CPUs in its affinity mask; cpu_limit: whole CPUs that the cgroup grants; scheduler_cpus: the
-    scheduler's figure for the host, None where it names none; memory and shm in bytes.
+    scheduler's figure for the host, None where it names none; memory and shm in bytes; argv: the driver as
+    it is executed, on rank 0 alone.
     """
 
     rank: int
@@ -60,6 +62,7 @@ class RankResources:
     versions: Versions
     launcher: str
     warnings: tuple[str, ...] = ()
+    argv: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,9 +115,17 @@ class ClusterSpec:
         host = self.head.address
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
+    @cached_property
+    def _by_rank(self) -> dict[int, NodeSpec]:
+        return {node.rank: node for node in self.nodes}
+
     def node(self, rank: int) -> NodeSpec | None:
         """The node of a rank; None for a rank that idles."""
-        return next((node for node in self.nodes if node.rank == rank), None)
+        return self._by_rank.get(rank)
+
+    def host(self, rank: int) -> str:
+        """The host of a rank's node; 'rank 7' where it has none."""
+        return self._by_rank[rank].host if rank in self._by_rank else f"rank {rank}"
 
 
 @dataclass(frozen=True)
@@ -135,7 +146,6 @@ class Assignment:
     run_id: str
     run_dir: str
     head_address: str
-    port: int
     dashboard_port: int
     nodes: int
     ray: str

@@ -16,10 +16,12 @@ from rayhpc.processes import keeper_process, this_process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from rayhpc.model import Assignment
     from rayhpc.processes.ray_start import RayStart
 
 _GONE_SECONDS = 5.0
-# Most ranks of --one-per-host have no node, and with TLS Ray wants to know its certificate when it is imported.
+# When `ray start` may begin before the ranks have agreed: at_once() decides before it begins, fitting() once the
+# assignment is there. Most ranks of --one-per-host have no node, and Ray reads its certificate when it is imported.
 _NOT_AT_ONCE = {"--one-per-host": "RAYHPC_ONE_PER_HOST", "--tls": "RAYHPC_TLS"}
 
 
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from rayhpc.launch import rank
         except ImportError as error:
             return _refuse(error)
-        return rank.run(arguments, early_start)
+        return rank.run(arguments, lambda assignment: fitting(early_start, assignment))
 
 
 def _refuse(error: ImportError) -> int:
@@ -48,6 +50,19 @@ def _refuse(error: ImportError) -> int:
 def at_once(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
     """Whether this rank's `ray start` may begin before the command line is parsed."""
     return not any(flag in arguments or variable in environ for flag, variable in _NOT_AT_ONCE.items())
+
+
+def fitting(early_start: RayStart | None, assignment: Assignment) -> RayStart | None:
+    """The early `ray start`, unless Ray had to know more when it was imported; then the node begins another.
+
+    Ray reads at its import how long it waits for the GCS of a large cluster, and its certificate.
+    """
+    from rayhpc.processes.environment import TIGHT_HEALTH_NODES
+
+    if early_start is None or (assignment.certificate is None and assignment.nodes <= TIGHT_HEALTH_NODES):
+        return early_start
+    early_start.end()
+    return None
 
 
 @contextlib.contextmanager

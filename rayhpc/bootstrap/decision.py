@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rayhpc.errors import ExitCode, Fault, signal_name
+from rayhpc.errors import ExitCode, Fault, assert_never, signal_name
 from rayhpc.messages import (
     ENDING,
     DriverEnded,
@@ -69,8 +69,10 @@ def decide(history: Sequence[Event], policy: Policy) -> Outcome | None:
                 ending = True
             case TimeUp(final=True) if not policy.driven:
                 return Outcome(0, "the end of the job") if policy.up else Outcome.of(_late())
+            case SignalArrived() | TimeUp():
+                pass  # passed to the driver, which has the last word
             case _:
-                pass
+                assert_never(event)
     return None
 
 

@@ -16,7 +16,8 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from rayhpc.errors import ExitCode, Fault, RayhpcError
-from rayhpc.model import Assignment, ClusterSpec
+from rayhpc.messages import DriverEnded, RankFailed
+from rayhpc.model import HEAD_RANK, Assignment, ClusterSpec
 from rayhpc.processes import environment
 from rayhpc.processes.children import Child, Order
 from rayhpc.processes.keeper_process import Keeping
@@ -170,6 +171,13 @@ def start(
             linger=_LINGER_SECONDS,
         )
     )
+
+
+def ended(argv: Sequence[str], child: Child) -> DriverEnded | RankFailed:
+    """The event of the driver's end, or of its refusal by the kernel."""
+    if child.failed is not None:
+        return RankFailed(HEAD_RANK, refusal(argv, child.failed))
+    return DriverEnded(child.code or 0)
 
 
 def refusal(argv: Sequence[str], failed: tuple[int, str]) -> Fault:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rayhpc import paths
@@ -23,12 +24,13 @@ from rayhpc.processes.keeper_process import Speaking
 from rayhpc.processes.ray_start import RayStart
 from rayhpc.records import registry, run_directory
 
-START_TRIES = 3
-# Ends of a start that say nothing about the next one, and Ray's words for them: somebody else bound the port
+# How often a node is started in all, before its end counts.
+_MOST_STARTS = 3
+# Ends of a start that say nothing about the next one, and Ray's messages for them: another program bound the port
 # meanwhile; the host was too slow for the 30 s that the raylet and the command line give each other.
-PORT_TAKEN = "port taken"
-RETRIES = {
-    PORT_TAKEN: "Address already in use",
+_PORT_TAKEN = "port taken"
+_RETRIES = {
+    _PORT_TAKEN: "Address already in use",
     "too slow for Ray's agents": "Timed out waiting for file",
     "too slow for Ray's command line": "timed out during startup",
 }
@@ -48,7 +50,8 @@ class Node:
         self.spec = spec
         self.child = early_start
         self._made = False
-        self._words = b""
+        self._starts = self._restart = 0
+        self._early_output = b""
         self._assignment = assignment
         self._options = options
 
@@ -87,11 +90,11 @@ class Node:
         except OSError:
             if not child.poll():
                 raise
-            self._waiting().make(self.spec.temp_dir)  # what began early has ended; why, the next one will tell
+            self._waiting().make(self.spec.temp_dir)  # the early one has ended; the next one reports why
         self._made = True
 
     def _waiting(self) -> RayStart:
-        """A `ray start` that was told nothing and has not ended: the one that is there, or a new one."""
+        """A `ray start` that has no arguments yet and has not ended: the one that is there, or a new one."""
         if self.child is None or self.child.told or self.child.poll():
             self.keep_first_words()
             self._begin_another()
@@ -107,6 +110,11 @@ class Node:
         if before is not None:
             before.end()
             until_gone([before], _GONE_SECONDS)
+
+    def begin_restart(self, ordinal: int) -> None:
+        """Clear the node for its ordinal-th restart after a loss."""
+        self._restart, self._starts = ordinal, 0
+        self.clear()
 
     def clear(self) -> None:
         """End what is left of a node that was started, so that another may be started in its place."""
@@ -130,6 +138,7 @@ class Node:
 
     def start(self, port: int, address: str) -> RayStart:
         """Let `ray start` go on, or begin it; address is the head's, empty on the head itself."""
+        self._starts += 1
         child = self.warm_up()
         for directory in self._entry():
             child.answer_for(directory)
@@ -138,23 +147,33 @@ class Node:
         return child
 
     def _entry(self) -> list[str]:
-        """The head's entry in the registry, which the run makes later: nothing of a run that is killed shall stay."""
+        """The head's entry in the registry, which the run makes later: a run that is killed must leave nothing."""
         if self.spec.rank != HEAD_RANK or not self._options.register:
             return []
         try:
             return [str(registry.directory(self._assignment.run_id))]
         except RayhpcError:
-            return []  # without a home there will be none, which is told then
+            return []  # without a home directory there will be none, which is reported then
 
     @property
     def authentication(self) -> dict[str, str]:
         """What lets a process of this rank into the cluster."""
         return environment.authentication(self.spec.temp_dir, self._assignment.certificate is not None)
 
+    def ended_or_started_again(self, child: Child, start: Callable[[], None]) -> NodeEnded | Milestone:
+        """The event of the node's end; start() is called instead where the end says nothing about another start."""
+        reason = self._retry_reason()
+        if not reason:
+            return self.ended(child)
+        self.clear()
+        start()
+        warning = f"{reason}: its Ray node is started again"
+        return Milestone(self.spec.rank, self.spec.host, reason, time.time(), warning)
+
     def ended(self, child: Child) -> NodeEnded:
         """The event of the node's end, with what it last wrote."""
         code = child.code if child.code is not None else 127
-        return NodeEnded(self.spec.rank, self.spec.host, code, self.evidence())
+        return NodeEnded(self.spec.rank, self.spec.host, code, self.evidence(), self._restart)
 
     def discard(self) -> None:
         """Remove the private directory of a node that was never started, if it is ours."""
@@ -164,26 +183,28 @@ class Node:
         if self._made:  # a keeper that was killed has left it
             shutil.rmtree(self.spec.temp_dir, ignore_errors=True)
 
-    def worth_another_try(self) -> str:
-        """Why a node that ended might start if it is started again: one of RETRIES; empty where it would not."""
+    def _retry_reason(self) -> str:
+        """Why a node that ended is started once more: one of _RETRIES; empty where it is not.
+
+        A node is started three times at most. A head that must have the port of --port is not started again to get it.
+        """
         self.keep_first_words()
+        if not 0 < self._starts < _MOST_STARTS:
+            return ""
         logs = Path(paths.ray_temp_dir(self.spec.temp_dir), "session_latest", "logs")
         files = [self.log, *logs.glob("gcs_server.*"), *logs.glob("raylet.*")]
         lines = [line for file in files for line in run_directory.last_lines(file, 40)]
-        return next((why for why, text in RETRIES.items() if any(text in line for line in lines)), "")
-
-    def started_again(self, reason: str) -> Milestone:
-        """What rank 0 and the user are told of another try."""
-        warning = f"{reason}: its Ray node is started again"
-        return Milestone(self.spec.rank, self.spec.host, reason, time.time(), warning)
+        reason = next((why for why, text in _RETRIES.items() if any(text in line for line in lines)), "")
+        fixed = self.spec.rank == HEAD_RANK and self._options.port
+        return "" if reason == _PORT_TAKEN and fixed else reason
 
     def keep_first_words(self) -> None:
-        """Let the log have what `ray start` wrote before it knew it, such as why Ray cannot be imported."""
-        self._words += self.child.first_words() if self.child else b""
-        if self._words:
+        """Copy to the log what `ray start` wrote before it knew its log, such as why Ray cannot be imported."""
+        self._early_output += self.child.first_words() if self.child else b""
+        if self._early_output:
             with contextlib.suppress(OSError), self.log.open("ab") as log:  # where it is full, the evidence has them
-                log.write(self._words)
-                self._words = b""
+                log.write(self._early_output)
+                self._early_output = b""
 
     def evidence(self, count: int = 10) -> tuple[str, ...]:
         """The last lines of the node's log and of what its daemons wrote to standard error."""
@@ -191,7 +212,7 @@ class Node:
         logs = Path(paths.ray_temp_dir(self.spec.temp_dir), "session_latest", "logs")
         files = [self.log, logs / "gcs_server.err", logs / "raylet.err"]
         lines = [line for file in files for line in run_directory.last_lines(file, count)]
-        return tuple([*self._words.decode(errors="replace").splitlines(), *lines][-count:])
+        return tuple([*self._early_output.decode(errors="replace").splitlines(), *lines][-count:])
 
 
 def start_arguments(assignment: Assignment, spec: NodeSpec, options: Options, port: int, address: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Ray's table of nodes, as rank 0 sees it: it has no Ray of its own, and asks the head's `ray start`."""
+"""Ray's table of nodes, as rank 0 sees it: rank 0 does not import Ray, and asks the head's `ray start`."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from rayhpc.model import AliveNode
 
 # More than Ray's client takes to give up.
 _ANSWER_SECONDS = 5.0
+# Between two questions, until somebody sets another pause.
+_FIRST_PAUSE = 0.02
 
 
 class NodeTable:
-    """The head's table of nodes, asked again and again by a thread of its own: no wait for an answer keeps the
-    supervisor from its signals.
+    """The head's table of nodes, which a thread asks again and again: the supervisor
+    never waits for an answer.
 
-    address: of the GCS; path: where the head's `ray start` answers. nodes: the living nodes at the last answer, None
-    before the first; silence: seconds since that answer; closed: the port that has answered refuses connections, since
-    its GCS has ended.
+    address: of the GCS; path: where the head's `ray start` answers; every: seconds between two questions. nodes: those
+    that were alive at the last answer, None before the first; silence: seconds since that answer; closed: the port that
+    has answered refuses connections, since its GCS has ended.
     """
 
-    def __init__(self, address: str, path: str, every: float) -> None:
+    def __init__(self, address: str, path: str, every: float = _FIRST_PAUSE) -> None:
         self.nodes: tuple[AliveNode, ...] | None = None
         self.closed = False
         self.last_error = ""
@@ -32,6 +34,10 @@ class NodeTable:
         self._address, self._path = address, path
         self._heard = time.monotonic()
         self._done = threading.Event()
+
+    def start(self) -> None:
+        """Begin to ask, once the head is started."""
+        self._heard = time.monotonic()
         threading.Thread(target=self._run, name="node-table", daemon=True).start()
 
     @property

@@ -5,106 +5,131 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 from rayhpc import schedulers, units
 from rayhpc.bootstrap import share
 from rayhpc.errors import configuration, counted, shortened
 from rayhpc.host import network, tls
-from rayhpc.model import Assignment, Certificate, ClusterSpec, Probe, RankResources, Reach
+from rayhpc.model import Assignment, Certificate, ClusterSpec, NodeSpec, Probe, RankResources, Reach
 from rayhpc.options import Options
-from rayhpc.ranks.comm import Comm, agree
+from rayhpc.ranks.comm import Comm, agree, contribute
 from rayhpc.records import run_directory
+from rayhpc.records.ids import new_id
 from rayhpc.schedulers import commands
 from rayhpc.schedulers.facts import Scheduler
 
 
-def agree_on_cluster(comm: Comm, place: str, survey: Callable[[], RankResources], planner: Planner) -> Assignment:
-    """Every rank tells what it has and is told what to do; a fault on any rank is raised on all."""
+@dataclass(frozen=True)
+class Proposal:
+    """What rank 0 decides before the network is chosen. nodes: their addresses are those of the first interfaces."""
+
+    run_id: str
+    found: tuple[RankResources, ...]
+    nodes: tuple[NodeSpec, ...]
+    port: int
+    deadline: float
+    probe: Probe
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ClusterPlan:
+    """What rank 0 knows of the cluster that all have agreed on. argv: the driver, as it is executed."""
+
+    spec: ClusterSpec
+    assignment: Assignment
+    argv: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def agree_on_cluster(
+    comm: Comm, place: str, survey: Callable[[], RankResources], planner: Planner
+) -> ClusterPlan | Assignment:
+    """Every rank contributes what it has, and gets its assignment, rank 0 with the plan; a fault is raised on all."""
     patience = 60.0 + 0.1 * comm.size
     try:
-        probe = agree(comm, place, survey, planner.propose, patience)
-        return agree(comm, place, lambda: network.reach(comm.rank, place, probe), planner.settle, patience)
+        first = agree(comm, place, survey, planner.propose, patience)
+        probe = first.probe if isinstance(first, Proposal) else first
+        reach = partial(network.reach, comm.rank, place, probe)
+        if isinstance(first, Proposal):
+            return agree(comm, place, reach, partial(planner.settle, first), patience)
+        return contribute(comm, place, reach, Assignment, patience)
     finally:
         planner.close()
 
 
 class Planner:
-    """Rank 0's part: from all allocations to the ClusterSpec. spec and warnings are there once it has settled."""
+    """Rank 0's part: from the resources of all ranks to a proposal, and from what all reach to the plan."""
 
     def __init__(self, options: Options, scheduler: Scheduler | None, environ: Mapping[str, str]) -> None:
-        self.spec: ClusterSpec | None = None
-        self.warnings: list[str] = []
         self._options = options
         self._scheduler = scheduler
         self._environ = environ
-        self._found: Sequence[RankResources] = ()
         self._listener: network.Listener | None = None
 
-    def propose(self, found: Sequence[RankResources]) -> list[Probe]:
-        """Check what was found, open the run and a listener; where each worker shall try to reach the head."""
+    def propose(self, found: Sequence[RankResources]) -> list[Proposal | Probe]:
+        """Check what was found, and listen; for rank 0 the proposal, for each other rank what it shall try to reach."""
         check_versions(found)
-        self._found = found
-        head = found[0]
-        now = time.time()
-        run_id = new_run_id(now)
+        head, now = found[0], time.time()
+        run_id = new_id(now)
         nodes = share.divide(found, self._options, run_id)
-        self.warnings = share.warnings(found, nodes, self._options)
         check_min_nodes(self._options.min_nodes, len(nodes))
         if not self._options.login_node:
             check_login_node(head.host, self._environ)
-        self.spec = ClusterSpec(
-            run_id=run_id,
-            run_dir="",
-            port=network.free_port(head.host, self._options.port),
-            dashboard_port=0,
-            ranks=len(found),
-            hosts=len({entry.host_id for entry in found}),
+        port = network.free_port(head.host, self._options.port)
+        deadline, about_time = self._deadline(head.host, now)
+        self._listener = network.Listener()
+        probe = Probe(tuple(entry.address for entry in head.interfaces), self._listener.port)
+        warnings = (*share.warnings(found, nodes, self._options), *about_time)
+        return [Proposal(run_id, tuple(found), nodes, port, deadline, probe, warnings), *[probe] * (len(found) - 1)]
+
+    def settle(self, proposal: Proposal, reaches: Sequence[Reach]) -> list[ClusterPlan | Assignment]:
+        """Choose the network that all share and make the run directory; the plan, and each other rank's assignment."""
+        head = proposal.found[0]
+        address = choose_address(head.host, [entry.address for entry in head.interfaces], reaches)
+        addresses = {**{entry.rank: entry.own[address] for entry in reaches}, head.rank: address}
+        certificate = tls.certificate(set(addresses.values())) if self._options.tls else None
+        nodes = tuple(replace(node, address=addresses[node.rank]) for node in proposal.nodes)
+        spec = self._spec(proposal, nodes)
+        first, *others = assignments(spec, proposal.found, secrets.token_hex(32), certificate)
+        return [ClusterPlan(spec, first, head.argv, proposal.warnings), *others]
+
+    def _spec(self, proposal: Proposal, nodes: tuple[NodeSpec, ...]) -> ClusterSpec:
+        """The cluster, with a run directory of its own; raises RayhpcError where that cannot be made."""
+        head, taken = proposal.found[0], frozenset({proposal.port})
+        return ClusterSpec(
+            run_id=proposal.run_id,
+            port=proposal.port,
+            dashboard_port=network.free_port(head.host, taken=taken) if self._options.dashboard else 0,
+            ranks=len(proposal.found),
+            hosts=len({entry.host_id for entry in proposal.found}),
             versions=head.versions,
             scheduler=self._scheduler.name if self._scheduler else "",
             batch_job_id=self._environ.get(self._scheduler.job_id, "") if self._scheduler else "",
-            deadline=self._deadline(head.host, now),
+            deadline=proposal.deadline,
             nodes=nodes,
+            run_dir=str(run_directory.create(self._options.run_dir, proposal.run_id)),
         )
-        self._listener = network.Listener()
-        return [Probe(tuple(entry.address for entry in head.interfaces), self._listener.port)] * len(found)
 
-    def settle(self, reaches: Sequence[Reach]) -> list[Assignment]:
-        """Choose the network that all share and write the record; what each rank is told."""
-        assert self.spec is not None
-        head = self._found[0]
-        address = choose_address(head.host, [entry.address for entry in head.interfaces], reaches)
-        spec = self.spec
-        own = {entry.rank: entry.own[address] for entry in reaches}
-        certificate = tls.certificate({address, *own.values()}) if self._options.tls else None
-        nodes = (replace(node, address=own[node.rank] if node.rank else address) for node in spec.nodes)
-        taken = frozenset({spec.port})
-        self.spec = replace(
-            spec,
-            nodes=tuple(nodes),
-            dashboard_port=network.free_port(head.host, taken=taken) if self._options.dashboard else 0,
-            run_dir=str(run_directory.create(self._options.run_dir, spec.run_id)),
-        )
-        return assignments(self.spec, self._found, secrets.token_hex(32), certificate)
-
-    def _deadline(self, host: str, now: float) -> float:
-        """End of the job in Unix seconds, 0 if nobody knows; raises RayhpcError where it is over."""
-        end, source = self._end_of_job(now)
+    def _deadline(self, host: str, now: float) -> tuple[float, list[str]]:
+        """End of the job in Unix seconds, 0 if nobody knows, and warnings; raises RayhpcError where it is over."""
+        end, source, warnings = self._end_of_job(now)
         check_time_left(end, now, f"{source}; clock of {host}")
         if end and end - now <= self._options.grace and not self._options.hold:
             grace = f"--grace {self._options.grace:g} s"
-            self.warnings += [f"the job ends in {end - now:.0f} s, within {grace}: the driver is signalled at once"]
-        return end
+            warnings += [f"the job ends in {end - now:.0f} s, within {grace}: the driver is signalled at once"]
+        return end, warnings
 
-    def _end_of_job(self, now: float) -> tuple[float, str]:
-        """The end, 0 if nobody knows, and whose word it is: the user's, else the scheduler's."""
+    def _end_of_job(self, now: float) -> tuple[float, str, list[str]]:
+        """The end, 0 if nobody knows; its source, which is an option or the scheduler; and warnings."""
         if self._options.walltime:
-            return now + units.seconds(self._options.walltime), "--walltime"
+            return now + units.seconds(self._options.walltime), "--walltime", []
         if self._options.deadline or self._scheduler is None:
-            return self._options.deadline, "--deadline"
+            return self._options.deadline, "--deadline", []
         end, warning = commands.deadline(self._scheduler, self._environ, now)
-        self.warnings += [warning] if warning else []
-        return end or 0.0, self._scheduler.name
+        return end or 0.0, self._scheduler.name, [warning] if warning else []
 
     def close(self) -> None:
         """Stop listening."""
@@ -133,7 +158,7 @@ def check_login_node(host: str, environ: Mapping[str, str]) -> None:
 
 
 def check_time_left(end: float, now: float, sources: str) -> None:
-    """Raises RayhpcError where the end of the job, 0 if nobody knows, is over; sources: whose words the times are."""
+    """Raises RayhpcError where the end of the job, 0 if nobody knows, is over; sources: of both times."""
     if end and end <= now:
         times = [time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) for at in (end, now)]
         raise configuration(
@@ -175,15 +200,10 @@ def choose_address(head: str, candidates: Sequence[str], reaches: Sequence[Reach
     )
 
 
-def new_run_id(now: float) -> str:
-    """Sorts by time and is unique: 20261121-094408-1a2b3c4d."""
-    return f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{secrets.token_hex(4)}"
-
-
 def assignments(
     spec: ClusterSpec, found: Sequence[RankResources], token: str, certificate: Certificate | None = None
 ) -> list[Assignment]:
-    """What each rank is told, in rank order."""
+    """Each rank's assignment, in rank order."""
     nodes = {node.rank: node for node in spec.nodes}
     return [
         Assignment(
@@ -191,7 +211,6 @@ def assignments(
             run_dir=spec.run_dir,
             dashboard_port=spec.dashboard_port,
             head_address=spec.head.address,
-            port=spec.port,
             nodes=len(spec.nodes),
             ray=spec.versions.ray,
             node=nodes.get(entry.rank),

@@ -4,80 +4,80 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 from rayhpc import schedulers
 from rayhpc.bootstrap import driver, plan, resources
 from rayhpc.bootstrap.node import Node
+from rayhpc.bootstrap.plan import ClusterPlan
+from rayhpc.bootstrap.watch import Watch
 from rayhpc.errors import RayhpcError
 from rayhpc.host import this_host
 from rayhpc.log import Console
 from rayhpc.messages import Milestone
 from rayhpc.model import HEAD_RANK, Assignment, RankResources
 from rayhpc.options import Options
-from rayhpc.processes import environment
 from rayhpc.processes.ray_start import RayStart
 from rayhpc.processes.signals import Signals
 from rayhpc.ranks import comm as ranks
 from rayhpc.ranks import launcher
 from rayhpc.ranks.comm import Comm, Unreachable
+from rayhpc.records.run_directory import EventLog
+from rayhpc.schedulers.facts import Scheduler
+
+EarlyStart = Callable[[Assignment], RayStart | None]
 
 
 def bootstrap(
-    options: Options, command: Sequence[str], comm: Comm, console: Console, early_start: RayStart | None = None
+    options: Options, command: Sequence[str], comm: Comm, console: Console, early_start: EarlyStart = lambda _: None
 ) -> int:
     """Start a Ray cluster in this allocation, run the command on it, shut everything down; the job's exit code.
 
-    early_start: a `ray start` that imports Ray already. Never raises for what a user can meet: rank 0 prints a fault of
-    any rank once, and the exit code is the fault's.
+    early_start: the `ray start` that imports Ray already, if it fits an assignment. Never raises for what a user can
+    meet: rank 0 prints a fault of any rank once, and the exit code is the fault's.
     """
     environ = os.environ
     environ.update(this_host.mended_gpus(environ))
     place = f"rank {comm.rank} on {this_host.name()}"
     imported = Milestone(comm.rank, this_host.name(), "imported", time.time(), since=this_host.started_at())
-    launch = launcher.launched(environ)
     scheduler = schedulers.detect(environ)
-    planner = plan.Planner(options, scheduler, environ)
-    argv: list[str] = []
-
-    def survey() -> RankResources:
-        if comm.rank == HEAD_RANK and not options.hold:
-            argv.extend(driver.resolve(command))
-        if comm.rank == HEAD_RANK and options.dashboard:
-            resources.check_dashboard()
-        return resources.survey(comm.rank, options, scheduler, launch.by if launch else "", environ)
-
+    survey = partial(_survey, comm.rank, options, command, scheduler, environ)
     try:
-        assignment = plan.agree_on_cluster(comm, place, survey, planner)
-        early_start = _fitting(early_start, assignment)
-        node = Node(assignment, assignment.node, options, early_start) if assignment.node else None
+        agreed = plan.agree_on_cluster(comm, place, survey, plan.Planner(options, scheduler, environ))
+        assignment = agreed.assignment if isinstance(agreed, ClusterPlan) else agreed
+        node = Node(assignment, assignment.node, options, early_start(assignment)) if assignment.node else None
         comm.settle()
-        signals = Signals()
+        watch = Watch(comm, Signals())
         _prepare(comm, place, node)
     except RayhpcError as error:
         return _refuse(comm, console, error)
     comm.send(HEAD_RANK, imported)
     # Each rank imports only what it runs.
-    if comm.rank != HEAD_RANK:
+    if node is None or not isinstance(agreed, ClusterPlan):  # rank 0 has both
         from rayhpc.bootstrap.follow import Follower
 
-        Follower(comm, assignment, node, signals).run()
+        Follower(comm, assignment, node, watch).run()
         return 0
     from rayhpc.bootstrap.lead import Leader
+    from rayhpc.bootstrap.run_context import RunContext
 
-    assert planner.spec is not None and node is not None
-    return Leader(comm, assignment, planner.spec, node, options, argv, console, signals).run(planner.warnings)
+    log = EventLog(Path(agreed.spec.run_dir))
+    return Leader(RunContext(comm, options, agreed.argv, console, watch, log), agreed, node).run()
 
 
-def _fitting(early_start: RayStart | None, assignment: Assignment) -> RayStart | None:
-    """The early `ray start`, unless Ray had to know more when it was imported; then it is ended.
-
-    Ray reads at its import how long it waits for the GCS of a large cluster, and its certificate.
-    """
-    if early_start is None or (assignment.certificate is None and assignment.nodes <= environment.TIGHT_HEALTH_NODES):
-        return early_start
-    early_start.end()
-    return None
+def _survey(
+    rank: int, options: Options, command: Sequence[str], scheduler: Scheduler | None, environ: Mapping[str, str]
+) -> RankResources:
+    """What this rank contributes; raises RayhpcError for what it lacks, rank 0 also for a driver that cannot run."""
+    argv = driver.resolve(command) if rank == HEAD_RANK and not options.hold else ()
+    if rank == HEAD_RANK and options.dashboard:
+        resources.check_dashboard()
+    launch = launcher.launched(environ)
+    found = resources.survey(rank, options, scheduler, launch.by if launch else "", environ)
+    return replace(found, argv=tuple(argv))
 
 
 def _prepare(comm: Comm, place: str, node: Node | None) -> None:

@@ -6,34 +6,35 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from rayhpc.bootstrap.decision import Policy, decide, loss
 from rayhpc.bootstrap.node_table import NodeTable
 from rayhpc.bootstrap.roster import Roster
-from rayhpc.bootstrap.watch import Watch
+from rayhpc.bootstrap.run_context import RunContext
 from rayhpc.errors import counted, signal_name
-from rayhpc.log import Console
 from rayhpc.messages import (
     ENDING,
     Alive,
+    Contribution,
     Event,
     HeadSilent,
+    Leave,
+    Mail,
     Milestone,
     NodeDead,
     NodeEnded,
     RankSilent,
     RestartNode,
     SignalArrived,
+    StartNode,
+    Stop,
+    Stopped,
     TimeUp,
 )
 from rayhpc.model import HEAD_RANK, AliveNode, ClusterSpec, Outcome
-from rayhpc.options import Options
 from rayhpc.processes.children import Child
 from rayhpc.processes.environment import TIGHT_HEALTH_NODES
-from rayhpc.ranks.comm import Comm
 from rayhpc.ranks.heartbeats import Heartbeats
-from rayhpc.records.run_directory import EventLog
 
 # What the driver's ladder and the teardown need before the scheduler kills.
 _LAST_SECONDS = 6.0
@@ -42,14 +43,13 @@ _LAST_SECONDS = 6.0
 class Supervisor:
     """Receives events, informs the user, forwards signals to the driver, and asks decide().
 
-    table: the head's node table once it is asked; roster: what it has said of each rank.
+    table: the head's node table; roster: what it has said of each rank.
     """
 
-    def __init__(
-        self, comm: Comm, watch: Watch, spec: ClusterSpec, options: Options, console: Console, log: EventLog
-    ) -> None:
+    def __init__(self, context: RunContext, spec: ClusterSpec, table: NodeTable) -> None:
+        options = context.options
         self.history: list[Event] = []
-        self.table: NodeTable | None = None
+        self.table = table
         self.driver: Child | None = None
         self.policy = Policy(
             nodes=spec.nodes,
@@ -58,19 +58,19 @@ class Supervisor:
             spare=max(0, len(spec.nodes) - options.min_nodes) if options.min_nodes else 0,
         )
         self.roster = Roster(options.restart_nodes)
-        self._hosts = {node.rank: node.host for node in spec.nodes}
-        self._comm, self._watch, self._spec = comm, watch, spec
-        self._options, self._console, self._log = options, console, log
+        self._spec, self._options = spec, options
+        self._comm, self._watch = context.comm, context.watch
+        self._console, self._log = context.console, context.log
         self._compared: Sequence[AliveNode] = ()
         self._forwarded: dict[int, int] = {}
         self._end_driver_at: float | None = None
-        self._heartbeats = Heartbeats(comm.size, set(range(1, comm.size)))
+        self._heartbeats = Heartbeats(context.comm.size, set(range(1, context.comm.size)))
 
     def poll(self) -> Outcome | None:
         """Wait a little for events and process them; the outcome once an event has decided."""
         for rank, mail in self._watch.wait():
             self._heartbeats.heard(rank)
-            self._take(rank, mail)
+            self._process(rank, mail)
         self._look_at_table()
         self._look_at_clock()
         return decide(self.history, self.policy)
@@ -88,14 +88,12 @@ class Supervisor:
         """Ranks that have sent nothing for a while, and may no longer answer."""
         return self._heartbeats.quiet()
 
-    def host(self, rank: int) -> str:
-        """The host of a rank's node; the rank's number where it has none."""
-        return self._hosts.get(rank, f"rank {rank}")
-
-    def _take(self, rank: int, mail: Any) -> None:
+    def _process(self, rank: int, mail: Mail) -> None:
         match mail:
-            case Alive():
-                pass
+            case Alive() | Stopped() | Contribution():
+                pass  # a rank that stops before its order has lost us, which it reports itself
+            case StartNode() | RestartNode() | Stop() | Leave():
+                pass  # to the other ranks alone
             case Milestone():
                 since = {} if mail.since is None else {"since": mail.since}
                 self._log.write(mail.stage, mail.rank, mail.host, mail.at, **since)
@@ -109,7 +107,7 @@ class Supervisor:
         if isinstance(event, NodeEnded | NodeDead) and self._restarts_node(event):
             return
         self.history.append(event)
-        self._log.write(type(event).__name__, rank, self.host(rank), event=event)
+        self._log.write(type(event).__name__, rank, self._spec.host(rank), event=event)
         match event:
             case SignalArrived():
                 self._on_signal(event)
@@ -178,7 +176,7 @@ class Supervisor:
             self.driver.signal(signal.Signals[f"SIG{self._options.grace_signal}"])
 
     def _look_at_table(self) -> None:
-        if self.table is None or self.table.nodes is None:
+        if self.table.nodes is None:
             return
         if self.table.nodes is not self._compared:  # an answer is asked for less often than mail is looked for
             self._compared = self.table.nodes
@@ -194,17 +192,17 @@ class Supervisor:
         before = self.roster.seen
         gone, back = self.roster.update(nodes)
         for rank in sorted(self.roster.seen - before):
-            self._log.write("alive", rank, self.host(rank))
+            self._log.write("alive", rank, self._spec.host(rank))
         for rank in gone:
-            self.note(NodeDead(rank, self.host(rank)))
+            self.note(NodeDead(rank, self._spec.host(rank)))
         for rank in back:
-            self._log.write("back", rank, self.host(rank))
+            self._log.write("back", rank, self._spec.host(rank))
             alive = f"{len(self._spec.nodes) - len(self.roster.lost)}/{len(self._spec.nodes)} Ray nodes"
-            self._console.line(f"rank {rank} on {self.host(rank)} is back: {alive}")
+            self._console.line(f"rank {rank} on {self._spec.host(rank)} is back: {alive}")
 
     def _look_at_clock(self) -> None:
         for rank, seconds in self._heartbeats.missed(self._comm.gone):
-            self.note(RankSilent(rank, self.host(rank), seconds, closed=rank in self._comm.gone))
+            self.note(RankSilent(rank, self._spec.host(rank), seconds, closed=rank in self._comm.gone))
         if self._heartbeats.due():
             for rank in self._heartbeats.expected:
                 self._comm.send(rank, Alive())

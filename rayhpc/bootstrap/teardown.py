@@ -1,34 +1,59 @@
-"""Stage 7: exactly what was started is ended, on every rank; nothing stays but the run directory."""
+"""Stage 7: every rank ends exactly what it started, and rank 0 records how the run ended; the run directory stays."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rayhpc import paths
 from rayhpc.bootstrap import private_directory
+from rayhpc.bootstrap.run_context import RunContext
 from rayhpc.messages import Leave, Stop, Stopped
-from rayhpc.model import Assignment
+from rayhpc.model import HEAD_RANK, Assignment, ClusterSpec, Outcome
+from rayhpc.options import Options
 from rayhpc.processes import children, environment
 from rayhpc.processes.children import Child, until_gone
 from rayhpc.ranks.comm import Comm
 from rayhpc.records import run_directory
+from rayhpc.records.registration import Registration
 
 # Ray's logs of one run, packed into one archive, of which each node gets an equal share.
 LOGS_LIMIT = 64 * 2**20
 _LOGS_LEAST = 256 * 1024
 # A tree is gone 0.1 s after SIGKILL; a process that hangs in the kernel is not waited for much longer than that.
 _GONE_SECONDS = 8.0
-# Ranks that still answer stop side by side; large archives need a moment.
-_STOPPED_SECONDS = 15.0
-# Those of whom nothing was heard for a while are told too, and not waited for.
-_DOUBTFUL_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds that rank 0 waits for the other ranks to stop.
+
+    stopped: for ranks that answer, side by side; large archives need a moment. doubtful: for ranks of which nothing was
+    heard for a while.
+    """
+
+    stopped: float = 15.0
+    doubtful: float = 2.0
+
+
+@dataclass(frozen=True)
+class Leftovers:
+    """What is there when a run ends. doubtful: ranks that may no longer answer; stop_node: stops rank 0's node."""
+
+    driver: Child | None
+    registration: Registration | None
+    doubtful: frozenset[int]
+    stop_node: Callable[[Stop], Stopped]
+
+
+# On every rank.
 
 
 def end_child(child: Child | None) -> list[str]:
-    """End a child and all its descendants; what could not be ended, in words."""
+    """End a child and all its descendants; a line for each thing that could not be ended."""
     if child is None:
         return []
     child.end()
@@ -59,34 +84,107 @@ def _ray_logs(private: Path, limit: int) -> tuple[tuple[str, bytes], ...]:
     return tuple(found)
 
 
+# On rank 0.
+
+
+def shut_down(
+    context: RunContext, spec: ClusterSpec, leftovers: Leftovers, outcome: Outcome, timing: Timing | None = None
+) -> int:
+    """End the driver, then all nodes side by side; write the record and the last lines; the exit code of the job."""
+    began = time.monotonic()
+    context.log.write("decided", HEAD_RANK, spec.head.host, code=outcome.code, cause=outcome.cause)
+    if outcome.fault is not None:
+        context.console.plain(outcome.fault.text())
+    problems = end_child(leftovers.driver)
+    order = stop_order(len(spec.nodes), logs_wanted(context.options, outcome))
+    answers = stop_all(context.comm, order, leftovers, timing or Timing())
+    missing = sorted(set(range(context.comm.size)) - set(answers))
+    problems += [text for answer in answers.values() for text in answer.problems]
+    problems += [f"rank {rank} ({spec.host(rank)}) has not answered" for rank in missing]
+    released = time.monotonic() - began
+    problems += archive(spec, answers)
+    problems += _record(context, spec, outcome, released, problems)
+    problems += leftovers.registration.close() if leftovers.registration else []
+    context.console.line(f"{outcome.cause}; shut down in {released:.1f} s; exit code {outcome.code}")
+    for problem in problems:
+        context.console.line(f"WARNING: {problem}")
+    _leave(context.comm, outcome.code, abort=bool(missing))
+    return outcome.code
+
+
+def logs_wanted(options: Options, outcome: Outcome) -> bool:
+    """Whether --logs keeps Ray's logs of a run that ended so."""
+    return options.logs == "always" or (options.logs == "failure" and outcome.code != 0)
+
+
 def stop_order(nodes: int, wanted: bool) -> Stop:
-    """What every rank is told at the end."""
+    """The order to every rank at the end."""
     return Stop(wanted, max(_LOGS_LEAST, LOGS_LIMIT // max(1, nodes)))
 
 
-def stop_others(
-    comm: Comm, order: Stop, ranks: Iterable[int], doubtful: frozenset[int], meanwhile: Callable[[], None]
-) -> dict[int, Stopped]:
-    """Tell the ranks to stop, do one's own part meanwhile, and collect their answers; who is silent is missing."""
-    waiting = set(ranks)
+def stop_all(comm: Comm, order: Stop, leftovers: Leftovers, timing: Timing) -> dict[int, Stopped]:
+    """Order all ranks to stop, stop rank 0's node meanwhile, and collect the answers; a silent rank is missing."""
+    waiting = set(range(1, comm.size))
     for rank in waiting:
         comm.send(rank, order)
-    meanwhile()
-    answers: dict[int, Stopped] = {}
+    answers = {HEAD_RANK: leftovers.stop_node(order)}
     began = time.monotonic()
-    while waiting and (waited := time.monotonic() - began) < _STOPPED_SECONDS:
-        if waited > _DOUBTFUL_SECONDS and waiting <= doubtful:
+    while waiting and (waited := time.monotonic() - began) < timing.stopped:
+        if waited > timing.doubtful and waiting <= leftovers.doubtful:
             break
-        received = comm.receive()
-        if received is None:
-            time.sleep(0.002)
-        elif isinstance(received[1], Stopped):
-            answers[received[0]] = received[1]
-            waiting.discard(received[0])
+        match comm.receive():
+            case None:
+                time.sleep(0.002)
+            case (rank, Stopped() as answer):
+                answers[rank] = answer
+                waiting.discard(rank)
+            case _:
+                pass  # what a rank sent before it got the order
     return answers
 
 
+def archive(spec: ClusterSpec, answers: Mapping[int, Stopped]) -> list[str]:
+    """Pack Ray's logs; a line for what went wrong: a full run directory changes no exit code."""
+    logs = {f"rank-{rank}-{spec.host(rank)}": answer.logs for rank, answer in answers.items()}
+    try:
+        if any(logs.values()):
+            run_directory.archive(Path(spec.run_dir, paths.LOGS), logs)
+    except OSError as error:
+        return [f"Ray's logs could not be kept in {spec.run_dir}: {error.strerror}"]
+    return []
+
+
+def _record(
+    context: RunContext, spec: ClusterSpec, outcome: Outcome, released: float, problems: Sequence[str]
+) -> list[str]:
+    """Write how the run ended; a line for what went wrong."""
+    context.log.write("released", HEAD_RANK, spec.head.host, seconds=round(released, 3))
+    context.log.close()
+    record = {
+        "code": outcome.code,
+        "cause": outcome.cause,
+        "fault": outcome.fault,
+        "command": list(context.argv),
+        "release_seconds": round(released, 3),
+        "problems": list(problems),
+    }
+    file = Path(spec.run_dir, paths.OUTCOME)
+    try:
+        run_directory.write_json(file, record)
+    except OSError as error:
+        return [f"{file} could not be written: {error.strerror}"]
+    return [f"{context.log.lost} events could not be written"] if context.log.lost else []
+
+
+def _leave(comm: Comm, code: int, abort: bool) -> None:
+    """Let all ranks end; abort: some rank no longer answers, so that only an abort ends it."""
+    if abort:
+        comm.abort(code)
+    dismiss(comm, range(1, comm.size))
+    comm.leave()
+
+
 def dismiss(comm: Comm, ranks: Iterable[int]) -> None:
-    """The last word to the ranks that have stopped: they may end."""
+    """The last message to the ranks that have stopped: they may end."""
     for rank in ranks:
         comm.send(rank, Leave())

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable
-from typing import Any
 
-from rayhpc.messages import SignalArrived
+from rayhpc.messages import Mail, SignalArrived
 from rayhpc.processes.children import Child
 from rayhpc.processes.signals import Signals
 from rayhpc.ranks.comm import Comm
+
+# Seconds between two looks for mail: while the cluster comes up, and while the driver runs.
+_FAST = 0.01
+_SLOW = 0.1
+# A single rank gets no mail; signals and its children's ends wake it at once.
+_ALONE = 0.5
 
 
 class Watch:
     """Waits without blocking in MPI: mail is looked for every `every` seconds, the rest wakes it at once."""
 
-    def __init__(self, comm: Comm, signals: Signals, every: float) -> None:
+    def __init__(self, comm: Comm, signals: Signals, every: float = _FAST) -> None:
         self.every = every
         self._comm = comm
         self._signals = signals
-        self._children: dict[Child, Callable[[Child], Any]] = {}
+        self._children: dict[Child, Callable[[Child], Mail]] = {}
 
-    def add(self, child: Child, on_end: Callable[[Child], Any]) -> None:
+    def slow_down(self) -> None:
+        """Look for mail less often from now on: the cluster is up, or this rank's part of it has begun."""
+        self.every = _SLOW if self._comm.size > 1 else _ALONE
+
+    def add(self, child: Child, on_end: Callable[[Child], Mail]) -> None:
         """Watch a child; on_end makes the event of its end."""
         self._children[child] = on_end
 
@@ -29,7 +38,7 @@ class Watch:
         """No longer make an event of a child's end."""
         self._children.pop(child, None)
 
-    def wait(self) -> list[tuple[int, Any]]:
+    def wait(self) -> list[tuple[int, Mail]]:
         """(rank, mail or event) of all that has come by now, waiting up to `every` seconds for the first."""
         found = self._receive()
         if not found:
@@ -44,7 +53,7 @@ class Watch:
                 found.append((rank, on_end(child)))
         return found
 
-    def _receive(self) -> list[tuple[int, Any]]:
+    def _receive(self) -> list[tuple[int, Mail]]:
         found = []
         while received := self._comm.receive():
             found.append(received)

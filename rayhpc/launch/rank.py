@@ -11,20 +11,19 @@ from functools import partial
 import click
 
 from rayhpc.bootstrap.readiness import default_timeout
-from rayhpc.bootstrap.story import bootstrap
+from rayhpc.bootstrap.story import EarlyStart, bootstrap
 from rayhpc.errors import RayhpcError
 from rayhpc.host import this_host
 from rayhpc.launch.command_line import parse
 from rayhpc.log import Console
 from rayhpc.model import HEAD_RANK
 from rayhpc.options import Options
-from rayhpc.processes.ray_start import RayStart
 from rayhpc.processes.signals import unwind_on_signals
 from rayhpc.ranks import comm, launcher, mpi
 
 
-def run(arguments: Sequence[str], early_start: RayStart | None) -> int:
-    """Run this rank to its end; the exit code of the process. early_start: a `ray start` that imports Ray already."""
+def run(arguments: Sequence[str], early_start: EarlyStart) -> int:
+    """Run this rank to its end; the exit code of the process. early_start: as bootstrap()'s."""
     may_print = launcher.may_print(os.environ)
     try:
         options, driver = _parse(arguments, may_print)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar, cast
 
 from rayhpc.errors import ExitCode, Fault, RayhpcError, merged, not_importable, shortened
+from rayhpc.messages import Contribution, Mail
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -26,10 +26,10 @@ class Comm(Protocol):
     # Ranks whose connection has ended: looked at once all their mail was received. Always empty over MPI.
     gone: frozenset[int]
 
-    def send(self, to: int, message: object) -> None:
+    def send(self, to: int, message: Mail) -> None:
         """Hand a message over; never blocks."""
 
-    def receive(self) -> tuple[int, Any] | None:
+    def receive(self) -> tuple[int, Mail] | None:
         """The next message and the rank that sent it, if one is there; never blocks."""
 
     def settle(self) -> None:
@@ -50,15 +50,15 @@ class SoloComm:
     gone: frozenset[int] = frozenset()
 
     def __init__(self) -> None:
-        self._mail: list[Any] = []
+        self._mail: list[Mail] = []
 
-    def send(self, to: int, message: object) -> None:
+    def send(self, to: int, message: Mail) -> None:
         """Write to oneself; any other rank is a mistake of the caller."""
         if to != 0:
             raise ValueError(f"there is no rank {to}")
         self._mail.append(message)
 
-    def receive(self) -> tuple[int, Any] | None:
+    def receive(self) -> tuple[int, Mail] | None:
         """The next message, if one is there."""
         return (0, self._mail.pop(0)) if self._mail else None
 
@@ -76,62 +76,76 @@ class SoloComm:
 # One value-or-error exchange, the only collective that there is.
 
 
-@dataclass(frozen=True)
-class _Contribution:
-    """A rank's contribution, or rank 0's answer to it: a value or the fault that took its place."""
-
-    value: Any = None
-    fault: Fault | None = None
-
-
 def agree(comm: Comm, place: str, local: Callable[[], T], combine: Callable[[list[T]], list[S]], timeout: float) -> S:
     """Every rank contributes, rank 0 combines, every rank gets its share; a fault anywhere is raised everywhere.
 
     local: this rank's contribution; combine: on rank 0, from the contributions in rank order to the answers in rank
     order; place: how this rank is named; timeout: seconds that rank 0 waits for the last rank.
     """
-    contribution = _attempt(local, place)
     if comm.rank != 0:
-        comm.send(0, contribution)
-        (answer,) = _collect(comm, {0}, timeout * 2).values()
-    else:
-        contributions = {0: contribution, **_collect(comm, set(range(1, comm.size)), timeout)}
-        answers = _answers([contributions[rank] for rank in sorted(contributions)], combine, place)
-        for rank in range(1, comm.size):
-            comm.send(rank, answers[rank])
-        answer = answers[0]
-    if answer.fault is not None:
-        raise RayhpcError(answer.fault)
-    share: S = answer.value
+        return cast(S, _contribute(comm, place, local, timeout))
+    mine = _attempt(local, place)
+    found = {0: mine, **_collect(comm, set(range(1, comm.size)), timeout)}
+    answers = _answers([found[rank] for rank in sorted(found)], combine, place)
+    for rank in range(1, comm.size):
+        comm.send(rank, answers[rank])
+    return cast(S, _share(answers[0]))
+
+
+def contribute(comm: Comm, place: str, local: Callable[[], object], kind: type[S], timeout: float) -> S:
+    """agree(), for every rank but 0, which combines; kind: of the share; raises TypeError for another."""
+    share = _contribute(comm, place, local, timeout)
+    if not isinstance(share, kind):
+        raise TypeError(f"rank 0 has answered with {type(share).__name__} in the place of {kind.__name__}")
     return share
 
 
-def _attempt(work: Callable[[], Any], place: str) -> _Contribution:
+def _contribute(comm: Comm, place: str, local: Callable[[], object], timeout: float) -> object:
+    comm.send(0, _attempt(local, place))
+    (answer,) = _collect(comm, {0}, timeout * 2).values()
+    return _share(answer)
+
+
+def _share(answer: Contribution[object]) -> object:
+    """The share in rank 0's answer; raises RayhpcError with its fault."""
+    if answer.fault is not None:
+        raise RayhpcError(answer.fault)
+    return answer.value
+
+
+def _attempt(work: Callable[[], object], place: str) -> Contribution[object]:
     try:
-        return _Contribution(value=work())
+        return Contribution(value=work())
     except RayhpcError as error:
-        return _Contribution(fault=error.fault.on(place, time.time()))
+        return Contribution(fault=error.fault.on(place, time.time()))
     except Exception as error:  # a bug on one rank must not strand the others
-        return _Contribution(fault=internal(error).on(place, time.time()))
+        return Contribution(fault=internal(error).on(place, time.time()))
 
 
-def _answers(found: list[_Contribution], combine: Callable[[list[Any]], list[Any]], place: str) -> list[_Contribution]:
+def _answers(
+    found: list[Contribution[object]], combine: Callable[[list[T]], list[S]], place: str
+) -> list[Contribution[object]]:
+    """Rank 0's answers in rank order: the shares, or to all the faults as one."""
     faults = [entry.fault for entry in found if entry.fault is not None]
-    values = [entry.value for entry in found]
-    combined = _Contribution(fault=merged(faults)) if faults else _attempt(lambda: combine(values), place)
-    if combined.fault is not None:
-        return [combined] * len(found)
-    return [_Contribution(value=share) for share in combined.value]
+    if faults:
+        return [Contribution(fault=merged(faults))] * len(found)
+    try:
+        return [Contribution(value=share) for share in combine([cast(T, entry.value) for entry in found])]
+    except Exception as error:
+        fault = error.fault if isinstance(error, RayhpcError) else internal(error)
+        return [Contribution(fault=fault.on(place, time.time()))] * len(found)
 
 
-def _collect(comm: Comm, ranks: set[int], timeout: float) -> dict[int, _Contribution]:
+def _collect(comm: Comm, ranks: set[int], timeout: float) -> dict[int, Contribution[object]]:
     """One contribution from each of the ranks; raises RayhpcError with those that are missing when the time is over."""
-    contributions: dict[int, _Contribution] = {}
+    contributions: dict[int, Contribution[object]] = {}
     end = time.monotonic() + timeout
     while missing := ranks - set(contributions):
         received = comm.receive()
         if received is not None:
-            contributions[received[0]] = received[1]
+            rank, mail = received
+            if isinstance(mail, Contribution):
+                contributions[rank] = mail
         elif missing & comm.gone:
             names = shortened([str(rank) for rank in sorted(missing & comm.gone)])
             raise Unreachable(

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 from rayhpc.errors import RayhpcError, configuration
+from rayhpc.messages import Mail
 from rayhpc.ranks import launcher
 from rayhpc.ranks.comm import Comm, SoloComm
 from rayhpc.ranks.launcher import SRUN, Launched
@@ -48,12 +49,12 @@ class MpiComm:
         self.size: int = self._world.Get_size()
         self.library: str = version.split("\n")[0].split(",")[0].strip()
 
-    def send(self, to: int, message: object) -> None:
+    def send(self, to: int, message: Mail) -> None:
         """Start a send and remember it until it is complete."""
         self._sending.append(self._world.isend(message, dest=to))
         self._sending = [request for request in self._sending if not request.Test()]
 
-    def receive(self) -> tuple[int, Any] | None:
+    def receive(self) -> tuple[int, Mail] | None:
         """Receive what a probe finds; a probe also drives the sends that are under way."""
         status = self._mpi.Status()
         message = self._world.improbe(status=status)

@@ -22,6 +22,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from rayhpc.messages import Mail
+
 HEAD, WORKER = b"head", b"worker"
 _MAGIC = b"rayhpc\x00\x01"
 _NONCE_BYTES = 32
@@ -193,13 +195,13 @@ class TcpComm:
         self.size = size
         self.gone: frozenset[int] = frozenset()
         self._links = dict(links)
-        self._mail: deque[tuple[int, Any]] = deque()
+        self._mail: deque[tuple[int, Mail]] = deque()
         self._selector = selectors.DefaultSelector()
         for number, link in self._links.items():
             link.largest = LARGEST
             self._selector.register(link, selectors.EVENT_READ, number)
 
-    def send(self, to: int, message: object) -> None:
+    def send(self, to: int, message: Mail) -> None:
         """Queue a message, also to oneself; one to a rank that has gone is dropped."""
         if to == self.rank:
             self._mail.append((to, message))
@@ -208,7 +210,7 @@ class TcpComm:
             raise ValueError(f"rank {self.rank} has no connection to rank {to}")
         self._links[to].send(message)
 
-    def receive(self) -> tuple[int, Any] | None:
+    def receive(self) -> tuple[int, Mail] | None:
         """The next message, if one is there; this also drives the sends that are under way."""
         if not self._mail:
             self._look()

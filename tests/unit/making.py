@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
+from rayhpc.bootstrap.run_context import RunContext
 from rayhpc.errors import ExitCode, RayhpcError
+from rayhpc.log import Console
 from rayhpc.model import Assignment, ClusterEntry, ClusterSpec, Gpus, Interface, NodeSpec, RankResources, Versions
+from rayhpc.options import Options
+from rayhpc.ranks.comm import SoloComm
+from rayhpc.records.run_directory import EventLog
 
 GIB = 2**30
 
@@ -86,19 +92,32 @@ def cluster(nodes: int | Iterable[NodeSpec] = 3, **changes: Any) -> ClusterSpec:
 
 
 def assignment(spec: ClusterSpec | None = None, rank: int = 0, token: str = "s3cret") -> Assignment:
-    """What one rank of a cluster is told."""
+    """What one rank of a cluster gets."""
     spec = spec or cluster()
     return Assignment(
         run_id=spec.run_id,
         run_dir=spec.run_dir,
         head_address=spec.head.address,
-        port=spec.port,
         dashboard_port=spec.dashboard_port,
         nodes=len(spec.nodes),
         ray=spec.versions.ray,
         node=spec.node(rank),
         token=token,
     )
+
+
+def context(directory: Path, **changes: Any) -> RunContext:
+    """What rank 0's stages share; the record is made in this directory."""
+    values: dict[str, Any] = {
+        "comm": SoloComm(),
+        "options": Options(),
+        "argv": ("train.py",),
+        "console": Console(0.0),
+        "watch": None,
+        "log": None,
+    }
+    values |= changes
+    return RunContext(**{**values, "log": values["log"] or EventLog(directory)})
 
 
 def entry(**changes: Any) -> ClusterEntry:

@@ -32,13 +32,15 @@ class FakeWatch:
 
     batches: list[list[Any]]
     now: float = 1000.0
-    every: float = 0.0
 
     def wait(self) -> list[tuple[int, Any]]:
         self.now += 0.5
         return [(0, mail) for mail in self.batches.pop(0)]
 
     def add(self, *_: Any) -> None:
+        pass
+
+    def slow_down(self) -> None:
         pass
 
     def monotonic(self) -> float:
@@ -60,10 +62,9 @@ class FakeNode:
 def starts(monkeypatch: pytest.MonkeyPatch, rank: int, nodes: int, batches: list[list[Any]]) -> tuple[list[float], str]:
     """Seconds from the first look at which a rank said that it starts its node, and the head's address it used."""
     watch, comm, node = FakeWatch(batches), FakeComm(rank, nodes), FakeNode()
-    monkeypatch.setattr(follow, "Watch", lambda *_: watch)
     monkeypatch.setattr(follow, "time", watch)
     assigned = assignment(cluster(nodes), rank)
-    assert Follower(cast(Any, comm), assigned, cast(Any, node), cast(Any, None))._follow() == STOP
+    assert Follower(cast(Any, comm), assigned, cast(Any, node), cast(Any, watch)).follow() == STOP
     told = [mail.at - 1000.5 for mail in comm.sent if isinstance(mail, Milestone) and mail.stage == "start"]
     return told, node.address
 

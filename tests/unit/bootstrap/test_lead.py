@@ -1,147 +1,169 @@
-"""Rank 0 gives everything back, whatever has happened, and ends with the code that was decided. No Ray is started."""
+"""The chain of stages on rank 0: a whole run with real processes, a real driver, and the socket of the node table.
+
+Ray cannot start in a unit test's time: the head's `ray start` is a process that sleeps, and its node table answers that
+every node is alive.
+"""
 
 from __future__ import annotations
 
-import errno
 import json
-import tarfile
-from collections.abc import Callable, Iterator
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import pytest
 
-from rayhpc.bootstrap import teardown
-from rayhpc.bootstrap.lead import Leader, table_pauses
+from rayhpc import paths
+from rayhpc.bootstrap.bring_up import table_pauses
+from rayhpc.bootstrap.lead import Leader, Stage
 from rayhpc.bootstrap.node import Node
+from rayhpc.bootstrap.plan import ClusterPlan
 from rayhpc.bootstrap.supervise import head_silence
-from rayhpc.errors import ExitCode, Fault
-from rayhpc.log import Console
-from rayhpc.messages import Leave, Stop, Stopped
+from rayhpc.bootstrap.watch import Watch
 from rayhpc.model import Outcome
 from rayhpc.options import Options
+from rayhpc.processes import ray_start
+from rayhpc.processes.signals import Signals
+from rayhpc.ranks.comm import SoloComm
 from rayhpc.records import run_directory
-from tests.unit.making import assignment, cluster, node
-
-Make = Callable[..., Leader]
+from tests.unit.making import assignment, cluster, context, node
 
 
-class FakeComm:
-    """Rank 0 of two; the other one stops when told to, unless it is silent."""
+class HeadTable:
+    """The node table of a head that is alone and alive, at the socket where rank 0 asks."""
 
-    def __init__(self, silent: bool = False) -> None:
-        self.rank, self.size, self.silent = 0, 2, silent
-        self.sent: list[object] = []
-        self.mail: list[tuple[int, object]] = []
-        self.end: str = ""
+    def __init__(self, path: str) -> None:
+        self._server = socket.socket(socket.AF_UNIX)
+        self._server.bind(path)
+        self._server.listen()
+        threading.Thread(target=self._serve, daemon=True).start()
 
-    def send(self, _: int, message: object) -> None:
-        self.sent.append(message)
-        if isinstance(message, Stop) and not self.silent:
-            self.mail.append((1, Stopped(1, 2, ((("raylet.out", b"log of rank 1"),) if message.logs else ()))))
+    def _serve(self) -> None:
+        try:
+            link, _ = self._server.accept()
+        except OSError:
+            return  # nobody has asked
+        with link.makefile("rb") as questions:
+            for _ in questions:
+                link.sendall(json.dumps({"rows": [["0", "10.0.0.1", 2.0, 0.0, "first"]]}).encode() + b"\n")
 
-    def receive(self) -> tuple[int, Any] | None:
-        return self.mail.pop(0) if self.mail else None
+    def close(self) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)  # which ends accept()
+        self._server.close()
 
-    def leave(self) -> None:
-        self.end = "left"
 
-    def abort(self, code: int) -> NoReturn:
-        self.end = f"aborted with {code}"
-        raise SystemExit(code)
+Lead = Callable[..., int]
 
 
 @pytest.fixture
-def leader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    monkeypatch.setattr(teardown, "_STOPPED_SECONDS", 0.05)
-    made: list[Any] = []
+def signals() -> Iterator[Signals]:
+    import signal
 
-    def make(comm: FakeComm | None = None, **options: Any) -> Leader:
-        nodes = [node(0, temp_dir=str(tmp_path / "private")), node(1)]
-        spec = cluster(nodes, run_dir=str(tmp_path / "run"))
-        assigned = assignment(spec)
-        head = Node(assigned, spec.head, Options())
-        head.prepare()
-        rest = (assigned, spec, head, Options(**options), ["train.py"], Console(0.0), cast(Any, None))
-        made.append(Leader(cast(Any, comm or FakeComm()), *rest))
-        return cast(Leader, made[-1])
-
-    yield make
-    for entry in made:
-        entry._log.close()
+    before = {signum: signal.getsignal(signum) for signum in (1, 2, 10, 12, 15)}
+    yield Signals()
+    signal.set_wakeup_fd(-1)
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
 
 
-def outcome_of(directory: Path) -> dict[str, Any]:
+@pytest.fixture
+def lead(tmp_path: Path, signals: Signals, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lead]:
+    """Lead a run of one rank to its end; the exit code."""
+    monkeypatch.setattr(ray_start, "COMMAND", ("sleep", "60"))
+    tables: list[HeadTable] = []
+    with tempfile.TemporaryDirectory() as short:  # pytest's own are longer than a socket's path may be
+
+        def run(argv: Sequence[str], kind: Callable[..., Leader] = Leader, **options: Any) -> int:
+            chosen = Options(register=False, **options)
+            spec = cluster([node(0, temp_dir=f"{short}/p")], run_dir=str(tmp_path / "run"))
+            head = Node(assignment(spec), spec.head, chosen)
+            head.prepare()
+            tables.append(HeadTable(paths.node_table(spec.head.temp_dir)))
+            comm = SoloComm()
+            made = context(
+                tmp_path / "run", comm=comm, options=chosen, argv=tuple(argv), watch=Watch(comm, signals, 0.01)
+            )
+            return kind(made, ClusterPlan(spec, assignment(spec), tuple(argv), ("a warning",)), head).run()
+
+        yield run
+        assert not Path(short, "p").exists()
+    for table in tables:
+        table.close()
+
+
+def record(directory: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((directory / "run" / "outcome.json").read_text())
     return content
 
 
-@pytest.mark.parametrize("code", [0, 7, 137])
-def test_the_code_is_the_one_that_was_decided(
-    leader: Make, tmp_path: Path, code: int, capsys: pytest.CaptureFixture[str]
+def stages_of(directory: Path) -> list[str]:
+    lines = (directory / "run" / "events.jsonl").read_text().splitlines()
+    return [json.loads(line)["stage"] for line in lines]
+
+
+@pytest.mark.parametrize("code", [0, 7])
+def test_a_run_from_the_agreed_cluster_to_the_drivers_code(
+    lead: Lead, tmp_path: Path, code: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    comm = FakeComm()
-    assert leader(comm)._give_back(Outcome(code, "the driver ended")) == code
-    assert not (tmp_path / "private").exists()
-    assert (outcome_of(tmp_path)["code"], outcome_of(tmp_path)["problems"]) == (code, [])
-    assert (comm.sent[-1], comm.end) == (Leave(), "left")
-    assert capsys.readouterr().err.splitlines()[-1].endswith(f"exit code {code}")
+    argv = [sys.executable, "-c", f"import os; print(os.environ['RAY_ADDRESS'], flush=True); exit({code})"]
+    assert lead(argv) == code
+    assert (record(tmp_path)["code"], record(tmp_path)["problems"], record(tmp_path)["command"]) == (code, [], argv)
+    stages = [stage for stage in stages_of(tmp_path) if stage != "alive"]  # noted at the next look after an answer
+    assert stages == ["agreed", "start", "head", "up", "driver", "DriverEnded", "decided", "released"]
+    printed, lines = capfd.readouterr()
+    assert printed == "10.0.0.1:20001\n"
+    assert "WARNING: a warning\n" in lines
+    assert "1/1 Ray nodes, 2 CPUs, 0 GPUs\n" in lines
 
 
-def test_a_fault_is_told_and_recorded(leader: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fault = Fault("the head is lost", ExitCode.HEAD_LOST, "rank 0 on host0", ("last words",), "look", 12.0)
-    assert leader()._give_back(Outcome.of(fault)) == 73
-    assert fault.text() in capsys.readouterr().err
-    assert outcome_of(tmp_path)["fault"]["evidence"] == ["last words"]
-
-
-@pytest.mark.parametrize(
-    ("logs", "code", "kept"),
-    [("always", 0, True), ("always", 1, True), ("failure", 0, False), ("failure", 1, True), ("never", 1, False)],
-)
-def test_logs_are_kept_when_wanted(leader: Make, tmp_path: Path, logs: str, code: int, kept: bool) -> None:
-    leader(logs=logs)._give_back(Outcome(code, ""))
-    archive = tmp_path / "run" / "ray-logs.tar.gz"
-    assert archive.exists() == kept
-    if kept:
-        with tarfile.open(archive) as tar:
-            assert tar.getnames() == ["rank-1-host1/raylet.out"]
-
-
-def test_a_rank_that_does_not_answer_is_named_and_only_an_abort_ends_it(leader: Make, tmp_path: Path) -> None:
-    comm = FakeComm(silent=True)
-    with pytest.raises(SystemExit):
-        leader(comm)._give_back(Outcome(3, ""))
-    assert outcome_of(tmp_path)["problems"] == ["rank 1 (host1) has not answered"]
-    assert comm.end == "aborted with 3"
-
-
-def full(*_: Any, **__: Any) -> NoReturn:
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
-# As when a training has written its checkpoints there.
-@pytest.mark.parametrize("broken", ["archive", "write_json"])
-def test_a_full_run_directory_changes_no_exit_code(leader: Make, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
-    comm = FakeComm()
-    made = leader(comm)
-    monkeypatch.setattr(run_directory, broken, full)
-    assert made._give_back(Outcome(0, "the driver ended with 0")) == 0
-    assert comm.end == "left"
-
-
-def test_a_record_that_cannot_be_begun_is_an_outcome(
-    leader: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("outcome", "code", "driven"), [(None, 3, True), (Outcome(9, "a check has failed"), 9, False)])
+def test_a_stage_between_the_accepted_cluster_and_the_driver_is_one_line(
+    lead: Lead, tmp_path: Path, outcome: Outcome | None, code: int, driven: bool
 ) -> None:
-    comm = FakeComm()
-    made = leader(comm)
+    """Such a stage sees the accepted cluster; it lets the run go on, or ends it in order, as every other stage does."""
+    seen: list[str] = []
+
+    def check() -> Outcome | None:
+        seen.extend(stages_of(tmp_path))
+        return outcome
+
+    class Checking(Leader):
+        def stages(self) -> Sequence[Stage]:
+            *others, run_driver = super().stages()
+            return (*others, check, run_driver)
+
+    assert lead(["/bin/sh", "-c", "exit 3"], Checking) == code
+    assert seen[-1] == "up"
+    assert ("driver" in stages_of(tmp_path)) == driven
+    assert record(tmp_path)["code"] == code
+
+
+def test_a_bug_in_a_stage_leaves_nothing_running(lead: Lead, tmp_path: Path) -> None:
+    class Buggy(Leader):
+        def stages(self) -> Sequence[Stage]:
+            return (*super().stages()[:4], lambda: cast(Any, None).nothing)
+
+    assert lead(["/bin/true"], Buggy) == 70
+    assert "AttributeError" in record(tmp_path)["cause"]
+
+
+def test_a_record_that_cannot_be_written_is_an_outcome(
+    lead: Lead, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     ordinary = run_directory.write_json
-    monkeypatch.setattr(
-        run_directory, "write_json", lambda file, *rest: (full if "cluster" in file.name else ordinary)(file, *rest)
-    )
-    assert made.run([]) != 0
-    assert comm.end == "left"
-    assert not (tmp_path / "private").exists()
+
+    def full(file: Path, content: Any) -> None:
+        if file.name == paths.SPEC:
+            raise OSError(28, "No space left on device")
+        ordinary(file, content)
+
+    monkeypatch.setattr(run_directory, "write_json", full)
+    assert lead(["/bin/true"]) == 70
+    assert "No space left on device" in record(tmp_path)["cause"]
 
 
 def test_a_long_table_is_asked_for_less_often() -> None:

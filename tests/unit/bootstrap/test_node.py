@@ -13,6 +13,7 @@ import pytest
 
 from rayhpc.bootstrap.node import Node
 from rayhpc.errors import ExitCode, RayhpcError
+from rayhpc.messages import Milestone, NodeEnded
 from rayhpc.model import Certificate
 from rayhpc.options import Options
 from rayhpc.processes import ray_start
@@ -100,6 +101,31 @@ def test_a_failure_half_way_is_discarded_as_well(tmp_path: Path) -> None:
     assert not (tmp_path / "rh-01234567-0").exists()
 
 
+def ended_node(directory: Path, text: str, options: Options, rank: int = 0, starts: int = 1) -> NodeEnded | Milestone:
+    """The event of a node that was started so often, and ended with this in its daemons' log."""
+    nodes = [node(number, temp_dir=str(directory / f"private-{number}")) for number in range(2)]
+    spec = cluster(nodes, run_dir=str(directory / "run"))
+    made = Node(assignment(spec, rank), nodes[rank], options)
+    made.prepare()
+    for _ in range(starts):
+        child = made.start(1, "")
+    assert until(child.poll)
+    logs = directory / f"private-{rank}" / "r" / "session_latest" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "gcs_server.out").write_text(text)
+    again: list[int] = []
+    event = made.ended_or_started_again(child, lambda: again.append(made.start(2, "").keeper_pid))
+    assert len(again) == isinstance(event, Milestone)
+    made.discard()
+    return event
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_start, "COMMAND", ("sh", "-c", "exit 1"))
+
+
+@pytest.mark.usefixtures("failing")
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -111,13 +137,56 @@ def test_a_failure_half_way_is_discarded_as_well(tmp_path: Path) -> None:
         ("", ""),
     ],
 )
-def test_bad_luck_is_told_from_a_node_that_cannot_start(tmp_path: Path, text: str, reason: str) -> None:
+def test_a_node_is_started_again_where_its_end_says_nothing_about_another_start(
+    tmp_path: Path, text: str, reason: str
+) -> None:
+    event = ended_node(tmp_path, text, Options())
+    if reason:
+        assert isinstance(event, Milestone)
+        assert (event.stage, event.warning) == (reason, f"{reason}: its Ray node is started again")
+    else:
+        assert isinstance(event, NodeEnded)
+        assert (event.rank, event.code, event.restart) == (0, 1, 0)
+
+
+IN_USE = "Address already in use"
+
+
+@pytest.mark.usefixtures("failing")
+@pytest.mark.parametrize(
+    ("rank", "port", "starts", "again"), [(0, 0, 2, True), (0, 0, 3, False), (0, 6379, 1, False), (1, 6379, 1, True)]
+)
+def test_a_node_is_started_three_times_at_most_and_a_head_not_for_a_port_that_is_taken(
+    tmp_path: Path, rank: int, port: int, starts: int, again: bool
+) -> None:
+    event = ended_node(tmp_path, IN_USE, Options(port=port), rank, starts)
+    assert isinstance(event, Milestone) == again
+
+
+@pytest.mark.usefixtures("failing")
+def test_a_node_that_ended_before_its_start_is_not_started(tmp_path: Path) -> None:
     made = made_in(tmp_path)
     made.prepare()
-    logs = tmp_path / "rh-01234567-0" / "r" / "session_latest" / "logs"
-    logs.mkdir(parents=True)
-    (logs / "gcs_server.out").write_text(text)
-    assert made.worth_another_try() == reason
+    child = made.warm_up()
+    assert until(child.poll)
+    made.log.write_text(IN_USE)
+    assert isinstance(made.ended_or_started_again(child, lambda: pytest.fail("it was started")), NodeEnded)
+    made.discard()
+
+
+@pytest.mark.usefixtures("failing")
+def test_a_restart_is_counted_anew_and_its_end_names_it(tmp_path: Path) -> None:
+    made = made_in(tmp_path)
+    made.prepare()
+    for _ in range(3):
+        made.start(1, "")
+    made.begin_restart(2)
+    child = made.start(1, "")
+    assert until(child.poll)
+    assert made.ended(child).restart == 2
+    made.log.write_text(IN_USE)
+    assert isinstance(made.ended_or_started_again(child, lambda: None), Milestone)
+    made.discard()
 
 
 def test_the_evidence_is_of_the_node_and_its_daemons(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ def ask(path: str) -> Iterator[Open]:
 
     def start(address: str = "127.0.0.1:1", where: str = path) -> NodeTable:
         made.append(NodeTable(address, where, every=0.001))
+        made[-1].start()
         return made[-1]
 
     yield start

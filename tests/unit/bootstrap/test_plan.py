@@ -7,7 +7,9 @@ import pickle
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -16,6 +18,7 @@ from rayhpc.errors import ExitCode, RayhpcError
 from rayhpc.host import network
 from rayhpc.model import Assignment, Interface, Probe, RankResources, Reach, Versions
 from rayhpc.options import Options
+from rayhpc.records.ids import new_id
 from rayhpc.schedulers.facts import Scheduler
 from tests.unit.making import VERSIONS, cluster, node, rank_resources
 
@@ -72,10 +75,10 @@ def test_ranks_that_reached_different_networks_are_all_named() -> None:
 
 
 def test_run_ids_sort_by_time_and_are_unique() -> None:
-    ids = [plan.new_run_id(1.8e9 + seconds) for seconds in range(0, 100000, 997)]
+    ids = [new_id(1.8e9 + seconds) for seconds in range(0, 100000, 997)]
     assert ids == sorted(ids)
     assert all(re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{8}", run_id) for run_id in ids)
-    assert len({plan.new_run_id(1.8e9) for _ in range(100)}) == 100
+    assert len({new_id(1.8e9) for _ in range(100)}) == 100
 
 
 def told(nodes: int) -> list[Assignment]:
@@ -93,8 +96,8 @@ def test_every_rank_is_told_its_own_node_and_an_idle_one_none() -> None:
     spec = cluster([node(0, "a"), node(2, "b")], ranks=4)
     made = plan.assignments(spec, [rank_resources(rank) for rank in range(4)], "s3cret")
     assert [entry.node and entry.node.rank for entry in made] == [0, None, 2, None]
-    assert {(entry.run_id, entry.port, entry.nodes, entry.token, entry.head_address) for entry in made} == {
-        (spec.run_id, 20001, 2, "s3cret", "10.0.0.1")
+    assert {(entry.run_id, entry.nodes, entry.token, entry.head_address) for entry in made} == {
+        (spec.run_id, 2, "s3cret", "10.0.0.1")
     }
 
 
@@ -116,18 +119,26 @@ def planners() -> Iterator[list[plan.Planner]]:
 
 def planned(
     planners: list[plan.Planner], ranks: list[RankResources], options: Options, scheduler: Scheduler | None = None
-) -> tuple[plan.Planner, list[Assignment]]:
+) -> tuple[plan.ClusterPlan, list[Assignment]]:
+    """Rank 0's plan, and the assignments of all ranks."""
     planner = plan.Planner(options, scheduler, {"BATCH_ID": "42"})
     planners.append(planner)
-    probes = planner.propose(ranks)
-    return planner, planner.settle([network.reach(rank, f"rank {rank}", probe) for rank, probe in enumerate(probes)])
+    proposal, *probes = planner.propose(ranks)
+    assert isinstance(proposal, plan.Proposal)
+    reaches = [
+        network.reach(rank, f"rank {rank}", cast(Probe, probe)) for rank, probe in enumerate([proposal.probe, *probes])
+    ]
+    made, *others = planner.settle(proposal, reaches)
+    assert isinstance(made, plan.ClusterPlan)
+    return made, [made.assignment, *cast(list[Assignment], others)]
 
 
-def test_from_allocations_to_assignments(planners: list[plan.Planner], runs: str) -> None:
+def test_from_resources_to_assignments(planners: list[plan.Planner], runs: str) -> None:
     ranks = [rank_resources(rank, host, interfaces=LOOP) for rank, host in enumerate("aab")]
-    planner, made = planned(planners, ranks, Options(run_dir=runs), Scheduler("batch", "BATCH_ID"))
-    spec = planner.spec
-    assert spec is not None
+    ranks[0] = replace(ranks[0], argv=("/bin/true",))
+    planned_cluster, made = planned(planners, ranks, Options(run_dir=runs), Scheduler("batch", "BATCH_ID"))
+    spec = planned_cluster.spec
+    assert planned_cluster.argv == ("/bin/true",)
     assert (spec.ranks, spec.hosts, spec.scheduler, spec.batch_job_id, spec.dashboard_port) == (3, 2, "batch", "42", 0)
     assert [entry.address for entry in spec.nodes] == ["127.0.0.1"] * 3
     assert Path(spec.run_dir).is_dir()
@@ -150,25 +161,23 @@ def test_the_deadline_is_the_users_word_or_the_schedulers(
 ) -> None:
     end = time.time() + scheduled if scheduled else None
     scheduler = Scheduler("batch", "BATCH_ID", deadline=lambda _: end)
-    planner, _ = planned(planners, [rank_resources(interfaces=LOOP)], Options(run_dir=runs, **options), scheduler)  # type: ignore[arg-type]
-    assert planner.spec is not None
-    assert planner.spec.deadline == (pytest.approx(time.time() + left, abs=60) if left else 0.0)
+    made, _ = planned(planners, [rank_resources(interfaces=LOOP)], Options(run_dir=runs, **options), scheduler)  # type: ignore[arg-type]
+    assert made.spec.deadline == (pytest.approx(time.time() + left, abs=60) if left else 0.0)
 
 
 def test_a_deadline_is_taken_as_it_is(planners: list[plan.Planner], runs: str) -> None:
-    planner, _ = planned(planners, [rank_resources(interfaces=LOOP)], Options(run_dir=runs, deadline=1.9e9))
-    assert planner.spec is not None
-    assert planner.spec.deadline == 1.9e9
+    made, _ = planned(planners, [rank_resources(interfaces=LOOP)], Options(run_dir=runs, deadline=1.9e9))
+    assert made.spec.deadline == 1.9e9
 
 
 def test_no_two_runs_share_a_token_or_a_directory(planners: list[plan.Planner], runs: str) -> None:
-    first, second = (
-        planned(planners, [rank_resources(interfaces=LOOP)], Options(run_dir=runs, dashboard=True))[1][0]
-        for _ in range(2)
+    options = Options(run_dir=runs, dashboard=True)
+    (one, (first,)), (_, (second,)) = (
+        planned(planners, [rank_resources(interfaces=LOOP)], options) for _ in range(2)
     )
     assert first.token != second.token
     assert first.run_dir != second.run_dir
-    assert first.port != first.dashboard_port != 0
+    assert one.spec.port != first.dashboard_port != 0
 
 
 def test_tls_is_one_certificate_for_all_and_off_by_default(planners: list[plan.Planner], runs: str) -> None:
@@ -192,9 +201,11 @@ def test_tls_that_cannot_be_had_leaves_no_run(
 def test_the_head_is_probed_at_all_its_addresses(planners: list[plan.Planner], runs: str) -> None:
     planner = plan.Planner(Options(run_dir=runs), None, {})
     planners.append(planner)
-    probes = planner.propose([rank_resources(0, interfaces=(*LOOP, Interface("x", "10.0.0.9"))), rank_resources(1)])
-    assert [probe.addresses for probe in probes] == [("127.0.0.1", "10.0.0.9")] * 2
-    assert isinstance(probes[0], Probe)
+    first, second = planner.propose(
+        [rank_resources(0, interfaces=(*LOOP, Interface("x", "10.0.0.9"))), rank_resources(1)]
+    )
+    assert isinstance(first, plan.Proposal)
+    assert first.probe == second == Probe(("127.0.0.1", "10.0.0.9"), first.probe.port)
 
 
 def test_a_refused_plan_leaves_no_run(planners: list[plan.Planner], runs: str) -> None:
@@ -243,8 +254,8 @@ def test_a_job_that_ends_within_its_grace_is_told(
     planners: list[plan.Planner], runs: str, walltime: str, hold: bool, warned: bool
 ) -> None:
     options = Options(run_dir=runs, walltime=walltime, hold=hold)
-    planner, _ = planned(planners, [rank_resources(interfaces=LOOP)], options)
-    assert any("within --grace 60 s: the driver is signalled at once" in text for text in planner.warnings) == warned
+    made, _ = planned(planners, [rank_resources(interfaces=LOOP)], options)
+    assert any("within --grace 60 s: the driver is signalled at once" in text for text in made.warnings) == warned
 
 
 # Login nodes, by what the scheduler's commands print.

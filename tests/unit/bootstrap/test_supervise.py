@@ -14,7 +14,6 @@ import pytest
 from rayhpc.bootstrap import supervise
 from rayhpc.bootstrap.supervise import Supervisor
 from rayhpc.errors import ExitCode
-from rayhpc.log import Console
 from rayhpc.messages import (
     Alive,
     DriverEnded,
@@ -32,7 +31,7 @@ from rayhpc.options import Options
 from rayhpc.ranks import heartbeats
 from rayhpc.ranks.heartbeats import Heartbeats
 from rayhpc.records.run_directory import EventLog
-from tests.unit.making import cluster
+from tests.unit.making import cluster, context
 
 INT, TERM, USR1 = int(signal.SIGINT), int(signal.SIGTERM), int(signal.SIGUSR1)
 
@@ -100,8 +99,8 @@ class Stage:
         self.table = FakeTable()
         self.log = EventLog(directory)
         self.events = directory / "events.jsonl"
-        self.supervisor = Supervisor(cast(Any, self.comm), cast(Any, self.watch), spec, options, Console(0.0), self.log)
-        self.supervisor.table = cast(Any, self.table)
+        made = context(directory, comm=self.comm, watch=self.watch, options=options, log=self.log)
+        self.supervisor = Supervisor(made, spec, cast(Any, self.table))
 
     def drive(self) -> None:
         self.supervisor.accept()

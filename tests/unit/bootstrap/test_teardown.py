@@ -1,4 +1,4 @@
-"""Giving back: the directory, the logs within their limit, and who has not answered."""
+"""The shutdown: the directory, the logs within their limit, and which ranks have not answered."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from rayhpc.bootstrap import teardown
-from rayhpc.bootstrap.teardown import LOGS_LIMIT, dismiss, stop_order, stop_others, stop_rank
+from rayhpc.bootstrap.teardown import LOGS_LIMIT, Leftovers, Timing, dismiss, stop_all, stop_order, stop_rank
 from rayhpc.messages import Alive, Leave, Stop, Stopped
 from rayhpc.processes import children
 from tests.unit.making import assignment, cluster, node
@@ -19,7 +19,8 @@ from tests.unit.making import assignment, cluster, node
 class FakeComm:
     """Ranks that answer at once, but for those that are silent."""
 
-    def __init__(self, silent: frozenset[int] = frozenset()) -> None:
+    def __init__(self, size: int, silent: frozenset[int] = frozenset()) -> None:
+        self.size = size
         self.silent = silent
         self.sent: list[tuple[int, Any]] = []
         self.mail: list[tuple[int, Any]] = []
@@ -64,7 +65,7 @@ def test_unwanted_logs_are_left(private: Path) -> None:
     assert not private.exists()
 
 
-def test_an_idle_rank_has_nothing_to_give_back() -> None:
+def test_an_idle_rank_has_nothing_to_stop() -> None:
     assigned = assignment(cluster([node(0)]), 5)
     assert assigned.node is None
     assert stop_rank(assigned, 5, None, Stop(True, 100)) == Stopped(5, 0)
@@ -87,37 +88,42 @@ def test_all_nodes_together_keep_to_one_limit(nodes: int, limit: int) -> None:
     assert stop_order(nodes, True) == Stop(True, limit)
 
 
+def answers_of(
+    ranks: FakeComm, timing: Timing, doubtful: frozenset[int] = frozenset(), asked: list[int] | None = None
+) -> dict[int, Stopped]:
+    """Rank 0 included, whose node is stopped once the others were asked: those go to `asked`."""
+
+    def stop_node(_: Stop) -> Stopped:
+        (asked if asked is not None else []).extend(to for to, _ in ranks.sent)
+        return Stopped(0, 0)
+
+    return stop_all(cast(Any, ranks), Stop(False, 0), Leftovers(None, None, doubtful, stop_node), timing)
+
+
 def test_others_stop_while_we_do() -> None:
-    ranks = FakeComm()
-    told: list[int] = []
-    order = Stop(False, 0)
-    answers = stop_others(cast(Any, ranks), order, [1, 2], frozenset(), lambda: told.extend(to for to, _ in ranks.sent))
-    assert told == [1, 2]
-    assert answers == {1: Stopped(1, 0), 2: Stopped(2, 0)}
+    asked: list[int] = []
+    assert answers_of(FakeComm(3), Timing(), asked=asked) == {rank: Stopped(rank, 0) for rank in range(3)}
+    assert asked == [1, 2]
 
 
-def test_who_is_silent_is_missing_after_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(teardown, "_STOPPED_SECONDS", 0.05)
-    answers = stop_others(cast(Any, FakeComm(frozenset({2}))), Stop(False, 0), [1, 2, 3], frozenset(), lambda: None)
-    assert set(answers) == {1, 3}
+def test_who_is_silent_is_missing_after_the_time() -> None:
+    assert set(answers_of(FakeComm(4, frozenset({2})), Timing(stopped=0.05))) == {0, 1, 3}
 
 
-def test_who_was_silent_before_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(teardown, "_DOUBTFUL_SECONDS", 0.05)
+def test_who_was_silent_before_is_not_waited_for_long() -> None:
     began = time.monotonic()
-    silent = FakeComm(frozenset({2}))
-    answers = stop_others(cast(Any, silent), Stop(False, 0), [1, 2, 3], frozenset({2, 3}), lambda: None)
-    assert set(answers) == {1, 3}
+    silent = FakeComm(4, frozenset({2}))
+    assert set(answers_of(silent, Timing(stopped=15.0, doubtful=0.05), frozenset({2, 3}))) == {0, 1, 3}
     assert [rank for rank, _ in silent.sent] == [1, 2, 3]
-    assert time.monotonic() - began < teardown._STOPPED_SECONDS / 2
+    assert time.monotonic() - began < 7
 
 
 def test_nobody_to_stop_is_not_waited_for() -> None:
-    assert stop_others(cast(Any, FakeComm()), Stop(False, 0), [], frozenset(), lambda: None) == {}
+    assert answers_of(FakeComm(1), Timing()) == {0: Stopped(0, 0)}
 
 
 def test_the_last_word() -> None:
-    ranks = FakeComm()
+    ranks = FakeComm(4)
     dismiss(cast(Any, ranks), [1, 3])
     assert ranks.sent == [(1, Leave()), (3, Leave())]
 
