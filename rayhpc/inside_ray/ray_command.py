@@ -47,12 +47,11 @@ def spare_imports() -> None:
     sys.modules.update({name: Late(name) for name in _LATE})
 
 
-def start_node_table(arguments: list[str], environment: dict[str, str]) -> None:
+def start_node_table(arguments: list[str]) -> None:
     """Without the patches the head's node table is read by a program beside this one, with Ray's public functions."""
-    path = environment.pop(names.NODE_TABLE, "")
+    path = os.environ.pop(names.NODE_TABLE, "")
     if "--head" in arguments and path:
-        program = Path(__file__).with_name("node_table_server.py")
-        subprocess.Popen([sys.executable, str(program), path], env={**os.environ, **environment})
+        subprocess.Popen([sys.executable, str(Path(__file__).with_name("node_table_server.py")), path])
 
 
 def run(command: Callable[[], None], arguments: list[str], environment: dict[str, str], log: str) -> None:
@@ -62,9 +61,9 @@ def run(command: Callable[[], None], arguments: list[str], environment: dict[str
         stream.flush()
         os.dup2(output, stream.fileno())
     os.close(output)
-    if not _patched():
-        start_node_table(arguments, environment)
     os.environ.update(environment)
+    if not _patched():
+        start_node_table(arguments)
     sys.argv = ["ray", *arguments]
     command()
 

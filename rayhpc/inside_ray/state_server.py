@@ -6,8 +6,10 @@ Here they find ours. What the GCS knows, they are told; for all else they get an
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import socket
 import threading
 import urllib.parse
@@ -19,6 +21,9 @@ HELP = "this cluster has no dashboard, which would answer that; start it with ra
 # a cluster with TLS are told an address that refuses them at once.
 _REFUSING = "127.0.0.1:9"
 _REQUEST_SECONDS = 10.0
+# Below net.ipv4.ip_local_port_range.
+_PORTS = range(20000, 32768)
+_TRIES = 50
 # Fields with ids, which protobuf holds as bytes.
 _IDS = ["actor_id", "owner_id", "job_id", "creator_job_id", "node_id", "placement_group_id"]
 
@@ -32,13 +37,22 @@ def start(host: str, gcs: str) -> None:
 
     address = _REFUSING
     if os.environ.get("RAY_USE_TLS") != "1":
-        listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listener = _listen(host)
         port = listener.getsockname()[1]
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         threading.Thread(target=_serve, args=(listener, gcs), name="state-api", daemon=True).start()
     ray._raylet.GcsClient(address=gcs).internal_kv_put(
         ray_constants.DASHBOARD_ADDRESS.encode(), address.encode(), True, ray_constants.KV_NAMESPACE_DASHBOARD
     )
+
+
+def _listen(host: str) -> socket.socket:
+    """At a port that Linux gives to nobody who asks for any, as Ray's servers do; raises OSError without one."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for port in random.SystemRandom().sample(_PORTS, _TRIES):
+        with contextlib.suppress(OSError):
+            return socket.create_server((host, port), family=family)
+    return socket.create_server((host, 0), family=family)
 
 
 def _serve(listener: socket.socket, gcs: str) -> None:

@@ -105,3 +105,28 @@ def test_a_package_that_is_not_installed_is_missed_when_it_is_wanted(monkeypatch
     with pytest.raises(ModuleNotFoundError, match="no_such_package"):
         _ = late.anything
     assert "no_such_package" not in sys.modules
+
+
+@pytest.mark.parametrize("switch", ["0", "1"])
+@pytest.mark.parametrize("early", [True, False], ids=["known before", "told later"])
+def test_the_node_table_without_the_patches(tmp_path: Path, switch: str, early: bool) -> None:
+    """A program beside the head's `ray start`, with the environment of both: also of one that is started again."""
+    (tmp_path / "its_hook.py").write_text(
+        "import os, pathlib, time\n"
+        "def call(*_):\n"
+        "    end = time.monotonic() + 30\n"
+        "    while not pathlib.Path('nodes').exists() and time.monotonic() < end and os.environ['WAIT'] == '0':\n"
+        "        time.sleep(0.02)\n"
+        "    print('there', pathlib.Path('nodes').is_socket(), flush=True)\n"
+        "    os.killpg(0, 9)\n"
+    )
+    path, log = str(tmp_path / "nodes"), tmp_path / "log"
+    known = {"RAYHPC_NODE_TABLE": path} if early else {}
+    environment = {"RAY_START_HOOK": "its_hook.call", **({} if early else {"RAYHPC_NODE_TABLE": path})}
+    order = {"arguments": ["start", "--head"], "environment": environment, "log": str(log)}
+    variables = {"PYTHONPATH": str(tmp_path), "RAYHPC_RAY_PATCHES": switch, "WAIT": switch}
+    subprocess.run(
+        [sys.executable, ray_command.__file__], input=json.dumps(order), text=True, capture_output=True, cwd=tmp_path,
+        env={**os.environ, **variables, **known}, timeout=120, check=False, start_new_session=True,
+    )  # fmt: skip
+    assert f"there {switch == '0'}" in log.read_text()

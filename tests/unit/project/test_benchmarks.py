@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import growth, plots, processes, report, speed
+from benchmarks import contenders, growth, places, plots, processes, report, speed
 from benchmarks.report import Spread
 
 TICK = os.sysconf("SC_CLK_TCK")
@@ -226,3 +227,23 @@ def test_growth_is_drawn(tmp_path: Path) -> None:
     found = [growth.Growth(ranks, *(float(ranks + n) for n in range(13))) for ranks in (2, 4)]
     growth.draw(found, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_each_environment_is_compared_with_rayhpc_in_the_same_one() -> None:
+    table = report.rows([
+        sample("rayhpc", 0, 3.0), sample("rayhpc with ray[default]", 0, 4.0),
+        sample("by hand", 0, 6.0), sample("by hand with ray[default]", 0, 16.0),
+    ])  # fmt: skip
+    parts = {row.contender: spread.median for row in table if (spread := row.ratios["first_task"])}
+    expected = {"rayhpc": 1.0, "rayhpc with ray[default]": 0.75, "by hand": 0.5, "by hand with ray[default]": 0.25}
+    assert parts == expected
+
+
+def test_the_other_environments_programs(tmp_path: Path) -> None:
+    """Its Python, its mpirun, and its `ray`, which is found on PATH."""
+    plain = contenders.RAYHPC.argv(places.OneHost(2), tmp_path, ["driver"])
+    other = contenders.with_default(contenders.RAYHPC).argv(places.OneHost(2), tmp_path, ["driver"])
+    there = str(places.REPOSITORY / ".venv-dashboard/bin")
+    assert other[1].startswith(f"PATH={there}:")
+    assert [word.replace(str(Path(sys.executable).parent), there) for word in plain] == other[2:]
+    assert f"{there}/python" in other or f"{there}/{Path(sys.executable).name}" in other
