@@ -490,6 +490,9 @@ DASHBOARD_PAGES = [*PAGES, *WELCOME, "/api/v0/nodes", "/api/actors", "/logs", "/
 @pytest.fixture(scope="module")
 def watched(account: Account) -> Iterator[Running]:
     with open_directory() as directory, started(directory, "--dashboard", mpi="dashboard") as made:
+        # The cluster is up before its dashboard, whose callers wait for the answer; then all its ports are open.
+        with urllib.request.urlopen(f"http://{made.dashboard}/", timeout=60) as page:
+            assert page.status == 200
         yield made
 
 
