@@ -3,13 +3,14 @@
 PYTHON ?= python3
 V      := .venv/bin
 RANKS  ?= 4
+COUNT  ?= 50
 # Open MPI refuses root and more ranks than cores unless told.
 export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help setup train test test-oldest test-faults lint types unit mpi cluster faults slurm bench clean
+.PHONY: help setup train test test-oldest test-faults test-soak lint types unit mpi cluster faults slurm bench clean
 .DELETE_ON_ERROR:
 
 help:  ## what there is
@@ -76,6 +77,10 @@ test-faults: setup  ## the whole fault matrix; writes docs/reliability.md
 	rm -f build/faults.jsonl
 	RAYHPC_FAULTS_RECORD=$(CURDIR)/build/faults.jsonl $(V)/pytest -q tests/faults
 	$(V)/python -m tests.faults.report build/faults.jsonl > docs/reliability.md
+
+# One case alone: make test-soak CASE=test_a_rank_is_killed_after_its_node
+test-soak: setup  ## each quick case of the fault matrix COUNT times (50), the failures counted
+	$(V)/pytest -q tests/faults -m quick $(if $(CASE),-k '$(CASE)') --count $(COUNT) --repeat-scope function
 
 slurm: setup  ## a real Slurm on four virtual hosts (root, Debian's packages; else skipped with the reason)
 	$(V)/pytest -q tests/slurm

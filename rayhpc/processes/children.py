@@ -9,7 +9,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,10 @@ from rayhpc.processes.keeper_process import Keeping
 
 # The keeper is Python: its start takes 20 ms, and many seconds on a slow file system.
 _MAKE_SECONDS = 60.0
+
+# For a process that is in the kernel, on a dead file system, longer would be in vain.
+_SWEEP_SECONDS = 2.0
+_SWEEP_POLL_SECONDS = 0.01
 
 Ladder = tuple[tuple[int, float], ...]
 
@@ -195,14 +199,25 @@ def until_gone(children: list[Child], seconds: float) -> list[Child]:
 def sweep(marker: str, own: frozenset[int]) -> int:
     """SIGKILL every process of this user whose environment holds the marker `NAME=value`; how many there were.
 
-    For what has left our tree because a keeper was killed. own: pids that are spared.
+    For what has left our tree because a keeper was killed: no kernel knows whether such a process is left. One look at
+    /proc may miss what is born meanwhile, so two in a row have to find nobody. own: pids that are spared.
     """
-    needle = marker.encode()
-    killed = 0
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) not in own:
+    killed: set[int] = set()
+    end = time.monotonic() + _SWEEP_SECONDS
+    looks_in_vain = 0
+    while looks_in_vain < 2 and time.monotonic() < end:
+        found = {pid for pid in _carriers(marker.encode()) if pid not in own and keeper.send(pid, signal.SIGKILL)}
+        looks_in_vain = 0 if found else looks_in_vain + 1
+        killed |= found
+        time.sleep(_SWEEP_POLL_SECONDS if found else 0)  # they need a moment to die
+    return len(killed)
+
+
+def _carriers(marker: bytes) -> Iterator[int]:
+    """Processes whose environment holds the marker; a zombie has none."""
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
             # Other people's environments are unreadable, and a process may end meanwhile.
             with contextlib.suppress(OSError):
-                if needle in (entry / "environ").read_bytes().split(b"\0"):
-                    killed += keeper.send(int(entry.name), signal.SIGKILL)
-    return killed
+                if marker in Path(f"/proc/{entry}/environ").read_bytes().split(b"\0"):
+                    yield int(entry)

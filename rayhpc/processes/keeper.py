@@ -38,7 +38,11 @@ if TYPE_CHECKING:
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
+# A process that is in the kernel ends when it leaves it. An owner does not wait longer; without one nobody waits.
 _CLEAR_SECONDS = 5.0
+_ORPHAN_CLEAR_SECONDS = 60.0
+# The driver writes into the head's directory until its own keeper has ended it.
+_REMOVE_SECONDS = 20.0
 _POLL_SECONDS = 0.05
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -62,22 +66,37 @@ def _prctl(request: int, value: int | bytes) -> None:
         raise OSError(ctypes.get_errno(), f"prctl({request}, {value!r})")
 
 
-def _parents() -> dict[int, int]:
+def _table() -> dict[int, tuple[int, bool]]:
+    """The parent of each process, and whether it lives."""
     table = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             # A process may end between the listing and the reading.
             with contextlib.suppress(OSError), open(f"/proc/{entry}/stat", "rb") as stat:  # noqa: PTH123
-                state, parent = stat.read().rpartition(b")")[2].split()[:2]
-                if state not in (b"Z", b"X"):
-                    table[int(entry)] = int(parent)
+                fields = stat.read().rpartition(b")")[2].split()
+                table[int(entry)] = int(fields[1]), _lives(fields)
     return table
 
 
+def _lives(fields: list[bytes]) -> bool:
+    """Whether a process lives, by /proc/PID/stat from the state on.
+
+    A process whose main thread has ended is shown as a zombie. While another thread of it lives, it has children still:
+    a process with many threads looks like that while it dies of SIGKILL.
+    """
+    state, threads = fields[0], int(fields[17])
+    return state not in (b"Z", b"X") or threads > 1
+
+
 def descendants(root: int, spared: frozenset[int] = frozenset()) -> list[int]:
-    """Living descendants of a process, parents first, without the pids in `spared` and what is below them."""
+    """Living descendants of a process, parents first, without the pids in `spared` and what is below them.
+
+    One look, which takes milliseconds: who is born, or loses its parent, meanwhile may be missing. That a subreaper has
+    no descendant is what childless() knows.
+    """
+    table = _table()
     children: dict[int, list[int]] = {}
-    for pid, parent in _parents().items():
+    for pid, (parent, _) in table.items():
         children.setdefault(parent, []).append(pid)
     found: list[int] = []
     queue = [root]
@@ -85,7 +104,20 @@ def descendants(root: int, spared: frozenset[int] = frozenset()) -> list[int]:
         below = [pid for pid in children.get(queue.pop(0), []) if pid not in spared]
         found += below
         queue += below
-    return found
+    return [pid for pid in found if table[pid][1]]
+
+
+def childless() -> bool:
+    """Whether this process has no child, not even one that waits to be reaped; of a subreaper: no descendant.
+
+    The kernel's answer, which no look at /proc can give: an orphan gets its new parent in the moment in which it loses
+    the one before.
+    """
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return True
+    return False
 
 
 def send(pid: int, signum: int) -> bool:
@@ -143,12 +175,19 @@ class Charge:
         _report(made=spelt)
 
     def remove(self) -> None:
-        """Remove them all."""
+        """Remove them all, again and again where somebody still writes into one of them."""
         if self._directories:
             import shutil
 
-            for path in self._directories:
-                shutil.rmtree(path, ignore_errors=True)
+            end = time.monotonic() + _REMOVE_SECONDS
+            while (left := self._left()) and time.monotonic() < end:
+                for path in left:
+                    shutil.rmtree(path, ignore_errors=True)
+                if self._left():
+                    time.sleep(_POLL_SECONDS)
+
+    def _left(self) -> list[bytes]:
+        return [path for path in self._directories if os.path.lexists(path)]
 
 
 class Keeper:
@@ -171,6 +210,9 @@ class Keeper:
         self._take(b"")  # what came with the order
         killed, left = self._keep() if started else (0, 0)
         self._answer_for_directories()
+        if left:  # those that have survived may have left the kernel by now
+            more, left = self._clear()
+            killed += more
         if self._owner_gone or self._charge.unwanted:
             self._charge.remove()
         _report(gone=killed, left=left)
@@ -228,17 +270,21 @@ class Keeper:
         end = time.monotonic() + self._order["linger"]
         for pid in descendants(os.getpid()) if self._order["linger"] else ():
             send(pid, signal.SIGTERM)
-        while time.monotonic() < end and not self._hurried and self._living():
+        while time.monotonic() < end and not self._hurried and not self._alone():
             self._sleep(min(end, time.monotonic() + _POLL_SECONDS))
 
     def _clear(self) -> tuple[int, int]:
-        """SIGKILL what is left, and again what was born meanwhile; the numbers of killed and of survivors."""
+        """SIGKILL what is left until the kernel says that nobody is; the numbers of killed and of survivors."""
         killed: set[int] = set()
-        end = time.monotonic() + _CLEAR_SECONDS
-        while (left := self._living()) and time.monotonic() < end:
-            killed |= {pid for pid in left if send(pid, signal.SIGKILL)}
+        began = time.monotonic()
+        while not (alone := self._alone()) and time.monotonic() < began + self._clear_seconds:
+            killed |= {pid for pid in descendants(os.getpid()) if send(pid, signal.SIGKILL)}
             self._sleep(time.monotonic() + _POLL_SECONDS)
-        return len(killed), len(left)
+        return len(killed), 0 if alone else max(1, len(descendants(os.getpid())))
+
+    @property
+    def _clear_seconds(self) -> float:
+        return _ORPHAN_CLEAR_SECONDS if self._owner_gone else _CLEAR_SECONDS
 
     def _answer_for_directories(self) -> None:
         """Until the owner says that it will see to them, or is gone."""
@@ -246,9 +292,10 @@ class Keeper:
             self._sleep(None)
             self._reap()
 
-    def _living(self) -> list[int]:
+    def _alone(self) -> bool:
+        """Whether no descendant is left."""
         self._reap()
-        return descendants(os.getpid())
+        return childless()
 
     def _reap(self) -> None:
         for pid, code in reap():

@@ -293,6 +293,97 @@ def test_what_is_born_while_the_tree_dies_dies_as_well(yard: Yard) -> None:
     assert gone(*yard.pids(5))
 
 
+# A process whose main thread has ended while another thread lives: Linux shows it as a zombie, and it has children.
+# This is what a raylet, with its 50 threads, looks like while it dies.
+LEADERLESS = """
+import ctypes, os, signal, subprocess, sys, threading, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+with open("pids", "w") as file:
+    print(os.getpid(), child.pid, file=file)
+threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+SYS_EXIT = {"x86_64": 60, "aarch64": 93}[os.uname().machine]
+ctypes.CDLL(None).syscall(SYS_EXIT, 0)
+"""
+
+
+def test_the_children_of_a_process_without_a_main_thread_are_gone(yard: Yard) -> None:
+    child = yard.shell('"$@" & while :; do sleep 0.02; done', sys.executable, "-c", LEADERLESS)
+    pids = yard.pids(1)
+    assert until(lambda: not living(pids[0]))
+    child.end()
+    assert result(child)[2] == 0
+    assert not carriers(yard.marker)
+
+
+# Members fork and leave their session and parent, hear neither TERM nor INT, and end when they like. Each fork takes
+# a byte from a pipe: there are never more than so many, whatever becomes of the keeper; none lives for a minute.
+FORKING = """
+import os, signal, sys, time
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, signal.SIG_IGN)
+reading, writing = os.pipe()
+os.write(writing, b"." * int(sys.argv[1]))
+os.close(writing)
+pause = float(sys.argv[2])
+signal.alarm(40)
+while os.read(reading, 1):
+    if os.fork() == 0:
+        os.setsid()
+        signal.alarm(40)
+        if os.fork():
+            os._exit(0)
+        signal.alarm(40)
+    time.sleep(pause)
+time.sleep(40)
+"""
+
+
+def test_a_tree_that_forks_while_it_is_ended_is_gone(yard: Yard) -> None:
+    child = yard.start(sys.executable, "-c", FORKING, "200", "0.05", ladder=((TERM, 0.2),), linger=0.2)
+    assert until(lambda: len(keeper.descendants(child.keeper_pid)) > 10)
+    child.end()
+    assert result(child)[2] == 0
+    assert not carriers(yard.marker)
+
+
+# One process at a time, which forks the next and ends: whoever looks for it finds one that has gone.
+RELAY = """
+import os
+for _ in range(3000):
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+os.execvp("sleep", ["sleep", "40"])
+"""
+
+
+def test_a_relay_of_short_lived_processes_is_gone(yard: Yard) -> None:
+    child = yard.start(sys.executable, "-c", RELAY)
+    assert result(child)[2] == 0
+    assert not carriers(yard.marker)
+
+
+def test_the_sweep_ends_what_forks_while_it_looks(yard: Yard) -> None:
+    child = yard.start(sys.executable, "-c", FORKING, "200", "0.02")
+    assert until(lambda: len(keeper.descendants(child.keeper_pid)) > 10)
+    keeper.send(child.keeper_pid, KILL)
+    assert proc.sweep(yard.marker, frozenset({os.getpid()})) > 10
+    assert not carriers(yard.marker)
+
+
+def carriers(marker: str) -> list[Path]:
+    """The processes that carry a marker."""
+    return [process for process in Path("/proc").glob("[0-9]*") if carries(process, marker)]
+
+
+def carries(process: Path, marker: str) -> bool:
+    try:
+        return marker.encode() in (process / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
 def test_what_is_left_behind_may_say_goodbye(yard: Yard) -> None:
     lingering = f"setsid sh -c 'trap \"echo bye; exit\" TERM; echo ready; {FOR_EVER}' &"
     child = yard.shell(f"{lingering} while ! grep -q ready out; do sleep 0.01; done", linger=10.0)
@@ -325,7 +416,7 @@ def test_descendants_parents_first_and_without_the_spared(yard: Yard) -> None:
     tree = yard.place / "tree"
     assert until(lambda: tree.exists() and tree.read_text().endswith("\n"))
     middle, last = map(int, tree.read_text().split())
-    child.poll()
+    assert until(lambda: child.poll() or child.pid > 0)  # the keeper may report it after the shell has written
     assert keeper.descendants(child.keeper_pid) == [child.pid, middle, last]
     assert keeper.descendants(child.keeper_pid, frozenset({middle})) == [child.pid]
     assert keeper.descendants(last) == []
@@ -570,6 +661,33 @@ def test_what_is_made_for_a_command_that_runs_goes_with_an_owner_that_is_killed(
         made.kill()
     assert until(lambda: not private.exists())
     assert gone(keeper_pid)
+
+
+WRITER = """
+import contextlib, os, sys, time
+end = time.monotonic() + 2
+while time.monotonic() < end:
+    with contextlib.suppress(OSError):
+        os.mkdir(sys.argv[1] + "/logs")
+    for number in range(200):
+        with contextlib.suppress(OSError):
+            open(f"{sys.argv[1]}/logs/{number}", "w").close()
+"""
+
+
+def test_what_is_made_goes_although_somebody_still_writes_into_it(yard: Yard) -> None:
+    """As a driver does, whose keeper takes a moment to end it."""
+    private = yard.place / "private"
+    made = subprocess.Popen([sys.executable, "-c", MAKER, str(private)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with made:
+        assert made.stdout is not None
+        keeper_pid = int(made.stdout.readline())
+        with subprocess.Popen([sys.executable, "-c", WRITER, str(private)]) as writer:
+            assert until((private / "logs" / "199").exists)
+            made.kill()
+            writer.wait()
+    assert gone(keeper_pid)
+    assert not private.exists()
 
 
 def test_what_is_made_goes_when_command_and_owner_are_killed(yard: Yard) -> None:
