@@ -43,10 +43,12 @@ class Policy:
 def decide(history: Sequence[Event], policy: Policy) -> Outcome | None:
     """The outcome that the first deciding event makes; None while nothing has decided. Pure."""
     lost: set[int] = set()
-    ending = False
+    ending = 0
     for event in history:
         match event:
             case DriverEnded(code=code):
+                # Ray's handler of a signal ends the driver with the signal's number.
+                code = -code if ending and code == ending else code
                 return Outcome(128 - code if code < 0 else code, _driver_cause(code))
             case RankFailed(fault=fault):
                 return Outcome.of(fault)
@@ -66,7 +68,7 @@ def decide(history: Sequence[Event], policy: Policy) -> Outcome | None:
                 name = signal_name(signum)
                 return Outcome(0 if policy.up else 128 + signum, f"ended by {name}")
             case SignalArrived(signum=signum) if signum in ENDING:
-                ending = True
+                ending = signum
             case TimeUp(final=True) if not policy.driven:
                 return Outcome(0, "the end of the job") if policy.up else Outcome.of(_late())
             case SignalArrived() | TimeUp():

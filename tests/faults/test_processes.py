@@ -274,6 +274,19 @@ def test_the_driver_decides(jobs: Jobs, fault: Fault) -> None:
     fault.met("MPICH, one host", f"{code}: '{run.said(fault.says)}'", seconds)
 
 
+def test_a_driver_that_ray_ends_after_the_users_signal(jobs: Jobs) -> None:
+    """Ray's handler of SIGTERM ends a driver without one of its own with 15; the job has 143, as for other programs."""
+    code = "import ray, time; ray.init(log_to_driver=False); print('driver up', flush=True); time.sleep(600)"
+    job = jobs.start("--", "python", "-c", code, ranks=2)
+    job.until("driver up", 120)
+    began = time.monotonic()
+    job.process.send_signal(SIGTERM)
+    assert job.wait(30) == 143, job.output()
+    assert "the driver was ended by SIGTERM" in job.output()
+    seconds = time.monotonic() - began
+    met(Cell(FAULTS, "the job, SIGTERM, a driver without a handler; MPICH, one host", "143", seconds, AT_ONCE))
+
+
 @pytest.mark.quick
 def test_a_stopped_driver_and_the_users_signal(jobs: Jobs) -> None:
     """It hears no signal while it is stopped: it has its --stop-timeout, then the ladder, which ends with SIGKILL."""

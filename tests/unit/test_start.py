@@ -62,3 +62,21 @@ def carries(entry: Path, mark: str) -> bool:
         return mark.encode() in (entry / "environ").read_bytes().split(b"\0")
     except OSError:
         return False
+
+
+@pytest.mark.parametrize("module", ["rayhpc.start", "rayhpc"])
+def test_modules_of_the_user_beside_the_job_are_not_ours(tmp_path: Path, module: str) -> None:
+    for name in ("random", "select", "click", "json", "signal", "socket", "yaml", "psutil", "ray", "logging"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a module of the user')")
+    command = [sys.executable, "-m", module, "--help"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "Usage" in run.stdout
+
+
+def test_other_programs_that_import_us_keep_their_path(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import rayhpc, beside; print(beside.WORD)")
+    (tmp_path / "beside.py").write_text("WORD = 'found'")
+    command = [sys.executable, "-m", "mine"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert run.stdout == "found\n", run.stderr

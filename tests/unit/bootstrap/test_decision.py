@@ -180,6 +180,9 @@ def test_a_rank_that_failed_is_the_outcome(policy: Policy) -> None:
         ((HeadSilent(12.0), LOST_1), ExitCode.HEAD_LOST),
         ((LOST_1, HEAD_DEAD), ExitCode.NODE_LOST),
         ((SignalArrived(0, TERM, 1), TimeUp(final=True), DriverEnded(-15)), 143),
+        ((SignalArrived(0, TERM, 1), DriverEnded(15)), 143),  # Ray's handler ends the driver with the signal's number
+        ((SignalArrived(0, TERM, 1), DriverEnded(2)), 2),
+        ((DriverEnded(15),), 15),
     ],
 )
 def test_the_first_event_that_decides_counts(history: tuple[Event, ...], code: int) -> None:
