@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
+from rayhpc.host import gpu_variables
 from rayhpc.processes import keeper_process, this_process
 
 TYPE_CHECKING = False
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     this_process.open_closed_streams()
     this_process.prepare()
+    os.environ.update(gpu_variables.for_ray(os.environ))
     with _beginning() if at_once(words, os.environ) else contextlib.nullcontext() as begun:
         from rayhpc.launch import rank
 

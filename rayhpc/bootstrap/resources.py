@@ -14,8 +14,8 @@ from pathlib import Path
 import rayhpc
 from rayhpc import paths, units
 from rayhpc.errors import configuration
-from rayhpc.host import this_host
-from rayhpc.model import Allocation, Gpus, Interface, Versions
+from rayhpc.host import gpus, this_host
+from rayhpc.model import Allocation, Interface, Versions
 from rayhpc.options import Options
 from rayhpc.processes import this_process
 from rayhpc.schedulers.facts import Scheduler
@@ -50,7 +50,7 @@ def survey(
         scheduler_cpus=_scheduler_cpus(scheduler, launcher, environ),
         memory=min(memory, granted or memory),
         shm=shm,
-        gpus=_gpus(environ),
+        gpus=gpus.find(environ),
         temp_base=temp_base,
         versions=versions(),
         launcher=launcher,
@@ -97,10 +97,6 @@ def _check_store(options: Options, shm: int, environ: Mapping[str, str]) -> None
             f"--object-store-memory {options.object_store_memory}, but /dev/shm has {shm / 2**30:.1f} GiB free",
             next_step="ask for less; or put it on a disk: --ray-arg=--plasma-directory=DIR",
         )
-
-
-def _gpus(environ: Mapping[str, str]) -> Gpus:
-    return this_host.gpus(environ)
 
 
 def _scheduler_cpus(scheduler: Scheduler | None, launcher: str, environ: Mapping[str, str]) -> int | None:

@@ -75,15 +75,26 @@ def _even(total: int, shares: int, least: int = 0) -> list[int]:
 
 
 def _divide_gpus(ranks: Sequence[Allocation], count: int) -> list[Gpus]:
-    """Ranks that see GPUs of their own keep them; else the host's list is cut into slices."""
+    """Ranks that see GPUs of their own keep them; else the host's list is cut, that of each variable alike."""
     lists = [entry.gpus.devices or entry.gpus.ids for entry in ranks]
-    variable = ranks[0].gpus.variable
     if count > 1 and count == len(ranks) and sum(map(len, lists)) == len({gpu for ids in lists for gpu in ids}):
-        return [Gpus(variable, entry.gpus.ids) for entry in ranks]
-    union = tuple(dict.fromkeys(gpu for entry in ranks for gpu in entry.gpus.ids))
-    sizes = _even(len(union), count)
+        return [replace(entry.gpus, devices=()) for entry in ranks]
+    names = [entry.variable for entry in ranks[0].gpus.all_variables]
+    columns = [_cut(variable, _ids(variable, ranks), count) for variable in names]
+    return [replace(first, others=tuple(others)) for first, *others in zip(*columns, strict=True)]
+
+
+def _ids(variable: str, ranks: Sequence[Allocation]) -> tuple[str, ...]:
+    """All ids that a variable has on the ranks of a host, each once."""
+    named = [gpus.ids for entry in ranks for gpus in entry.gpus.all_variables if gpus.variable == variable]
+    return tuple(dict.fromkeys(gpu for ids in named for gpu in ids))
+
+
+def _cut(variable: str, ids: tuple[str, ...], count: int) -> list[Gpus]:
+    """A list of ids in so many slices."""
+    sizes = _even(len(ids), count)
     starts = [sum(sizes[:place]) for place in range(count)]
-    return [Gpus(variable, union[start : start + size]) for start, size in zip(starts, sizes, strict=True)]
+    return [Gpus(variable, ids[start : start + size]) for start, size in zip(starts, sizes, strict=True)]
 
 
 def _with_options(node: NodeSpec, options: Options) -> NodeSpec:
@@ -105,7 +116,8 @@ def _chosen_gpus(node: NodeSpec, number: int) -> Gpus:
             f"{node.gpus.variable}={','.join(found)}",
             next_step="ask for fewer, or start fewer ranks on each host",
         )
-    return Gpus(node.gpus.variable, found[:number] or tuple(str(n) for n in range(number)))
+    first, *others = (replace(entry, ids=entry.ids[:number]) for entry in node.gpus.all_variables)
+    return replace(first, ids=first.ids or tuple(str(n) for n in range(number)), others=tuple(others))
 
 
 def warnings(allocations: Sequence[Allocation], nodes: Sequence[NodeSpec], options: Options) -> list[str]:

@@ -10,7 +10,7 @@ from rayhpc import schedulers
 from rayhpc.bootstrap import driver, plan, resources
 from rayhpc.bootstrap.node import Node
 from rayhpc.errors import RayhpcError
-from rayhpc.host import this_host
+from rayhpc.host import gpu_variables, this_host
 from rayhpc.log import Console
 from rayhpc.messages import Milestone
 from rayhpc.model import HEAD_RANK, Allocation, Assignment
@@ -32,7 +32,7 @@ def bootstrap(
     once, by rank 0, and is the exit code.
     """
     environ = os.environ
-    environ.update(this_host.mended_gpus(environ))
+    environ.update(gpu_variables.for_ray(environ))
     place = f"rank {comm.rank} on {this_host.name()}"
     imported = Milestone(comm.rank, this_host.name(), "imported", time.time(), since=this_host.started_at())
     launch = launcher.launched(environ)

@@ -139,7 +139,8 @@ def _hook(ray_version: str, spec: NodeSpec) -> dict[str, str]:
 
 def _visible(gpus: Gpus, inherited: Mapping[str, str]) -> dict[str, str]:
     """The node's GPUs alone; none is said as well, since Ray leaves the variable of tasks without GPUs as it is."""
-    return {gpus.variable: ",".join(gpus.ids)} if gpus.ids or gpus.variable in inherited else {}
+    named = [entry for entry in gpus.all_variables if entry.ids or entry.variable in inherited]
+    return {entry.variable: ",".join(entry.ids) for entry in named}
 
 
 def of_driver(environ: Mapping[str, str], own: Assignment, spec: ClusterSpec) -> dict[str, str]:
