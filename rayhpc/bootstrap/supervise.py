@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import os
 import signal
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from rayhpc import paths
+from rayhpc.bootstrap.deadline import EndOfJob, question
 from rayhpc.bootstrap.decision import Policy, decide, loss
 from rayhpc.bootstrap.node_table import NodeTable
 from rayhpc.bootstrap.roster import Roster
@@ -64,6 +69,8 @@ class Supervisor:
         self._judged: Sequence[AliveNode] = ()
         self._forwarded: dict[int, int] = {}
         self._end_driver_at: float | None = None
+        self._end = EndOfJob(spec.deadline, question(options, os.environ), Path(paths.deadline_file(spec.run_dir)))
+        self._warned = False
         self._beats = Beats(comm.size, set(range(1, comm.size)))
 
     def poll(self) -> Outcome | None:
@@ -78,6 +85,8 @@ class Supervisor:
     def accept(self) -> None:
         """The cluster is up: what is missing now is forgiven, what is lost from here on is the policy's to judge."""
         self.policy = replace(self.policy, up=True, forgiven=frozenset(self.roster.lost))
+        if self._end.at < math.inf:
+            self._write_end()
 
     def drive(self, driver: Child) -> None:
         """The driver runs: it gets the signals and has the last word."""
@@ -215,14 +224,38 @@ class Supervisor:
         self._look_at_deadline()
 
     def _look_at_deadline(self) -> None:
-        if not self._spec.deadline:
+        if any(isinstance(event, TimeUp) and event.final for event in self.history):
             return
-        left = self._spec.deadline - time.time()
-        told = {event.final for event in self.history if isinstance(event, TimeUp)}
-        if left <= _LAST_SECONDS and True not in told:
+        grace = self._options.grace
+        if moved := self._end.refresh(_LAST_SECONDS if self._warned else grace):
+            self._on_new_end(moved)
+        left = self._end.left
+        if left <= _LAST_SECONDS:
             self.note(TimeUp(final=True))
-        elif left <= self._options.grace and not told and self.driver is not None:
+        elif left <= grace and not self._warned and self.driver is not None and self._end.certain:
+            self._warned = True
             self.note(TimeUp(final=False))
+
+    def _on_new_end(self, moved: float) -> None:
+        """The scheduler has given the job another end: a later one means another signal."""
+        self._warned = self._warned and self._end.left <= self._options.grace
+        self._console.line(f"the end of the job has moved: {_moved(self._end.at, moved)}")
+        self._log.write("deadline", HEAD_RANK, self.host(HEAD_RANK), end=self._end.at)
+        self._write_end()
+
+    def _write_end(self) -> None:
+        try:
+            self._end.write()
+        except OSError as error:
+            self._console.line(f"WARNING: the driver is not told: {error.filename}: {error.strerror}")
+
+
+def _moved(end: float, seconds: float) -> str:
+    """14:30:00, 30 min later."""
+    if end == math.inf:
+        return "there is none now"
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(end))
+    return f"{at}, {abs(seconds) / 60:.0f} min {'later' if seconds > 0 else 'earlier'}" if seconds > -math.inf else at
 
 
 def head_silence(nodes: int) -> float:

@@ -144,7 +144,10 @@ def _visible(gpus: Gpus, inherited: Mapping[str, str]) -> dict[str, str]:
 
 
 def of_driver(environ: Mapping[str, str], own: Assignment, spec: ClusterSpec) -> dict[str, str]:
-    """For the driver: RAY_ADDRESS, so that a plain ray.init() attaches; RAYHPC_DEADLINE where the end is known."""
+    """For the driver: RAY_ADDRESS, so that a plain ray.init() attaches; RAYHPC_DEADLINE where the end is known.
+
+    RAYHPC_DEADLINE_FILE names a file with the end as it is now: the scheduler may move it.
+    """
     inherited = scrubbed(environ)
     return {
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -152,6 +155,7 @@ def of_driver(environ: Mapping[str, str], own: Assignment, spec: ClusterSpec) ->
         **_without_proxies(inherited, {spec.head.address}),
         **authentication(spec.head.temp_dir, own.certificate is not None),
         **({"RAYHPC_DEADLINE": f"{spec.deadline:.0f}"} if spec.deadline else {}),
+        "RAYHPC_DEADLINE_FILE": paths.deadline_file(spec.run_dir),
         "RAY_ADDRESS": spec.address,
         "RAYHPC_RUN_ID": spec.run_id,
         "RAYHPC_RUN_DIR": spec.run_dir,

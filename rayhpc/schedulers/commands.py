@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -32,6 +33,7 @@ _RUN_VARIABLES = (
     "RAYHPC_RUN_ID",
     "RAYHPC_RUN_DIR",
     "RAYHPC_DEADLINE",
+    "RAYHPC_DEADLINE_FILE",
     "RAYHPC_RESTARTS",
     "RAYHPC_CHAIN",
 )
@@ -148,6 +150,12 @@ def deadline(scheduler: Scheduler, environ: Environment, now: float) -> tuple[fl
     known = scheduler.deadline(environ)
     if known is not None or not scheduler.deadline_query:
         return known, ""
+    end, warning = ask_deadline(scheduler, environ, now)
+    return None if end == math.inf else end, warning
+
+
+def ask_deadline(scheduler: Scheduler, environ: Environment, now: float) -> tuple[float | None, str]:
+    """The end of the job as the scheduler says now, infinite for a job without a limit; else as deadline()."""
     argv = [*scheduler.deadline_query, environ.get(scheduler.job_id, "")]
     try:
         answer = run(argv, _DEADLINE_SECONDS)

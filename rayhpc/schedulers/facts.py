@@ -29,7 +29,8 @@ class Scheduler:
     job_id: the variable that holds it; cpus: CPUs of the job on this host; memory: bytes of the job on this host;
     deadline: end of the job in Unix seconds. Each is None where the environment does not say.
     deadline_query: the words before the job's id of a command that knows its end; parse_deadline: the end in Unix
-    seconds from what that printed and the time at which it was asked, None where it does not say.
+    seconds from what that printed and the time at which it was asked, infinite for a job without a limit, None where it
+    does not say.
     on_job_host: a variable that is set on the hosts of a job only, not in the shell that has asked for them;
     host_query: the words before a host's name of a command that knows the hosts on which jobs run; no_job_host: a
     pattern of what it prints for any other host.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import socket
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ def parse_deadline(text: str, now: float) -> float | None:
     """time_left of `bjobs -o`: '1:30 L' is an hour and a half to the limit; '-' where there is none."""
     match = re.search(r"^\s*([0-9]{1,9}):([0-9]{2})(?::([0-9]{2}))?(?:\s+[LEX])?\s*$", text, re.MULTILINE)
     if not match:
-        return None
+        return math.inf if text.strip() == "-" else None
     hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return now + 3600 * hours + 60 * minutes + seconds
 

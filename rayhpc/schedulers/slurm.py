@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -43,6 +44,8 @@ def _deadline(environ: Environment) -> float | None:
 def parse_deadline(text: str, _now: float) -> float | None:
     """EndTime of `scontrol -o show job`, which is local time; Unknown where the job has no limit."""
     match = re.search(r"StartTime=\S+ EndTime=(\S+)", text)
+    if match and match[1] == "Unknown":
+        return math.inf
     try:
         return time.mktime(time.strptime(match[1], "%Y-%m-%dT%H:%M:%S")) if match else None
     except (ValueError, OverflowError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -449,7 +450,8 @@ def test_the_end_of_a_job_by_scontrol() -> None:
         "EndTime=2026-11-21T11:52:30 Deadline=N/A SuspendTime=None"
     )
     assert slurm.parse_deadline(printed, NOW) == local("2026-11-21 11:52:30")
-    assert slurm.parse_deadline(printed.replace("2026-11-21T11:52:30", "Unknown"), NOW) is None
+    assert slurm.parse_deadline(printed.replace("2026-11-21T11:52:30", "Unknown"), NOW) == math.inf
+    assert slurm.parse_deadline("slurm_load_jobs error", NOW) is None
 
 
 def test_the_end_of_a_job_by_qstat() -> None:
@@ -460,7 +462,7 @@ def test_the_end_of_a_job_by_qstat() -> None:
     assert pbs.parse_deadline("Job Id: 1.x\n    job_state = Q\n", NOW) is None
 
 
-@pytest.mark.parametrize(("printed", "left"), [("1:30 L\n", 5400), ("0:05\n", 300), ("-\n", None), ("", None)])
+@pytest.mark.parametrize(("printed", "left"), [("1:30 L\n", 5400), ("0:05\n", 300), ("-\n", math.inf), ("", None)])
 def test_the_end_of_a_job_by_bjobs(printed: str, left: int | None) -> None:
     assert lsf.parse_deadline(printed, NOW) == (None if left is None else NOW + left)
 
