@@ -89,4 +89,4 @@ def question(options: Options, environ: Mapping[str, str]) -> Ask | None:
     if options.walltime or options.deadline or scheduler is None or not scheduler.deadline_query:
         return None
     known = scheduler, dict(environ)
-    return lambda: commands.ask_deadline(*known, time.time())[0]
+    return lambda: commands.deadline_now(*known, time.time())

@@ -13,6 +13,7 @@ from rayhpc.errors import configuration, counted, shortened
 from rayhpc.host import network, tls
 from rayhpc.model import Allocation, Assignment, Certificate, ClusterSpec, Probe, Reach
 from rayhpc.options import Options
+from rayhpc.ranks import launcher
 from rayhpc.ranks.comm import Comm, agree
 from rayhpc.records import run_directory
 from rayhpc.schedulers import commands
@@ -44,12 +45,14 @@ class Planner:
     def propose(self, allocations: Sequence[Allocation]) -> list[Probe]:
         """Check what was found, open the run and a listener; where each worker shall try to reach the head."""
         check_versions(allocations)
+        said = self._describe_job()
+        allocations = share.with_granted_cpus(allocations, self._granted_cpus(said))
         self._allocations = allocations
         head = allocations[0]
         now = time.time()
         run_id = new_run_id(now)
         nodes = share.divide(allocations, self._options, run_id)
-        self.warnings = share.warnings(allocations, nodes, self._options)
+        self.warnings = share.warnings(allocations, nodes, self._options) + self._unused_hosts(allocations)
         check_min_nodes(self._options.min_nodes, len(nodes))
         if not self._options.login_node:
             check_login_node(head.host, self._environ)
@@ -63,7 +66,7 @@ class Planner:
             versions=head.versions,
             scheduler=self._scheduler.name if self._scheduler else "",
             job_id=self._environ.get(self._scheduler.job_id, "") if self._scheduler else "",
-            deadline=self._deadline(head.host, now),
+            deadline=self._deadline(head.host, now, said),
             nodes=nodes,
         )
         self._listener = network.Listener()
@@ -87,22 +90,47 @@ class Planner:
         )
         return assignments(self.spec, self._allocations, secrets.token_hex(32), certificate)
 
-    def _deadline(self, host: str, now: float) -> float:
+    def _describe_job(self) -> commands.Said | None:
+        """What the scheduler says of the job where it alone can tell each host's CPUs; None where it is not asked."""
+        if self._scheduler is None or self._scheduler.parse_cpus is None:
+            return None
+        return commands.describe(self._scheduler, self._environ)
+
+    def _granted_cpus(self, said: commands.Said | None) -> Mapping[str, int]:
+        if said is None or self._scheduler is None or self._scheduler.parse_cpus is None:
+            return {}
+        return self._scheduler.parse_cpus(said[0])
+
+    def _unused_hosts(self, allocations: Sequence[Allocation]) -> list[str]:
+        """A warning where the job has more hosts than ranks were started on."""
+        granted = self._scheduler.hosts(self._environ) if self._scheduler else []
+        used = {entry.host for entry in allocations}
+        unused = [host for host in granted if host.partition(".")[0] not in used]
+        surplus = len(granted) - len({entry.host_id for entry in allocations})
+        if surplus <= 0 or not unused:
+            return []
+        many = len(granted)
+        return [
+            f"{surplus} of the job's {many} hosts are not used: {shortened(unused[:surplus])}; "
+            f"start a rank on each of them: {launcher.on_hosts(many, self._environ)}"
+        ]
+
+    def _deadline(self, host: str, now: float, said: commands.Said | None) -> float:
         """End of the job in Unix seconds, 0 if nobody knows; raises RayhpcError where it is over."""
-        end, source = self._end_of_job(now)
+        end, source = self._end_of_job(now, said)
         check_time_left(end, now, f"{source}; clock of {host}")
         if end and end - now <= self._options.grace and not self._options.hold:
             grace = f"--grace {self._options.grace:g} s"
             self.warnings += [f"the job ends in {end - now:.0f} s, within {grace}: the driver is signalled at once"]
         return end
 
-    def _end_of_job(self, now: float) -> tuple[float, str]:
+    def _end_of_job(self, now: float, said: commands.Said | None) -> tuple[float, str]:
         """The end, 0 if nobody knows, and whose word it is: the user's, else the scheduler's."""
         if self._options.walltime:
             return now + units.seconds(self._options.walltime), "--walltime"
         if self._options.deadline or self._scheduler is None:
             return self._options.deadline, "--deadline"
-        end, warning = commands.deadline(self._scheduler, self._environ, now)
+        end, warning = commands.deadline(self._scheduler, self._environ, now, said)
         self.warnings += [warning] if warning else []
         return end or 0.0, self._scheduler.name
 

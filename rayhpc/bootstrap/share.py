@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 
 from rayhpc import paths, units
@@ -54,11 +54,28 @@ def _divide_host(ranks: Sequence[Allocation], one_per_host: bool, options: Optio
     return nodes if fits else [replace(node, store_dir=node.temp_dir) for node in nodes]
 
 
+def with_granted_cpus(allocations: Sequence[Allocation], granted: Mapping[str, int]) -> list[Allocation]:
+    """The ranks with what the scheduler has granted of each host, for those that it names."""
+    return [replace(entry, scheduler_cpus=granted.get(entry.host, entry.scheduler_cpus)) for entry in allocations]
+
+
 def host_cpus(ranks: Sequence[Allocation]) -> int:
-    """CPUs that the ranks of one host may use together."""
+    """CPUs that the ranks of one host may use together: by affinity, by the cgroup, and by the scheduler's grant."""
+    granted = _granted_cpus(ranks)
+    return min(_usable_cpus(ranks), granted) if granted else _usable_cpus(ranks)
+
+
+def _usable_cpus(ranks: Sequence[Allocation]) -> int:
+    """CPUs that nothing keeps the ranks of one host from using."""
     together = len(frozenset().union(*(entry.cpus for entry in ranks)))
     limits = [entry.cpu_limit for entry in ranks if entry.cpu_limit is not None]
     return max(1, min([together, *limits]))
+
+
+def _granted_cpus(ranks: Sequence[Allocation]) -> int | None:
+    """CPUs of the job on this host; None where nobody says. aprun's ranks are not where its scheduler's script is."""
+    figures = [entry.scheduler_cpus for entry in ranks if entry.scheduler_cpus and entry.launcher != "aprun"]
+    return max(figures, default=None)
 
 
 def _divide_cpus(ranks: Sequence[Allocation], chosen: Sequence[Allocation]) -> list[int]:
@@ -128,7 +145,12 @@ def warnings(allocations: Sequence[Allocation], nodes: Sequence[NodeSpec], optio
     found: dict[str, list[str]] = defaultdict(list)
     on_disk = frozenset(node.rank for node in nodes if node.store_dir)
     for ranks in by_host.values():
-        for text in [*_binding(ranks, options), *_shm(ranks, on_disk), *(w for entry in ranks for w in entry.warnings)]:
+        for text in [
+            *_binding(ranks, options),
+            *_grant(ranks, options),
+            *_shm(ranks, on_disk),
+            *(w for entry in ranks for w in entry.warnings),
+        ]:
             found[text].append(ranks[0].host)
     return [f"{text}  [{shortened(list(dict.fromkeys(hosts)))}]" for text, hosts in found.items()]
 
@@ -145,6 +167,15 @@ def _binding(ranks: Sequence[Allocation], options: Options) -> Iterable[str]:
         "aprun": "aprun -cc none -d …",
     }.get(launcher, "mpirun --bind-to none" if "Open MPI" in launcher else "the launcher's flag against binding")
     yield f"only {usable} of {figure} CPUs are usable: {launcher} has bound the ranks; add {flag}"
+
+
+def _grant(ranks: Sequence[Allocation], options: Options) -> Iterable[str]:
+    granted, usable = _granted_cpus(ranks), _usable_cpus(ranks)
+    if options.num_cpus is None and granted is not None and granted < usable:
+        yield (
+            f"the job has {granted} of this host's CPUs, and Ray uses no more, though nothing keeps it from {usable}: "
+            "ask the scheduler for more, or say --num-cpus"
+        )
 
 
 def _shm(ranks: Sequence[Allocation], on_disk: Set[int]) -> Iterable[str]:

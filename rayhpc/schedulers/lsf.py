@@ -22,10 +22,16 @@ from rayhpc.schedulers.facts import (
 
 
 def _cpus(environ: Environment) -> int | None:
-    """LSB_MCPU_HOSTS is 'hostA 16 hostB 16': the slots of the job on each host."""
+    """The slots of the job on this host, which are CPUs at most sites; a job that has its hosts alone may use all."""
+    if environ.get("LSB_EXCLUSIVE", "").upper() == "Y":
+        return None
+    return _slots(environ).get(socket.gethostname().partition(".")[0])
+
+
+def _slots(environ: Environment) -> dict[str, int | None]:
+    """LSB_MCPU_HOSTS is 'hostA 16 hostB 16'."""
     words = environ.get("LSB_MCPU_HOSTS", "").split()
-    slots = {name.partition(".")[0]: number(count) for name, count in zip(words[::2], words[1::2], strict=False)}
-    return slots.get(socket.gethostname().partition(".")[0])
+    return {name.partition(".")[0]: number(count) for name, count in zip(words[::2], words[1::2], strict=False)}
 
 
 def parse_deadline(text: str, now: float) -> float | None:
@@ -41,6 +47,7 @@ LSF = Scheduler(
     "lsf",
     "LSB_JOBID",
     _cpus,
+    hosts=lambda environ: list(_slots(environ)),
     deadline_query=("bjobs", "-noheader", "-o", "time_left"),
     parse_deadline=parse_deadline,
 )

@@ -341,6 +341,35 @@ def test_stores_that_were_asked_for_go_to_disk_together() -> None:
     assert not any(node.store_dir for node in divided(ranks, object_store_memory="5G"))
 
 
+GRANT = "the job has 2 of this host's CPUs, and Ray uses no more, though nothing keeps it from 8: "
+
+
+@pytest.mark.parametrize(
+    ("ranks", "cpus_expected", "warnings"),
+    [
+        (alike(1, scheduler_cpus=2), [2], [f"{GRANT}ask the scheduler for more, or say --num-cpus  [a]"]),
+        (alike(3, scheduler_cpus=8), [3, 3, 2], []),
+        (bound(range(2), scheduler_cpus=2), [2], []),  # the scheduler has bound it
+        (alike(1, scheduler_cpus=2, cpu_limit=1), [1], []),
+        (alike(1, scheduler_cpus=2, launcher="aprun"), [8], []),  # the figure of the host that runs the script
+    ],
+)
+def test_the_scheduler_grants_no_more(ranks: list[Allocation], cpus_expected: list[int], warnings: list[str]) -> None:
+    assert cpus(ranks) == cpus_expected
+    assert told(ranks) == warnings
+
+
+def test_the_user_may_take_more_than_was_granted() -> None:
+    assert cpus(alike(1, scheduler_cpus=2), num_cpus=8) == [8]
+    assert told(alike(1, scheduler_cpus=2), num_cpus=8) == []
+
+
+def test_what_the_scheduler_says_of_each_host_counts() -> None:
+    """mpiexec has brought the first host's word to all ranks."""
+    ranks = [allocation(0, "a", scheduler_cpus=2), allocation(1, "b", scheduler_cpus=2), allocation(2, "c")]
+    assert cpus(share.with_granted_cpus(ranks, {"a": 2, "b": 6})) == [2, 6, 8]
+
+
 def test_a_small_shm_is_told_in_mebibytes() -> None:
     (warning,) = told(alike(2, shm=100 * 2**20))
     assert warning.startswith("/dev/shm has 100 MiB free")
