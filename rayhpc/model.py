@@ -22,12 +22,19 @@ class Interface:
 class Gpus:
     """GPUs that a rank may use: the ids as its vendor's variable names them, e.g. ('GPU-4a1…',).
 
-    devices: what tells them from those of other ranks on the host, where the ids alone do not.
+    devices: what tells them from those of other ranks on the host, where the ids alone do not; others: what the
+    variables of other vendors say of the same GPUs, where several are set.
     """
 
     variable: str = "CUDA_VISIBLE_DEVICES"
     ids: tuple[str, ...] = ()
     devices: tuple[str, ...] = field(default=(), compare=False)
+    others: tuple[Gpus, ...] = ()
+
+    @property
+    def all_variables(self) -> tuple[Gpus, ...]:
+        """This variable and the others."""
+        return (self, *self.others)
 
 
 @dataclass(frozen=True)

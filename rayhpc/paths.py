@@ -10,6 +10,7 @@ EVENTS = "events.jsonl"
 OUTCOME = "outcome.json"
 LOGS = "ray-logs.tar.gz"
 LATEST = "latest"
+DEADLINE = "deadline"
 
 # AF_UNIX paths end at 107 bytes. To its --temp-dir Ray appends a session and a socket's name.
 AF_UNIX_LIMIT = 107
@@ -65,3 +66,8 @@ def state_dir(environ: Mapping[str, str]) -> Path:
 def rank_log(run_dir: str, rank: int) -> Path:
     """What `ray start` of a rank prints."""
     return Path(run_dir, f"rank-{rank}.log")
+
+
+def deadline_file(run_dir: str) -> str:
+    """The end of the job in Unix seconds, for drivers: it is there where the end is known, and follows it."""
+    return f"{run_dir}/{DEADLINE}"

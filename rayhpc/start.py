@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
+from rayhpc.host import gpu_variables
 from rayhpc.processes import keeper_process, this_process
 
 TYPE_CHECKING = False
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     this_process.open_closed_streams()
     this_process.prepare()
+    os.environ.update(gpu_variables.for_ray(os.environ))
     with _early_start() if at_once(arguments, os.environ) else contextlib.nullcontext() as early_start:
         try:
             from rayhpc.launch import rank

@@ -14,6 +14,7 @@ from rayhpc.errors import configuration, counted, shortened
 from rayhpc.host import network, tls
 from rayhpc.model import Assignment, Certificate, ClusterSpec, NodeSpec, Probe, RankResources, Reach
 from rayhpc.options import Options
+from rayhpc.ranks import launcher
 from rayhpc.ranks.comm import Comm, agree, contribute
 from rayhpc.records import run_directory
 from rayhpc.records.ids import new_id
@@ -72,6 +73,8 @@ class Planner:
     def propose(self, found: Sequence[RankResources]) -> list[Proposal | Probe]:
         """Check what was found, and listen; for rank 0 the proposal, for each other rank what it shall try to reach."""
         check_versions(found)
+        said = self._describe_job()
+        found = share.with_granted_cpus(found, self._granted_cpus(said))
         head, now = found[0], time.time()
         run_id = new_id(now)
         nodes = share.divide(found, self._options, run_id)
@@ -79,10 +82,10 @@ class Planner:
         if not self._options.login_node:
             check_login_node(head.host, self._environ)
         port = network.free_port(head.host, self._options.port)
-        deadline, about_time = self._deadline(head.host, now)
+        deadline, about_time = self._deadline(head.host, now, said)
         self._listener = network.Listener()
         probe = Probe(tuple(entry.address for entry in head.interfaces), self._listener.port)
-        warnings = (*share.warnings(found, nodes, self._options), *about_time)
+        warnings = (*share.warnings(found, nodes, self._options), *self._unused_hosts(found), *about_time)
         return [Proposal(run_id, tuple(found), nodes, port, deadline, probe, warnings), *[probe] * (len(found) - 1)]
 
     def settle(self, proposal: Proposal, reaches: Sequence[Reach]) -> list[ClusterPlan | Assignment]:
@@ -113,22 +116,47 @@ class Planner:
             run_dir=str(run_directory.create(self._options.run_dir, proposal.run_id)),
         )
 
-    def _deadline(self, host: str, now: float) -> tuple[float, list[str]]:
+    def _describe_job(self) -> commands.Said | None:
+        """What the scheduler says of the job where it alone can tell each host's CPUs; None where it is not asked."""
+        if self._scheduler is None or self._scheduler.parse_cpus is None:
+            return None
+        return commands.describe(self._scheduler, self._environ)
+
+    def _granted_cpus(self, said: commands.Said | None) -> Mapping[str, int]:
+        if said is None or self._scheduler is None or self._scheduler.parse_cpus is None:
+            return {}
+        return self._scheduler.parse_cpus(said[0])
+
+    def _unused_hosts(self, found: Sequence[RankResources]) -> list[str]:
+        """A warning where the job has more hosts than ranks were started on."""
+        granted = self._scheduler.hosts(self._environ) if self._scheduler else []
+        used = {entry.host for entry in found}
+        unused = [host for host in granted if host.partition(".")[0] not in used]
+        surplus = len(granted) - len({entry.host_id for entry in found})
+        if surplus <= 0 or not unused:
+            return []
+        many = len(granted)
+        return [
+            f"{surplus} of the job's {many} hosts are not used: {shortened(unused[:surplus])}; "
+            f"start a rank on each of them: {launcher.on_hosts(many, self._environ)}"
+        ]
+
+    def _deadline(self, host: str, now: float, said: commands.Said | None) -> tuple[float, list[str]]:
         """End of the job in Unix seconds, 0 if nobody knows, and warnings; raises RayhpcError where it is over."""
-        end, source, warnings = self._end_of_job(now)
+        end, source, warnings = self._end_of_job(now, said)
         check_time_left(end, now, f"{source}; clock of {host}")
         if end and end - now <= self._options.grace and not self._options.hold:
             grace = f"--grace {self._options.grace:g} s"
             warnings += [f"the job ends in {end - now:.0f} s, within {grace}: the driver is signalled at once"]
         return end, warnings
 
-    def _end_of_job(self, now: float) -> tuple[float, str, list[str]]:
+    def _end_of_job(self, now: float, said: commands.Said | None) -> tuple[float, str, list[str]]:
         """The end, 0 if nobody knows; its source, which is an option or the scheduler; and warnings."""
         if self._options.walltime:
             return now + units.seconds(self._options.walltime), "--walltime", []
         if self._options.deadline or self._scheduler is None:
             return self._options.deadline, "--deadline", []
-        end, warning = commands.deadline(self._scheduler, self._environ, now)
+        end, warning = commands.deadline(self._scheduler, self._environ, now, said)
         return end or 0.0, self._scheduler.name, [warning] if warning else []
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import rayhpc
 from rayhpc import paths, units
 from rayhpc.errors import configuration
-from rayhpc.host import this_host
+from rayhpc.host import gpus, this_host
 from rayhpc.inside_ray.names import DASHBOARD_PACKAGES
 from rayhpc.model import Interface, RankResources, Versions
 from rayhpc.options import Options
@@ -49,7 +49,7 @@ def survey(
         scheduler_cpus=_scheduler_cpus(scheduler, launcher, environ),
         memory=min(memory, granted or memory),
         shm=shm,
-        gpus=this_host.gpus(environ),
+        gpus=gpus.find(environ),
         temp_base=temp_base,
         versions=versions(),
         launcher=launcher,

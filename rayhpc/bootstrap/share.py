@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 
 from rayhpc import paths, units
@@ -54,11 +54,28 @@ def _divide_host(ranks: Sequence[RankResources], one_per_host: bool, options: Op
     return nodes if fits else [replace(node, store_dir=node.temp_dir) for node in nodes]
 
 
+def with_granted_cpus(found: Sequence[RankResources], granted: Mapping[str, int]) -> list[RankResources]:
+    """The ranks with what the scheduler has granted of each host, for those that it names."""
+    return [replace(entry, scheduler_cpus=granted.get(entry.host, entry.scheduler_cpus)) for entry in found]
+
+
 def host_cpus(ranks: Sequence[RankResources]) -> int:
-    """CPUs that the ranks of one host may use together."""
+    """CPUs that the ranks of one host may use together: by affinity, by the cgroup, and by the scheduler's grant."""
+    granted = _granted_cpus(ranks)
+    return min(_usable_cpus(ranks), granted) if granted else _usable_cpus(ranks)
+
+
+def _usable_cpus(ranks: Sequence[RankResources]) -> int:
+    """CPUs that nothing keeps the ranks of one host from using."""
     together = len(frozenset().union(*(entry.cpus for entry in ranks)))
     limits = [entry.cpu_limit for entry in ranks if entry.cpu_limit is not None]
     return max(1, min([together, *limits]))
+
+
+def _granted_cpus(ranks: Sequence[RankResources]) -> int | None:
+    """CPUs of the job on this host; None where nobody says. aprun's ranks are not where its scheduler's script is."""
+    figures = [entry.scheduler_cpus for entry in ranks if entry.scheduler_cpus and entry.launcher != "aprun"]
+    return max(figures, default=None)
 
 
 def _divide_cpus(ranks: Sequence[RankResources], chosen: Sequence[RankResources]) -> list[int]:
@@ -75,15 +92,26 @@ def _even(total: int, shares: int, least: int = 0) -> list[int]:
 
 
 def _divide_gpus(ranks: Sequence[RankResources], count: int) -> list[Gpus]:
-    """Ranks that see GPUs of their own keep them; else the host's list is cut into slices."""
+    """Ranks that see GPUs of their own keep them; else the host's list is cut, that of each variable alike."""
     lists = [entry.gpus.devices or entry.gpus.ids for entry in ranks]
-    variable = ranks[0].gpus.variable
     if count > 1 and count == len(ranks) and sum(map(len, lists)) == len({gpu for ids in lists for gpu in ids}):
-        return [Gpus(variable, entry.gpus.ids) for entry in ranks]
-    union = tuple(dict.fromkeys(gpu for entry in ranks for gpu in entry.gpus.ids))
-    sizes = _even(len(union), count)
+        return [replace(entry.gpus, devices=()) for entry in ranks]
+    names = [entry.variable for entry in ranks[0].gpus.all_variables]
+    columns = [_cut(variable, _ids(variable, ranks), count) for variable in names]
+    return [replace(first, others=tuple(others)) for first, *others in zip(*columns, strict=True)]
+
+
+def _ids(variable: str, ranks: Sequence[RankResources]) -> tuple[str, ...]:
+    """All ids that a variable has on the ranks of a host, each once."""
+    named = [gpus.ids for entry in ranks for gpus in entry.gpus.all_variables if gpus.variable == variable]
+    return tuple(dict.fromkeys(gpu for ids in named for gpu in ids))
+
+
+def _cut(variable: str, ids: tuple[str, ...], count: int) -> list[Gpus]:
+    """A list of ids in so many slices."""
+    sizes = _even(len(ids), count)
     starts = [sum(sizes[:place]) for place in range(count)]
-    return [Gpus(variable, union[start : start + size]) for start, size in zip(starts, sizes, strict=True)]
+    return [Gpus(variable, ids[start : start + size]) for start, size in zip(starts, sizes, strict=True)]
 
 
 def _with_options(node: NodeSpec, options: Options) -> NodeSpec:
@@ -105,7 +133,8 @@ def _chosen_gpus(node: NodeSpec, number: int) -> Gpus:
             f"{node.gpus.variable}={','.join(found)}",
             next_step="ask for fewer, or start fewer ranks on each host",
         )
-    return Gpus(node.gpus.variable, found[:number] or tuple(str(n) for n in range(number)))
+    first, *others = (replace(entry, ids=entry.ids[:number]) for entry in node.gpus.all_variables)
+    return replace(first, ids=first.ids or tuple(str(n) for n in range(number)), others=tuple(others))
 
 
 def warnings(found: Sequence[RankResources], nodes: Sequence[NodeSpec], options: Options) -> list[str]:
@@ -116,7 +145,12 @@ def warnings(found: Sequence[RankResources], nodes: Sequence[NodeSpec], options:
     hosts_of: dict[str, list[str]] = defaultdict(list)
     on_disk = frozenset(node.rank for node in nodes if node.store_dir)
     for ranks in by_host.values():
-        for text in [*_binding(ranks, options), *_shm(ranks, on_disk), *(w for entry in ranks for w in entry.warnings)]:
+        for text in [
+            *_binding(ranks, options),
+            *_grant(ranks, options),
+            *_shm(ranks, on_disk),
+            *(w for entry in ranks for w in entry.warnings),
+        ]:
             hosts_of[text].append(ranks[0].host)
     return [f"{text}  [{shortened(list(dict.fromkeys(hosts)))}]" for text, hosts in hosts_of.items()]
 
@@ -133,6 +167,15 @@ def _binding(ranks: Sequence[RankResources], options: Options) -> Iterable[str]:
         "aprun": "aprun -cc none -d …",
     }.get(launcher, "mpirun --bind-to none" if "Open MPI" in launcher else "the launcher's flag against binding")
     yield f"only {usable} of {figure} CPUs are usable: {launcher} has bound the ranks; add {flag}"
+
+
+def _grant(ranks: Sequence[RankResources], options: Options) -> Iterable[str]:
+    granted, usable = _granted_cpus(ranks), _usable_cpus(ranks)
+    if options.num_cpus is None and granted is not None and granted < usable:
+        yield (
+            f"the job has {granted} of this host's CPUs, and Ray uses no more, though nothing keeps it from {usable}: "
+            "ask the scheduler for more, or say --num-cpus"
+        )
 
 
 def _shm(ranks: Sequence[RankResources], on_disk: Set[int]) -> Iterable[str]:

@@ -15,7 +15,7 @@ from rayhpc.bootstrap.node import Node
 from rayhpc.bootstrap.plan import ClusterPlan
 from rayhpc.bootstrap.watch import Watch
 from rayhpc.errors import RayhpcError
-from rayhpc.host import this_host
+from rayhpc.host import gpu_variables, this_host
 from rayhpc.log import Console
 from rayhpc.messages import Milestone
 from rayhpc.model import HEAD_RANK, Assignment, RankResources
@@ -40,7 +40,7 @@ def bootstrap(
     meet: rank 0 prints a fault of any rank once, and the exit code is the fault's.
     """
     environ = os.environ
-    environ.update(this_host.mended_gpus(environ))
+    environ.update(gpu_variables.for_ray(environ))
     place = f"rank {comm.rank} on {this_host.name()}"
     imported = Milestone(comm.rank, this_host.name(), "imported", time.time(), since=this_host.started_at())
     scheduler = schedulers.detect(environ)

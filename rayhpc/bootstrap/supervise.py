@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import os
 import signal
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from rayhpc import paths
+from rayhpc.bootstrap.deadline import EndOfJob, question
 from rayhpc.bootstrap.decision import Policy, decide, loss
 from rayhpc.bootstrap.node_table import NodeTable
 from rayhpc.bootstrap.roster import Roster
@@ -65,6 +70,8 @@ class Supervisor:
         self._forwarded: dict[int, int] = {}
         self._end_driver_at: float | None = None
         self._heartbeats = Heartbeats(context.comm.size, set(range(1, context.comm.size)))
+        self._end = EndOfJob(spec.deadline, question(options, os.environ), Path(paths.deadline_file(spec.run_dir)))
+        self._warned = False
 
     def poll(self) -> Outcome | None:
         """Wait a little for events and process them; the outcome once an event has decided."""
@@ -78,6 +85,8 @@ class Supervisor:
     def accept(self) -> None:
         """The cluster is up: a node that is missing now is forgiven; the policy decides about a later loss."""
         self.policy = replace(self.policy, up=True, forgiven=frozenset(self.roster.lost))
+        if self._end.at < math.inf:
+            self._write_end()
 
     def drive(self, driver: Child) -> None:
         """The driver runs: it gets the signals, and its exit code is the run's."""
@@ -213,14 +222,38 @@ class Supervisor:
         self._look_at_deadline()
 
     def _look_at_deadline(self) -> None:
-        if not self._spec.deadline:
+        if any(isinstance(event, TimeUp) and event.final for event in self.history):
             return
-        left = self._spec.deadline - time.time()
-        noted = {event.final for event in self.history if isinstance(event, TimeUp)}
-        if left <= _LAST_SECONDS and True not in noted:
+        grace = self._options.grace
+        if moved := self._end.refresh(_LAST_SECONDS if self._warned else grace):
+            self._on_new_end(moved)
+        left = self._end.left
+        if left <= _LAST_SECONDS:
             self.note(TimeUp(final=True))
-        elif left <= self._options.grace and not noted and self.driver is not None:
+        elif left <= grace and not self._warned and self.driver is not None and self._end.certain:
+            self._warned = True
             self.note(TimeUp(final=False))
+
+    def _on_new_end(self, moved: float) -> None:
+        """The scheduler has given the job another end: a later one means another signal."""
+        self._warned = self._warned and self._end.left <= self._options.grace
+        self._console.line(f"the end of the job has moved: {_moved(self._end.at, moved)}")
+        self._log.write("deadline", HEAD_RANK, self._spec.host(HEAD_RANK), end=self._end.at)
+        self._write_end()
+
+    def _write_end(self) -> None:
+        try:
+            self._end.write()
+        except OSError as error:
+            self._console.line(f"WARNING: the driver is not told: {error.filename}: {error.strerror}")
+
+
+def _moved(end: float, seconds: float) -> str:
+    """14:30:00, 30 min later."""
+    if end == math.inf:
+        return "there is none now"
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(end))
+    return f"{at}, {abs(seconds) / 60:.0f} min {'later' if seconds > 0 else 'earlier'}" if seconds > -math.inf else at
 
 
 def head_silence(nodes: int) -> float:

@@ -7,12 +7,11 @@ import ipaddress
 import os
 import socket
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 
-from rayhpc.model import Gpus, Interface
+from rayhpc.model import Interface
 
 NETWORK_FILE_SYSTEMS = frozenset(
     [
@@ -186,55 +185,6 @@ def _mount(path: str) -> tuple[str, str]:
         if real == mount.mountpoint or real.startswith(mount.mountpoint.rstrip("/") + "/")
     ]
     return max(mounts, default=(0, 0, "", ""))[2:]
-
-
-def gpus(environ: Mapping[str, str]) -> Gpus:
-    """GPUs this process may use: the first vendor variable that is set, else the devices of the host.
-
-    An empty variable, -1 or NoDevFiles means none. UUIDs and MIG names are kept as they are.
-    """
-    for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"):
-        if variable in environ:
-            ids = _listed(environ[variable])
-            return Gpus(variable, ids, _devices(variable, ids, environ))
-    nvidia = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
-    if nvidia:
-        return Gpus("CUDA_VISIBLE_DEVICES", tuple(str(n) for n in range(nvidia)))
-    nodes = Path("/sys/class/kfd/kfd/topology/nodes").glob("*/gpu_id")
-    amd = sum(_read(node) not in ("", "0") for node in nodes)
-    return Gpus("HIP_VISIBLE_DEVICES", tuple(str(n) for n in range(amd))) if amd else Gpus()
-
-
-def _listed(value: str) -> tuple[str, ...]:
-    ids = tuple(word.strip() for word in value.split(",") if word.strip())
-    return () if ids and ids[0] in ("-1", "NoDevFiles") else ids
-
-
-def _devices(variable: str, ids: tuple[str, ...], environ: Mapping[str, str]) -> tuple[str, ...]:
-    """What tells a GPU from those of the host's other ranks, where its id is a number within this rank's own list.
-
-    HIP counts within ROCR's list; Slurm shows a task with --gpus-per-task its own GPUs alone, from 0, unless
-    --gpu-bind=none shows it all.
-    """
-    physical = _listed(environ.get("ROCR_VISIBLE_DEVICES", ""))
-    if variable == "HIP_VISIBLE_DEVICES" and physical:
-        numbered = {str(n): device for n, device in enumerate(physical)}
-        return tuple(numbered.get(n, n) for n in ids)
-    granted = environ.get("SLURM_GPUS_PER_TASK", "").rpartition(":")[2]
-    if granted == str(len(ids)):
-        return tuple(f"{environ.get('SLURM_LOCALID', '')}:{n}" for n in ids)
-    return ids
-
-
-def mended_gpus(environ: Mapping[str, str]) -> dict[str, str]:
-    """What to add to the environment before Ray looks for GPUs: HIP_VISIBLE_DEVICES where only ROCR's is set.
-
-    Ray raises on ROCR_VISIBLE_DEVICES alone; HIP's indices count within ROCR's list (ray#53737).
-    """
-    if "ROCR_VISIBLE_DEVICES" not in environ or "HIP_VISIBLE_DEVICES" in environ:
-        return {}
-    count = len(gpus({"ROCR_VISIBLE_DEVICES": environ["ROCR_VISIBLE_DEVICES"]}).ids)
-    return {"HIP_VISIBLE_DEVICES": ",".join(str(n) for n in range(count))}
 
 
 def started_at() -> float:

@@ -145,7 +145,8 @@ def _hook(inherited: Mapping[str, str], assignment: Assignment, spec: NodeSpec) 
 
 def _visible(gpus: Gpus, inherited: Mapping[str, str]) -> dict[str, str]:
     """The node's GPUs alone; none is said as well, since Ray leaves the variable of tasks without GPUs as it is."""
-    return {gpus.variable: ",".join(gpus.ids)} if gpus.ids or gpus.variable in inherited else {}
+    named = [entry for entry in gpus.all_variables if entry.ids or entry.variable in inherited]
+    return {entry.variable: ",".join(entry.ids) for entry in named}
 
 
 def of_driver(
@@ -154,6 +155,7 @@ def of_driver(
     """For the driver: RAY_ADDRESS, so that a plain ray.init() attaches; RAYHPC_DEADLINE where the end is known.
 
     stop_timeout: the seconds that it has to end after INT or TERM, as RAYHPC_STOP_TIMEOUT.
+    RAYHPC_DEADLINE_FILE names a file with the end as it is now: the scheduler may move it.
     """
     inherited = scrubbed(environ)
     return {
@@ -163,6 +165,7 @@ def of_driver(
         **authentication(spec.head.temp_dir, assignment.certificate is not None),
         **({"RAYHPC_DEADLINE": f"{spec.deadline:.0f}"} if spec.deadline else {}),
         **({"RAYHPC_STOP_TIMEOUT": f"{stop_timeout:g}"} if stop_timeout is not None else {}),
+        "RAYHPC_DEADLINE_FILE": paths.deadline_file(spec.run_dir),
         "RAY_ADDRESS": spec.address,
         "RAYHPC_RUN_ID": spec.run_id,
         "RAYHPC_RUN_DIR": spec.run_dir,

@@ -52,6 +52,15 @@ def launched(environ: Mapping[str, str]) -> Launched | None:
     return None
 
 
+def on_hosts(many: int, environ: Mapping[str, str]) -> str:
+    """The words that start a rank on each of so many hosts of this job."""
+    if "SLURM_JOB_ID" not in environ:
+        return f"mpiexec -n {many} -ppn 1 … (Open MPI: mpirun -np {many} --map-by ppr:1:node …)"
+    last = _number(environ, "SLURM_HET_SIZE")
+    groups = f"--het-group=0-{last - 1}" if last else f"--nodes={many}"
+    return f"srun --mpi=pmi2 {groups} --ntasks-per-node=1 … (Open MPI: --mpi=pmix)"
+
+
 def _number(environ: Mapping[str, str], name: str) -> int | None:
     value = environ.get(name, "")
     return int(value) if value.isascii() and value.isdigit() else None

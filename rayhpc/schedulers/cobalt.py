@@ -14,6 +14,7 @@ from rayhpc.schedulers.facts import (
     Scheduler,
     State,
     flag,
+    hosts_file,
     last_match,
     number,
     whole,
@@ -39,6 +40,7 @@ COBALT = Scheduler(
     "cobalt",
     "COBALT_JOBID",
     deadline=_deadline,
+    hosts=lambda environ: hosts_file(environ, "COBALT_NODEFILE"),
     deadline_query=("qstat", "--header", "JobID:TimeRemaining"),
     parse_deadline=parse_deadline,
 )

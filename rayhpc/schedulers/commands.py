@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -15,6 +16,11 @@ from pathlib import Path
 from rayhpc.errors import RayhpcError, configuration
 from rayhpc.processes.environment import MARKER, scrubbed
 from rayhpc.schedulers.facts import BatchSystem, Environment, JobState, Query, Scheduler, State, short
+
+# What a command has printed, and why it has not.
+Said = tuple[str, str]
+# Unix seconds, and a warning.
+Deadline = tuple[float | None, str]
 
 # A busy controller answers within seconds; a site's submit filter may ask other services first.
 _SUBMIT_SECONDS = 120.0
@@ -32,6 +38,7 @@ _RUN_VARIABLES = (
     "RAYHPC_RUN_ID",
     "RAYHPC_RUN_DIR",
     "RAYHPC_DEADLINE",
+    "RAYHPC_DEADLINE_FILE",
     "RAYHPC_RESTARTS",
     "RAYHPC_CHAIN",
 )
@@ -140,23 +147,39 @@ def _ask(query: Query, ids: Sequence[str], seconds: float) -> dict[str, JobState
     return query.read(answer.stdout)
 
 
-def deadline(scheduler: Scheduler, environ: Environment, now: float) -> tuple[float | None, str]:
-    """The end of the job that we are in, in Unix seconds: by the environment, else by asking the scheduler.
+def deadline(scheduler: Scheduler, environ: Environment, now: float, said: Said | None = None) -> Deadline:
+    """The end of the job that we are in, in Unix seconds: by the environment, else by what the scheduler says of it.
 
-    None where neither knows, then with a warning if the asking went wrong. Takes up to 5 s; never raises.
+    None where neither knows, then with a warning if the asking went wrong. said: what describe() has returned, if it
+    has been asked. Takes up to 5 s; never raises.
     """
     known = scheduler.deadline(environ)
     if known is not None or not scheduler.deadline_query:
         return known, ""
+    text, warning = said or describe(scheduler, environ)
+    end = scheduler.parse_deadline(text, now)
+    return None if end == math.inf else end, warning and f"the end of the job is not known: {warning}"
+
+
+def deadline_now(scheduler: Scheduler, environ: Environment, now: float) -> float | None:
+    """The end of the job as the scheduler says now, infinite for a job without a limit; else as deadline()."""
+    return scheduler.parse_deadline(describe(scheduler, environ)[0], now)
+
+
+def describe(scheduler: Scheduler, environ: Environment) -> Said:
+    """What the scheduler prints about the job that we are in; empty, with the reason, where it does not answer.
+
+    Takes up to 5 s; never raises.
+    """
     argv = [*scheduler.deadline_query, environ.get(scheduler.job_id, "")]
     try:
         answer = run(argv, _DEADLINE_SECONDS)
     except RayhpcError as error:
-        return None, f"the end of the job is not known: {error}"
+        return "", str(error)
     if answer.code:
         last = answer.last_lines[-1:] or ("it printed nothing",)
-        return None, f"the end of the job is not known: {shlex.join(argv)} ended with {answer.code}: {last[0]}"
-    return scheduler.parse_deadline(answer.stdout, now), ""
+        return "", f"{shlex.join(argv)} ended with {answer.code}: {last[0]}"
+    return answer.stdout, ""
 
 
 def is_no_job_host(scheduler: Scheduler, host: str) -> str:

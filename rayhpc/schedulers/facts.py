@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
 from rayhpc import units
 from rayhpc.options import option
@@ -22,14 +23,21 @@ def _unread(_: str, __: float) -> None:
     return None
 
 
+def _no_hosts(_: Environment) -> list[str]:
+    return []
+
+
 @dataclass(frozen=True)
 class Scheduler:
     """One batch system as a job sees it from inside: the variables it sets, and what they mean.
 
     job_id: the variable that holds it; cpus: CPUs of the job on this host; memory: bytes of the job on this host;
-    deadline: end of the job in Unix seconds. Each is None where the environment does not say.
-    deadline_query: the words before the job's id of a command that knows its end; parse_deadline: the end in Unix
-    seconds from what that printed and the time at which it was asked, None where it does not say.
+    deadline: end of the job in Unix seconds. Each is None where the environment does not say. hosts: names of all
+    hosts of the job, none where it does not say.
+    deadline_query: the words before the job's id of a command that describes it; parse_cpus: the CPUs of the job on
+    each host, from what that printed, where the environment may be another host's; parse_deadline: the end in Unix
+    seconds from what that printed and the time at which it was asked, infinite for a job without a limit, None where it
+    does not say.
     on_job_host: a variable that is set on the hosts of a job only, not in the shell that has asked for them;
     host_query: the words before a host's name of a command that knows the hosts on which jobs run; no_job_host: a
     pattern of what it prints for any other host.
@@ -40,8 +48,10 @@ class Scheduler:
     cpus: Callable[[Environment], int | None] = _unknown
     memory: Callable[[Environment], int | None] = _unknown
     deadline: Callable[[Environment], float | None] = _unknown
+    hosts: Callable[[Environment], list[str]] = _no_hosts
     deadline_query: tuple[str, ...] = ()
     parse_deadline: Callable[[str, float], float | None] = _unread
+    parse_cpus: Callable[[str], dict[str, int]] | None = None
     on_job_host: str = ""
     host_query: tuple[str, ...] = ()
     no_job_host: str = "(?!)"
@@ -50,6 +60,14 @@ class Scheduler:
 def whole(environ: Environment, name: str) -> int | None:
     """A variable's value where it is a whole number."""
     return number(environ.get(name, ""))
+
+
+def hosts_file(environ: Environment, name: str) -> list[str]:
+    """The lines of the file that a variable names, each once; none on hosts that do not have it."""
+    try:
+        return list(dict.fromkeys(Path(environ.get(name, "")).read_text().split()))
+    except (OSError, ValueError):
+        return []
 
 
 class State(Enum):

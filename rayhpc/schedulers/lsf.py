@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import socket
 from collections.abc import Sequence
@@ -21,17 +22,23 @@ from rayhpc.schedulers.facts import (
 
 
 def _cpus(environ: Environment) -> int | None:
-    """LSB_MCPU_HOSTS is 'hostA 16 hostB 16': the slots of the job on each host."""
+    """The slots of the job on this host, which are CPUs at most sites; a job that has its hosts alone may use all."""
+    if environ.get("LSB_EXCLUSIVE", "").upper() == "Y":
+        return None
+    return _slots(environ).get(socket.gethostname().partition(".")[0])
+
+
+def _slots(environ: Environment) -> dict[str, int | None]:
+    """LSB_MCPU_HOSTS is 'hostA 16 hostB 16'."""
     words = environ.get("LSB_MCPU_HOSTS", "").split()
-    slots = {name.partition(".")[0]: number(count) for name, count in zip(words[::2], words[1::2], strict=False)}
-    return slots.get(socket.gethostname().partition(".")[0])
+    return {name.partition(".")[0]: number(count) for name, count in zip(words[::2], words[1::2], strict=False)}
 
 
 def parse_deadline(text: str, now: float) -> float | None:
     """time_left of `bjobs -o`: '1:30 L' is an hour and a half to the limit; '-' where there is none."""
     match = re.search(r"^\s*([0-9]{1,9}):([0-9]{2})(?::([0-9]{2}))?(?:\s+[LEX])?\s*$", text, re.MULTILINE)
     if not match:
-        return None
+        return math.inf if text.strip() == "-" else None
     hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return now + 3600 * hours + 60 * minutes + seconds
 
@@ -40,6 +47,7 @@ LSF = Scheduler(
     "lsf",
     "LSB_JOBID",
     _cpus,
+    hosts=lambda environ: list(_slots(environ)),
     deadline_query=("bjobs", "-noheader", "-o", "time_left"),
     parse_deadline=parse_deadline,
 )

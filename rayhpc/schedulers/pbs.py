@@ -19,6 +19,7 @@ from rayhpc.schedulers.facts import (
     State,
     clock,
     flag,
+    hosts_file,
     last_match,
     number,
     short,
@@ -29,6 +30,22 @@ from rayhpc.schedulers.facts import (
 def _cpus(environ: Environment) -> int | None:
     """PBS Pro sets NCPUS on the first host, Torque PBS_NUM_PPN."""
     return whole(environ, "NCPUS") or whole(environ, "PBS_NUM_PPN")
+
+
+def parse_cpus(text: str) -> dict[str, int]:
+    """exec_host of `qstat -f`: node1/0*4+node2/1 has 4 and 1, Torque's node1/0-3+node2/0,2 has 4 and 2."""
+    found: dict[str, int] = {}
+    for job in _jobs(text).values():
+        for host, slots, cpus in re.findall(r"([^/+]+)/([0-9,-]+)(?:\*([0-9]{1,9}))?", job.get("exec_host", "")):
+            count = int(cpus) if cpus else sum(map(_span, slots.split(",")))
+            found[host.partition(".")[0]] = found.get(host.partition(".")[0], 0) + count
+    return found
+
+
+def _span(word: str) -> int:
+    """0-3 are four."""
+    first, last = (number(part) for part in (*word.split("-"), word)[:2])
+    return max(1, last - first + 1) if first is not None and last is not None else 1
 
 
 def parse_deadline(text: str, now: float) -> float | None:
@@ -49,7 +66,9 @@ PBS = Scheduler(
     "pbs",
     "PBS_JOBID",
     _cpus,
+    hosts=lambda environ: hosts_file(environ, "PBS_NODEFILE"),
     deadline_query=("qstat", "-f"),
+    parse_cpus=parse_cpus,
     parse_deadline=parse_deadline,
     on_job_host="PBS_JOBID",
     host_query=("pbsnodes",),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
+import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rayhpc.schedulers.facts import (
     BatchSystem,
@@ -21,9 +24,63 @@ from rayhpc.schedulers.facts import (
     whole,
 )
 
+# More than any cluster has.
+_MOST_HOSTS = 100_000
+
 
 def _cpus(environ: Environment) -> int | None:
+    """What srun says of its step on this host; where another launcher has brought the first host's word, the job's."""
+    host = socket.gethostname().partition(".")[0]
+    if environ.get("SLURMD_NODENAME", "").partition(".")[0] != host:
+        hosts = expanded(environ.get("SLURM_JOB_NODELIST", ""))
+        granted = dict(zip(hosts, _counts(environ.get("SLURM_JOB_CPUS_PER_NODE", "")), strict=False))
+        if host in granted:
+            return granted[host]
     return whole(environ, "SLURM_CPUS_ON_NODE")
+
+
+def _hosts(environ: Environment) -> list[str]:
+    """Those of all components of a heterogeneous job: sbatch -N1 : -N2."""
+    components = whole(environ, "SLURM_HET_SIZE") or 0
+    names = [f"SLURM_JOB_NODELIST_HET_GROUP_{place}" for place in range(components)] or ["SLURM_JOB_NODELIST"]
+    return [host for name in names for host in expanded(environ.get(name, ""))]
+
+
+def _counts(text: str) -> list[int]:
+    """4(x2),8 is 4, 4, 8."""
+    found = re.findall(r"([0-9]{1,9})(?:\(x([0-9]{1,6})\))?(?:,|$)", text)
+    return [int(count) for count, times in found for _ in range(int(times or 1))]
+
+
+def expanded(hosts: str) -> list[str]:
+    """The names in a list of hosts as Slurm writes it: cn[1-2]-r[01-02] are four; at most 100 000 of them."""
+    parts = re.findall(r"(?:[^,\[\]]|\[[^\]]*\])+", hosts)
+    return _first(itertools.chain.from_iterable(_names(part) for part in parts))
+
+
+def _names(part: str) -> Iterator[str]:
+    head, bracket, rest = part.partition("[")
+    if not bracket:
+        yield head
+        return
+    numbers, _, tail = rest.partition("]")
+    for middle, after in itertools.product(_first(_numbers(numbers)), _first(_names(tail))):
+        yield f"{head}{middle}{after}"
+
+
+def _first(names: Iterable[str]) -> list[str]:
+    """As many names as a job can have: itertools.product reads its arguments to their end."""
+    return list(itertools.islice(names, _MOST_HOSTS))
+
+
+def _numbers(text: str) -> Iterator[str]:
+    """01-03,7 is 01, 02, 03, 7."""
+    for word in text.split(","):
+        first, _, last = word.partition("-")
+        if number(first) is None or (last and number(last) is None):
+            yield word
+        else:
+            yield from (f"{n:0{len(first)}d}" for n in range(int(first), int(last or first) + 1))
 
 
 def _memory(environ: Environment) -> int | None:
@@ -43,6 +100,8 @@ def _deadline(environ: Environment) -> float | None:
 def parse_deadline(text: str, _now: float) -> float | None:
     """EndTime of `scontrol -o show job`, which is local time; Unknown where the job has no limit."""
     match = re.search(r"StartTime=\S+ EndTime=(\S+)", text)
+    if match and match[1] == "Unknown":
+        return math.inf
     try:
         return time.mktime(time.strptime(match[1], "%Y-%m-%dT%H:%M:%S")) if match else None
     except (ValueError, OverflowError):
@@ -55,6 +114,7 @@ SLURM = Scheduler(
     _cpus,
     _memory,
     _deadline,
+    hosts=_hosts,
     deadline_query=("scontrol", "-o", "show", "job"),
     parse_deadline=parse_deadline,
     on_job_host="SLURMD_NODENAME",

@@ -249,3 +249,35 @@ def test_walltime_checkpoint_requeue_resume(slurm_cluster: SlurmCluster, tmp_pat
     rows = (output / "metrics.csv").read_text().splitlines()[1:]
     assert [int(row.split(",")[0]) for row in rows] == list(range(1, 11))
     until_quiet(slurm_cluster)
+
+
+# Prints what RAYHPC_DEADLINE_FILE says whenever that is new, and when it is signalled.
+FOLLOWS_ITS_END = """
+import os, signal, sys, time
+signalled = []
+signal.signal(signal.SIGUSR1, lambda *_: signalled.append(time.time()))
+file, known = os.environ["RAYHPC_DEADLINE_FILE"], None
+while not signalled:
+    end = float(open(file).read())
+    if end != known:
+        known = end
+        print("driver knows", end - float(os.environ["RAYHPC_DEADLINE"]), flush=True)
+    time.sleep(0.05)
+print(f"signalled {known - signalled[0]:.0f} s before", flush=True)
+sys.exit(9)
+"""
+
+
+def test_an_extended_job_goes_on(slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:
+    """A minute is added before the grace begins: the driver is told, and signalled a minute later."""
+    driver = write(tmp_path, "follows.py", FOLLOWS_ITS_END)
+    env = active(mpich_python, RAYHPC_GRACE="30")
+    job = slurm_cluster.sbatch("-N1", "-t", "1", SCRIPT, driver, cwd=tmp_path, env=env)
+    job.wait_output("driver knows 0.0", 60)
+    slurm_cluster.sh("ctl", "scontrol", "update", f"jobid={job.number}", "TimeLimit=2")
+    job.wait_output("the end of the job has moved: ", 30)
+    job.wait_output("driver knows 60.0", 5)
+    ended = job.wait(100)
+    assert ended.exit_code == 9, ended.output
+    assert "signalled 30 s before" in ended.output or "signalled 29 s before" in ended.output, ended.output
+    slurm_cluster.assert_nothing_left()

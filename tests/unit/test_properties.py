@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from rayhpc import schedulers, units
 from rayhpc.batch import allocations
 from rayhpc.errors import ExitCode, RayhpcError
-from rayhpc.host import this_host
+from rayhpc.host import gpu_variables, gpus, this_host
 from rayhpc.launch.command_line import parse
 from rayhpc.options import Options
 from rayhpc.ranks import launcher
@@ -109,24 +109,26 @@ def test_a_walltime_that_is_written_is_read_back(seconds: int) -> None:
 @given(st.lists(st.from_regex(r"[0-9]{1,2}|GPU-[0-9a-f]{8}|MIG-GPU-[0-9a-f]{4}/[0-9]/0|[0-9]\.[0-9]", fullmatch=True)))
 @pytest.mark.parametrize("variable", ["CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"])
 def test_a_list_of_gpus_is_read_back(variable: str, ids: list[str]) -> None:
-    found = this_host.gpus({variable: " , ".join(ids)})
+    found = gpus.find({variable: " , ".join(ids)})
     assert (found.variable, found.ids) == (variable, tuple(ids))
 
 
-VENDORS = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
-GRANTS = ("SLURM_GPUS_PER_TASK", "SLURM_LOCALID")
+VENDORS = (
+    "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", "ONEAPI_DEVICE_SELECTOR",
+)  # fmt: skip
+GRANTS = ("SLURM_GPUS_PER_TASK", "SLURM_STEP_GPUS", "SLURM_GPUS_ON_NODE", "SLURM_LOCALID")
 
 
 @given(st.dictionaries(st.sampled_from([*VENDORS, *GRANTS]), values))
 @example({"HIP_VISIBLE_DEVICES": "²", "ROCR_VISIBLE_DEVICES": "0,1,2"})
 @example({"HIP_VISIBLE_DEVICES": "9" * 5000, "ROCR_VISIBLE_DEVICES": "0"})
 def test_any_list_of_gpus_is_a_list_of_gpus(environ: dict[str, str]) -> None:
-    found = this_host.gpus(environ)
+    found = gpus.find(environ)
     assert all(name and name == name.strip() and "," not in name for name in found.ids)
     assert len(found.devices) in (0, len(found.ids))
-    added = this_host.mended_gpus(environ)
-    assert set(added) <= {"HIP_VISIBLE_DEVICES"}
-    assert this_host.mended_gpus({**environ, **added}) == {}
+    mended = {**environ, **gpu_variables.for_ray(environ)}
+    assert "HIP_VISIBLE_DEVICES" in mended or "ROCR_VISIBLE_DEVICES" not in mended
+    assert {**mended, **gpu_variables.for_ray(mended)} == mended
 
 
 # What launchers and schedulers put into the environment.

@@ -147,8 +147,37 @@ def test_from_resources_to_assignments(planners: list[plan.Planner], runs: str) 
     assert made[0].token not in json.dumps(repr(spec))
 
 
+def scheduled(*hosts: str, cpus: dict[str, int] | None = None) -> Scheduler:
+    """A scheduler that names the job's hosts, and says of `true` what their CPUs are."""
+    described = (lambda _: cpus) if cpus is not None else None
+    return Scheduler("batch", "BATCH_ID", hosts=lambda _: list(hosts), deadline_query=("true",), parse_cpus=described)
+
+
 @pytest.mark.parametrize(
-    ("options", "scheduled", "left"),
+    ("hosts", "unused"),
+    [
+        ("a b", ""),
+        ("a b c d", "2 of the job's 4 hosts are not used: c, d; start a rank on each of them: mpiexec -n 4 -ppn 1 "),
+        ("a.site.org b.site.org c.site.org", "1 of the job's 3 hosts are not used: c.site.org; "),
+        ("vnode1 vnode2", ""),  # other names for the same hosts
+        ("", ""),
+    ],
+)
+def test_hosts_that_are_granted_and_not_used(planners: list[plan.Planner], runs: str, hosts: str, unused: str) -> None:
+    ranks = [rank_resources(rank, host, interfaces=LOOP) for rank, host in enumerate("aab")]
+    made, _ = planned(planners, ranks, Options(run_dir=runs), scheduled(*hosts.split()))
+    assert "".join(made.warnings).startswith(unused)
+    assert bool(made.warnings) == bool(unused)
+
+
+def test_each_host_gives_what_the_scheduler_granted(planners: list[plan.Planner], runs: str) -> None:
+    ranks = [rank_resources(rank, host, interfaces=LOOP, scheduler_cpus=2) for rank, host in enumerate("ab")]
+    made, _ = planned(planners, ranks, Options(run_dir=runs), scheduled(cpus={"a": 2, "b": 6}))
+    assert [entry.cpus for entry in made.spec.nodes] == [2, 6]
+
+
+@pytest.mark.parametrize(
+    ("options", "remaining", "left"),
     [
         ({}, None, None),
         ({}, 3600.0, 3600.0),
@@ -157,9 +186,9 @@ def test_from_resources_to_assignments(planners: list[plan.Planner], runs: str) 
     ],
 )
 def test_the_deadline_is_the_users_word_or_the_schedulers(
-    planners: list[plan.Planner], runs: str, options: dict[str, str], scheduled: float | None, left: float | None
+    planners: list[plan.Planner], runs: str, options: dict[str, str], remaining: float | None, left: float | None
 ) -> None:
-    end = time.time() + scheduled if scheduled else None
+    end = time.time() + remaining if remaining else None
     scheduler = Scheduler("batch", "BATCH_ID", deadline=lambda _: end)
     made, _ = planned(planners, [rank_resources(interfaces=LOOP)], Options(run_dir=runs, **options), scheduler)  # type: ignore[arg-type]
     assert made.spec.deadline == (pytest.approx(time.time() + left, abs=60) if left else 0.0)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from rayhpc.bootstrap import share
 from rayhpc.errors import ExitCode, RayhpcError
-from rayhpc.host import this_host
+from rayhpc.host import gpu_variables
+from rayhpc.host.gpus import find as find_gpus
 from rayhpc.model import Gpus, NodeSpec, RankResources
 from rayhpc.options import Options
 from rayhpc.processes import environment
@@ -92,30 +93,54 @@ def test_the_vendors_variable_is_kept() -> None:
 
 
 # Equal ids on two ranks need not be one GPU: a wrapper gives each rank its own by ROCR_VISIBLE_DEVICES (as LUMI's and
-# Frontier's manuals say), of which mended_gpus() makes HIP_VISIBLE_DEVICES=0 each; with --gpus-per-task Slurm shows
-# each task its own alone, as device 0.
+# Frontier's manuals say), within which HIP counts from 0; a task that Slurm has bound sees its own GPUs alone, from 0
+# where the site's cgroups show it no others.
 @pytest.mark.parametrize(
     "environs",
     [
         [{"ROCR_VISIBLE_DEVICES": str(rank)} for rank in range(4)],
         [{"CUDA_VISIBLE_DEVICES": "0", "SLURM_GPUS_PER_TASK": "1", "SLURM_LOCALID": str(rank)} for rank in range(4)],
+        [{"CUDA_VISIBLE_DEVICES": "0", "SLURM_STEP_GPUS": str(rank)} for rank in range(4)],
+        [{"ROCR_VISIBLE_DEVICES": "0", "SLURM_STEP_GPUS": str(rank)} for rank in range(4)],
     ],
-    ids=["ROCR", "gpus-per-task"],
+    ids=["ROCR", "gpus-per-task", "gpu-bind=single:1", "gpu-bind=single:1 on AMD"],
 )
 def test_ranks_with_a_gpu_each_keep_it(environs: list[dict[str, str]]) -> None:
-    mended = [{**environ, **this_host.mended_gpus(environ)} for environ in environs]
-    ranks = [rank_resources(rank, gpus=this_host.gpus(environ)) for rank, environ in enumerate(mended)]
-    assert [len(ids) for ids in gpu_ids(ranks)] == [1, 1, 1, 1]
+    assert [len(ids) for ids in gpu_ids(seeing(environs))] == [1, 1, 1, 1]
 
 
-# FAILS, a bug in this_host.py: with --gpu-bind=none, which sites advise for the sake of NCCL, SLURM_GPUS_PER_TASK is
-# set and every task sees all GPUs all the same; each rank then keeps all of them, so that each is given out four times.
-@pytest.mark.parametrize("per_task", ["1", "a100:1"])
-def test_unbound_gpus_are_given_out_once(per_task: str) -> None:
-    common = {"CUDA_VISIBLE_DEVICES": "0,1,2,3", "SLURM_GPUS_PER_TASK": per_task}
-    gpus = [this_host.gpus({**common, "SLURM_LOCALID": str(rank)}) for rank in range(4)]
-    ranks = [rank_resources(rank, gpus=found) for rank, found in enumerate(gpus)]
+def seeing(environs: Sequence[dict[str, str]]) -> list[RankResources]:
+    """Ranks of one host that have found their GPUs in these environments."""
+    mended = [{**environ, **gpu_variables.for_ray(environ)} for environ in environs]
+    return [rank_resources(rank, gpus=find_gpus(environ)) for rank, environ in enumerate(mended)]
+
+
+# Sites advise --gpu-bind=none for the sake of NCCL: every task sees all GPUs, though SLURM_GPUS_PER_TASK may be set.
+@pytest.mark.parametrize("granted", [{"SLURM_GPUS_PER_TASK": "1"}, {"SLURM_GPUS_PER_TASK": "a100:1"},
+                                     {"SLURM_STEP_GPUS": "4,5,6,7"}])  # fmt: skip
+def test_unbound_gpus_are_given_out_once(granted: dict[str, str]) -> None:
+    common = {"CUDA_VISIBLE_DEVICES": "0,1,2,3", **granted}
+    ranks = seeing([{**common, "SLURM_LOCALID": str(rank)} for rank in range(4)])
     assert gpu_ids(ranks) == [("0",), ("1",), ("2",), ("3",)]
+
+
+def test_all_variables_are_divided_alike() -> None:
+    """Slurm without AutoDetect sets one for each vendor."""
+    names = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
+    nodes = divided(seeing([dict.fromkeys(names, "4,5,6,7")] * 2))
+    own = assignment(cluster(nodes), 1)
+    seen = environment.of_daemons(dict.fromkeys((*names, "HIP_VISIBLE_DEVICES"), "4,5,6,7"), own, nodes[1])
+    assert {name: seen[name] for name in (*names, "HIP_VISIBLE_DEVICES")} == {
+        "CUDA_VISIBLE_DEVICES": "6,7",
+        "ROCR_VISIBLE_DEVICES": "4,5,6,7",  # HIP counts within it
+        "HIP_VISIBLE_DEVICES": "2,3",
+        "ZE_AFFINITY_MASK": "6,7",
+    }
+
+
+def test_num_gpus_holds_for_all_variables() -> None:
+    (node,) = divided(seeing([{"CUDA_VISIBLE_DEVICES": "4,5", "ZE_AFFINITY_MASK": "6,7"}]), num_gpus=1)
+    assert [entry.ids for entry in node.gpus.all_variables] == [("4",), ("6",)]
 
 
 # Ray does not empty the variable for tasks without GPUs (ray#54868).
@@ -318,6 +343,35 @@ def test_stores_that_were_asked_for_go_to_disk_together() -> None:
     ranks = alike(2, shm=10 * GIB, memory=100 * GIB)
     assert all(node.store_dir for node in divided(ranks, object_store_memory="6G"))
     assert not any(node.store_dir for node in divided(ranks, object_store_memory="5G"))
+
+
+GRANT = "the job has 2 of this host's CPUs, and Ray uses no more, though nothing keeps it from 8: "
+
+
+@pytest.mark.parametrize(
+    ("ranks", "wanted", "warnings"),
+    [
+        (alike(1, scheduler_cpus=2), [2], [f"{GRANT}ask the scheduler for more, or say --num-cpus  [a]"]),
+        (alike(3, scheduler_cpus=8), [3, 3, 2], []),
+        (bound(range(2), scheduler_cpus=2), [2], []),  # the scheduler has bound it
+        (alike(1, scheduler_cpus=2, cpu_limit=1), [1], []),
+        (alike(1, scheduler_cpus=2, launcher="aprun"), [8], []),  # the figure of the host that runs the script
+    ],
+)
+def test_the_scheduler_grants_no_more(ranks: list[RankResources], wanted: list[int], warnings: list[str]) -> None:
+    assert cpus(ranks) == wanted
+    assert told(ranks) == warnings
+
+
+def test_the_user_may_take_more_than_was_granted() -> None:
+    assert cpus(alike(1, scheduler_cpus=2), num_cpus=8) == [8]
+    assert told(alike(1, scheduler_cpus=2), num_cpus=8) == []
+
+
+def test_what_the_scheduler_says_of_each_host_counts() -> None:
+    """mpiexec has brought the first host's word to all ranks."""
+    ranks = [rank_resources(0, "a", scheduler_cpus=2), rank_resources(1, "b", scheduler_cpus=2), rank_resources(2, "c")]
+    assert cpus(share.with_granted_cpus(ranks, {"a": 2, "b": 6})) == [2, 6, 8]
 
 
 def test_a_small_shm_is_told_in_mebibytes() -> None:

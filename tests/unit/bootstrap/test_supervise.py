@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 
-from rayhpc.bootstrap import supervise
+from rayhpc.bootstrap import deadline, supervise
 from rayhpc.bootstrap.supervise import Supervisor
 from rayhpc.errors import ExitCode
 from rayhpc.messages import (
@@ -39,6 +41,8 @@ INT, TERM, USR1 = int(signal.SIGINT), int(signal.SIGTERM), int(signal.SIGUSR1)
 @dataclass
 class Clock:
     now: float = 1000.0
+    strftime = staticmethod(time.strftime)
+    localtime = staticmethod(time.localtime)
 
     def monotonic(self) -> float:
         return self.now
@@ -114,7 +118,7 @@ class Stage:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    for module in (heartbeats, supervise):
+    for module in (heartbeats, supervise, deadline):
         monkeypatch.setattr(module, "time", made)
     return made
 
@@ -185,6 +189,74 @@ def test_the_end_of_the_job_is_told_once_and_reached_once(tmp_path: Path, clock:
     assert (told, ended) == (40, 94)
     assert (stage.driver.signals, stage.driver.ends) == ([int(signal.SIGUSR2)], 1)
     assert [event.final for event in stage.supervisor.history if isinstance(event, TimeUp)] == [False, True]
+
+
+@pytest.fixture
+def movable(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Stage, list[float]]]:
+    """A job that ends in 400 s, and the scheduler's answers: the last one counts."""
+    answers = [clock.now + 400]
+    monkeypatch.setattr(supervise, "question", lambda _options, _environ: lambda: answers[-1])
+    made = Stage(tmp_path, clock, Options(grace=60.0), cluster(1, deadline=answers[0], run_dir=str(tmp_path)))
+    made.drive()
+    yield made, answers
+    made.log.close()
+
+
+def pass_seconds(stage: Stage, seconds: int) -> None:
+    """One look a second; a question has been answered by the next."""
+    for _ in range(seconds):
+        stage.clock.now += 1
+        stage.come()
+        for thread in threading.enumerate():
+            if thread.name == deadline.THREAD:
+                thread.join(10)
+        stage.come()
+
+
+def test_an_extended_job_is_signalled_before_its_new_end(
+    movable: tuple[Stage, list[float]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Extended after the last question, 100 s before its end: it is asked again before the signal."""
+    stage, answers = movable
+    pass_seconds(stage, 310)
+    answers.append(answers[0] + 3600)
+    pass_seconds(stage, 100)
+    assert (stage.driver.signals, stage.driver.ends) == ([], 0)
+    assert "the end of the job has moved: " in capsys.readouterr().err
+    assert (tmp_path / "deadline").read_text() == f"{answers[-1]:.0f}\n"
+    pass_seconds(stage, 3530)
+    assert stage.driver.signals == [USR1]
+
+
+def test_a_job_that_is_extended_in_its_grace_goes_on_and_is_signalled_again(movable: tuple[Stage, list[float]]) -> None:
+    stage, answers = movable
+    pass_seconds(stage, 345)
+    assert stage.driver.signals == [USR1]
+    answers.append(answers[0] + 600)
+    pass_seconds(stage, 100)
+    assert (stage.driver.signals, stage.driver.ends) == ([USR1], 0)
+    pass_seconds(stage, 500)
+    assert stage.driver.signals == [USR1, USR1]
+
+
+def test_a_shortened_job_is_signalled_and_ended_in_time(movable: tuple[Stage, list[float]]) -> None:
+    stage, answers = movable
+    answers.append(answers[0] - 65)  # 335 s from the start
+    pass_seconds(stage, 305)
+    assert stage.driver.signals == [USR1]
+    pass_seconds(stage, 25)
+    assert stage.driver.ends == 1
+
+
+def test_a_scheduler_that_is_silent_does_not_keep_the_driver_alive(
+    movable: tuple[Stage, list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, _ = movable
+    monkeypatch.setattr(deadline.EndOfJob, "certain", False)
+    for _ in range(395):
+        stage.clock.now += 1
+        stage.come()
+    assert stage.driver.ends == 1
 
 
 def test_without_a_deadline_no_time_is_up(stage: Stage) -> None:

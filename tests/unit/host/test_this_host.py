@@ -16,7 +16,7 @@ import pytest
 
 from rayhpc.errors import ExitCode, RayhpcError
 from rayhpc.host import this_host
-from rayhpc.model import Gpus, Interface
+from rayhpc.model import Interface
 from rayhpc.processes import this_process
 
 
@@ -252,75 +252,6 @@ def test_of_two_mounts_on_one_point_the_later_is_seen(monkeypatch: pytest.Monkey
 def test_free_space(tmp_path: Path) -> None:
     assert this_host.free_space(str(tmp_path)) > 0
     assert this_host.free_space(str(tmp_path / "nowhere")) == 0
-
-
-# GPUs.
-
-
-@pytest.mark.parametrize(
-    ("environ", "gpus"),
-    [
-        ({"CUDA_VISIBLE_DEVICES": "0,1"}, Gpus("CUDA_VISIBLE_DEVICES", ("0", "1"))),
-        ({"CUDA_VISIBLE_DEVICES": " 2 , 3 ,"}, Gpus("CUDA_VISIBLE_DEVICES", ("2", "3"))),
-        ({"CUDA_VISIBLE_DEVICES": "GPU-4a1,GPU-9c2"}, Gpus("CUDA_VISIBLE_DEVICES", ("GPU-4a1", "GPU-9c2"))),
-        ({"CUDA_VISIBLE_DEVICES": "MIG-GPU-4a1/1/0"}, Gpus("CUDA_VISIBLE_DEVICES", ("MIG-GPU-4a1/1/0",))),
-        ({"CUDA_VISIBLE_DEVICES": ""}, Gpus("CUDA_VISIBLE_DEVICES", ())),
-        ({"CUDA_VISIBLE_DEVICES": "-1"}, Gpus("CUDA_VISIBLE_DEVICES", ())),
-        ({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, Gpus("CUDA_VISIBLE_DEVICES", ())),
-        ({"HIP_VISIBLE_DEVICES": "0,1"}, Gpus("HIP_VISIBLE_DEVICES", ("0", "1"))),
-        ({"ZE_AFFINITY_MASK": "0.0,0.1"}, Gpus("ZE_AFFINITY_MASK", ("0.0", "0.1"))),
-        ({"ROCR_VISIBLE_DEVICES": "4,5", "HIP_VISIBLE_DEVICES": "0,1"}, Gpus("HIP_VISIBLE_DEVICES", ("0", "1"))),
-    ],
-)
-def test_gpus_by_the_vendors_variable(environ: dict[str, str], gpus: Gpus) -> None:
-    assert this_host.gpus(environ) == gpus
-
-
-class FakePath:
-    """Directories of /proc and /sys with so many entries."""
-
-    entries: dict[str, list[str]]
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def glob(self, _: str) -> list[str]:
-        return self.entries.get(self._path, [])
-
-
-@pytest.mark.parametrize(
-    ("entries", "gpus"),
-    [
-        ({}, Gpus()),
-        ({"/proc/driver/nvidia/gpus": ["a", "b"]}, Gpus("CUDA_VISIBLE_DEVICES", ("0", "1"))),
-        # The first node of AMD's topology is the CPU: its gpu_id is 0.
-        (
-            {"/sys/class/kfd/kfd/topology/nodes": ["cpu", "gpu", "gpu", "none"]},
-            Gpus("HIP_VISIBLE_DEVICES", ("0", "1")),
-        ),
-    ],
-)
-def test_gpus_by_the_devices(
-    monkeypatch: pytest.MonkeyPatch, kernel: dict[str, str], entries: dict[str, list[str]], gpus: Gpus
-) -> None:
-    kernel.update({"cpu": "0", "gpu": "51234"})
-    FakePath.entries = entries
-    monkeypatch.setattr(this_host, "Path", FakePath)
-    assert this_host.gpus({}) == gpus
-
-
-@pytest.mark.parametrize(
-    ("environ", "added"),
-    [
-        ({}, {}),
-        ({"CUDA_VISIBLE_DEVICES": "0"}, {}),
-        ({"ROCR_VISIBLE_DEVICES": "4,5,6"}, {"HIP_VISIBLE_DEVICES": "0,1,2"}),
-        ({"ROCR_VISIBLE_DEVICES": ""}, {"HIP_VISIBLE_DEVICES": ""}),
-        ({"ROCR_VISIBLE_DEVICES": "4,5", "HIP_VISIBLE_DEVICES": "1"}, {}),
-    ],
-)
-def test_mended_gpus(environ: dict[str, str], added: dict[str, str]) -> None:
-    assert this_host.mended_gpus(environ) == added
 
 
 # Limits.

@@ -100,6 +100,7 @@ def test_the_driver_finds_the_cluster_and_its_run() -> None:
     assert made["RAY_ADDRESS"] == "10.0.0.1:20001"
     assert (made["RAYHPC_RUN_ID"], made["RAYHPC_RUN_DIR"]) == (SPEC.run_id, SPEC.run_dir)
     assert made["RAYHPC_DEADLINE"] == "1800000000"
+    assert made["RAYHPC_DEADLINE_FILE"] == f"{SPEC.run_dir}/deadline"
 
 
 def test_no_deadline_is_no_variable() -> None:

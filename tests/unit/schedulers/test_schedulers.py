@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -449,7 +452,8 @@ def test_the_end_of_a_job_by_scontrol() -> None:
         "EndTime=2026-11-21T11:52:30 Deadline=N/A SuspendTime=None"
     )
     assert slurm.parse_deadline(printed, NOW) == local("2026-11-21 11:52:30")
-    assert slurm.parse_deadline(printed.replace("2026-11-21T11:52:30", "Unknown"), NOW) is None
+    assert slurm.parse_deadline(printed.replace("2026-11-21T11:52:30", "Unknown"), NOW) == math.inf
+    assert slurm.parse_deadline("slurm_load_jobs error", NOW) is None
 
 
 def test_the_end_of_a_job_by_qstat() -> None:
@@ -460,7 +464,7 @@ def test_the_end_of_a_job_by_qstat() -> None:
     assert pbs.parse_deadline("Job Id: 1.x\n    job_state = Q\n", NOW) is None
 
 
-@pytest.mark.parametrize(("printed", "left"), [("1:30 L\n", 5400), ("0:05\n", 300), ("-\n", None), ("", None)])
+@pytest.mark.parametrize(("printed", "left"), [("1:30 L\n", 5400), ("0:05\n", 300), ("-\n", math.inf), ("", None)])
 def test_the_end_of_a_job_by_bjobs(printed: str, left: int | None) -> None:
     assert lsf.parse_deadline(printed, NOW) == (None if left is None else NOW + left)
 
@@ -519,6 +523,79 @@ def test_no_environment_is_an_error(environ: dict[str, str]) -> None:
     for scheduler in schedulers.ALL:
         for said in (scheduler.cpus(environ), scheduler.memory(environ), scheduler.deadline(environ)):
             assert said is None or said >= 0
+
+
+@pytest.mark.parametrize(
+    ("hosts", "names"),
+    [
+        ("", []),
+        ("login", ["login"]),
+        ("node[1-3]", ["node1", "node2", "node3"]),
+        ("cn[08-10,12],gpu1", ["cn08", "cn09", "cn10", "cn12", "gpu1"]),
+        ("cn[1-2]-r[01-02]", ["cn1-r01", "cn1-r02", "cn2-r01", "cn2-r02"]),
+    ],
+)
+def test_slurms_lists_of_hosts(hosts: str, names: list[str]) -> None:
+    assert slurm.expanded(hosts) == names
+
+
+@given(st.text(alphabet="cn[]-,019x") | st.just("a[0-999999999]"))
+def test_any_list_of_hosts_has_an_end(hosts: str) -> None:
+    assert all(isinstance(name, str) for name in slurm.expanded(hosts))
+
+
+SIZES = {"SLURM_JOB_NODELIST": "cn[1-3],big", "SLURM_JOB_CPUS_PER_NODE": "4(x2),2,16", "SLURM_CPUS_ON_NODE": "4"}
+
+
+@pytest.mark.parametrize(
+    ("host", "environ", "cpus"),
+    [
+        ("cn1", {}, 4),
+        ("cn3", {}, 2),
+        ("big.site.org", {}, 16),  # mpiexec has brought the environment of the first host
+        ("big", {"SLURMD_NODENAME": "cn1"}, 16),
+        ("big", {"SLURMD_NODENAME": "big", "SLURM_CPUS_ON_NODE": "8"}, 8),  # srun: the step's
+        ("elsewhere", {}, 4),
+    ],
+)
+def test_each_host_has_its_own_cpus_on_slurm(
+    monkeypatch: pytest.MonkeyPatch, host: str, environ: dict[str, str], cpus: int
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: host)
+    assert schedulers.SLURM.cpus({**SIZES, **environ}) == cpus
+
+
+def test_a_job_that_has_its_hosts_alone_may_use_more_than_its_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "a")
+    slots = {"LSB_MCPU_HOSTS": "a 1 b 2"}
+    assert schedulers.LSF.cpus(slots) == 1
+    assert schedulers.LSF.cpus({**slots, "LSB_EXCLUSIVE": "Y"}) is None
+
+
+@pytest.mark.parametrize(
+    ("exec_host", "cpus"),
+    [
+        ("node1/0*2+node2/0*8", {"node1": 2, "node2": 8}),
+        ("node1/0+node2/1*4", {"node1": 1, "node2": 4}),
+        ("node1/0*2+node1/1*2", {"node1": 4}),  # two chunks on one host
+        ("node1/0-3+node2/0,2", {"node1": 4, "node2": 2}),  # Torque
+        ("node1.site/3+node1.site/2", {"node1": 2}),
+        ("", {}),
+    ],
+)
+def test_each_host_has_its_own_cpus_on_pbs(exec_host: str, cpus: dict[str, int]) -> None:
+    assert pbs.parse_cpus(f"Job Id: 7.x\n    job_state = R\n    exec_host = {exec_host}\n") == cpus
+
+
+def test_the_hosts_of_a_job(tmp_path: Path) -> None:
+    (tmp_path / "nodes").write_text("a\na\nb\n")
+    het = {"SLURM_HET_SIZE": "2", "SLURM_JOB_NODELIST_HET_GROUP_0": "n1", "SLURM_JOB_NODELIST_HET_GROUP_1": "n[2-3]"}
+    assert schedulers.PBS.hosts({"PBS_NODEFILE": str(tmp_path / "nodes")}) == ["a", "b"]
+    assert schedulers.PBS.hosts({"PBS_NODEFILE": str(tmp_path / "gone")}) == []
+    assert schedulers.COBALT.hosts({"COBALT_NODEFILE": str(tmp_path / "nodes")}) == ["a", "b"]
+    assert schedulers.LSF.hosts({"LSB_MCPU_HOSTS": "a 2 b 2"}) == ["a", "b"]
+    assert schedulers.SLURM.hosts(SIZES) == ["cn1", "cn2", "cn3", "big"]
+    assert schedulers.SLURM.hosts({**het, "SLURM_JOB_NODELIST": "n1"}) == ["n1", "n2", "n3"]
 
 
 def test_small_words() -> None:
