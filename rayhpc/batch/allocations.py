@@ -34,7 +34,7 @@ class Allocation:
     """What was submitted, and how it ended once that is known. directory, script and run_dir are absolute paths.
 
     submit: the command that submitted it, run in submitted_from; submitted_at: Unix seconds; earlier: ids of the job's
-    earlier lives, where a scheduler runs a job again under another id; ended: its last state.
+    earlier attempts, where a scheduler runs a job again under another id; ended: its last state.
     """
 
     name: str
@@ -104,7 +104,7 @@ def next_life(allocation: Allocation) -> Allocation | None:
     The jobscripts for PBS and Cobalt say so at the end of the output.
     """
     for line in reversed(run_directory.last_lines(allocation.output, _LAST_WORDS)):
-        match = re.search(r"the next life of job (\S+) is job (\S+)$", line.rstrip())
+        match = re.search(r"the next attempt of job (\S+) is job (\S+)$", line.rstrip())
         if match and short(match[1]) == short(allocation.job_id):
             alive = replace(allocation, job_id=match[2], earlier=(*allocation.earlier, allocation.job_id))
             write(alive)

@@ -23,7 +23,7 @@ _GROWTH = 1.5
 
 @dataclass(frozen=True)
 class Seen:
-    """An allocation and its state; its id is another one where the job has begun its next life."""
+    """An allocation and its state; its id is another one where the job has begun its next attempt."""
 
     allocation: Allocation
     state: JobState
@@ -45,7 +45,7 @@ class Seen:
 def current(wanted: Sequence[Allocation]) -> tuple[list[Seen], list[Fault]]:
     """The allocations with their states, UNKNOWN where a scheduler does not answer; and why it does not.
 
-    An end that is seen for the first time is written into the allocation's record, and so is a next life.
+    An end that is seen for the first time is written into the allocation's record, and so is a next attempt.
     """
     seen = {entry.name: Seen(entry, entry.ended) for entry in wanted if entry.ended is not None}
     faults = []
@@ -69,7 +69,7 @@ def _noted(allocation: Allocation, state: JobState) -> Seen:
     if not state.ended:
         return Seen(allocation, state)
     if state.exit_code == ExitCode.REQUEUE and (alive := allocations.next_life(allocation)) is not None:
-        return Seen(alive, JobState(State.PENDING, GOES_ON, why=f"the next life of job {allocation.job_id}"))
+        return Seen(alive, JobState(State.PENDING, GOES_ON, why=f"the next attempt of job {allocation.job_id}"))
     return Seen(allocations.ended(allocation, state), state)
 
 

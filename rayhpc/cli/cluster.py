@@ -155,7 +155,7 @@ def tunnel(cluster_id: str, via: str, prometheus: bool, grafana: bool, now: bool
 
 @cluster.command()
 @click.argument("ids", nargs=-1)
-@click.option("--wait/--no-wait", default=True, help="Wait until all is given back, the default; or only ask.")
+@click.option("--wait/--no-wait", default=True, help="Wait until everything has ended, the default; or only ask.")
 @click.option("--timeout", default=120.0, type=click.FloatRange(0), metavar="S", show_default=True,
               help="How many seconds to wait.")  # fmt: skip
 def stop(ids: tuple[str, ...], wait: bool, timeout: float) -> None:

@@ -22,7 +22,7 @@ from rayhpc.cli.sweep import sweep
 )
 @click.version_option(__version__, message="rayhpc %(version)s")
 def main() -> None:
-    """Ray clusters on supercomputers: an allocation becomes a cluster, runs a driver, and is given back."""
+    """Ray clusters on supercomputers: start one in a batch job, run a driver on it, shut it down."""
 
 
 @main.command(

@@ -163,7 +163,7 @@ def _flags(request: Request, output: str, _script: str) -> list[str]:
         *flag("--gpus-per-node={}", request.gpus_per_node),
         *flag("--job-name={}", request.name),
         "--output=" + output.replace("%", "%%"),
-        "--open-mode=append",  # else the second life of a requeued job would erase what the first one wrote
+        "--open-mode=append",  # else the second attempt of a requeued job would erase what the first one wrote
     ]
 
 

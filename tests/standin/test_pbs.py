@@ -192,7 +192,7 @@ def test_hostile_arguments(site: Site) -> None:
 
 @pytest.mark.parametrize(("how", "lives"), [("variable", 3), ("copy", 2)])
 def test_lives(site: Site, how: str, lives: int) -> None:
-    """75, 75, 0: each life is a job of its own, with the resources, the queue and the variables of the first."""
+    """75, 75, 0: each attempt is a job of its own, with the resources, the queue and the variables of the first."""
     asked = (
         "-l", "select=1:ncpus=1:mpiprocs=1:ngpus=0,walltime=00:50:00", "-q", "workq", "-A", "physics", "-N", "cartpole",
     )  # fmt: skip
@@ -209,12 +209,12 @@ def test_lives(site: Site, how: str, lives: int) -> None:
         assert job["resources"] == jobs[0]["resources"]
         assert job["resources"]["walltime"] == "00:50:00"
         assert (job["name"], job["account"], job["queue"]) == ("cartpole", "physics", "workq")
-    assert f"the next life of job {first} is job {jobs[1]['id']}" in site.output(first)
+    assert f"the next attempt of job {first} is job {jobs[1]['id']}" in site.output(first)
     assert not [path for path in site.work.iterdir() if "next" in path.name]
 
 
 def test_the_login_node_follows_all_lives(site: Site) -> None:
-    """The id that was printed names the job in each of its lives, and one file has what they all wrote."""
+    """The id that was printed names the job in each of its attempts, and one file has what they all wrote."""
     done = site.alloc("submit", "pbs", "-N", "1", "--", site.driver("lives.py", LIVES), "3")
     assert done.returncode == 0, done.stderr
     first = done.stdout.strip()
@@ -222,13 +222,13 @@ def test_the_login_node_follows_all_lives(site: Site) -> None:
     assert waited.returncode == 0, waited.stderr
     ids = [job["id"] for job in site.jobs()]
     assert len(ids) == 3
-    # A life may end between two questions, and is passed over then.
+    # An attempt may end between two questions, and is passed over then.
     assert waited.stderr.splitlines()[-1] == f"job {ids[2]} COMPLETED (F), exit code 0"
     shown = json.loads(site.alloc("show", first, "--json").stdout)
     assert (shown["earlier"], shown["job_id"]) == (ids[:2], ids[2])
     assert [run["code"] for run in shown["runs"]] == [75, 75, 0]
     said = site.alloc("logs", ids[1]).stdout
-    assert [said.count(f"the next life of job {ids[0]} is job {ids[1]}"), said.count("shut down in ")] == [1, 3]
+    assert [said.count(f"the next attempt of job {ids[0]} is job {ids[1]}"), said.count("shut down in ")] == [1, 3]
     assert f"job {ids[2]} has ended already" in site.alloc("cancel", first).stderr
 
 
@@ -307,7 +307,7 @@ def test_theta(site: Site, aprun: bool) -> None:
 
 
 def test_theta_under_cobalt(site: Site) -> None:
-    """Cobalt runs the script itself, with arguments, in the submit directory; the next life gets them again."""
+    """Cobalt runs the script itself, with arguments, in the submit directory; the next attempt gets them again."""
     site.provide("aprun", (HERE / "aprun").read_text())
     site.provide("qsub", COBALT_QSUB)
     site.provide("qstat", COBALT_QSTAT)
@@ -329,4 +329,4 @@ def test_theta_under_cobalt(site: Site) -> None:
     assert told["RAYHPC_CHAIN"] == "1234"
     assert told["RAYHPC_VENV"] == cobalt["RAYHPC_VENV"]
     assert words[place + 2 :] == [str(THETA), driver, "9", "two words"]
-    assert "the next life of job 1234 is job 1235" in done.stderr
+    assert "the next attempt of job 1234 is job 1235" in done.stderr

@@ -412,7 +412,7 @@ def test_what_a_state_is_called(login: Login, state: JobState, words: str) -> No
     assert status.Seen(allocation, state).words == words
 
 
-# ------------------------------------------------------------------------------------------------- the next life
+# ------------------------------------------------------------------------------------------------- the next attempt
 
 
 QSTAT = """
@@ -433,7 +433,7 @@ def two_lives(login: Login) -> Login:
     for name, content in (("12.server", "F"), ("12.server.code", "75"), ("13.server", "R"), ("13.server.code", "0")):
         Path(name).write_text(content)
     (login.directory / "job.out").write_text(
-        "life 0\nrayhpc: the driver wants to be run again: the next life of job 12.server is job 13.server\n"
+        "life 0\nrayhpc: the driver wants to be run again: the next attempt of job 12.server is job 13.server\n"
     )
     return login
 
@@ -444,7 +444,7 @@ def test_wait_goes_on_with_the_next_life(two_lives: Login) -> None:
     done = two_lives.rayhpc("wait", "12")
     assert done.exit_code == 3
     assert done.stderr.splitlines() == [
-        "job 13.server PENDING (submitted again): the next life of job 12.server",
+        "job 13.server PENDING (submitted again): the next attempt of job 12.server",
         "job 13.server FAILED (F), exit code 3",
     ]
     assert "before     12.server\n" in two_lives.rayhpc("show", "12").stdout
@@ -456,13 +456,13 @@ def test_logs_go_on_with_the_next_life(two_lives: Login) -> None:
     done = two_lives.rayhpc("logs", "-f", "12")
     assert (done.exit_code, done.stdout) == (0, (two_lives.directory / "job.out").read_text())
     assert done.stderr.splitlines() == [
-        "job 13.server PENDING (submitted again): the next life of job 12.server",
+        "job 13.server PENDING (submitted again): the next attempt of job 12.server",
         "job 13.server COMPLETED (F), exit code 0",
     ]
 
 
 def test_a_server_that_forgets_what_has_ended_does_not_end_the_chain(two_lives: Login) -> None:
-    """The code of the first life is known by the record of its run."""
+    """The code of the first attempt is known by the record of its run."""
     record_run(two_lives, "29990101-000000-aaaaaaaa", "12.server", 75)
     two_lives.fake("qstat", "echo 'Job Id: 13.server'; echo '    job_state = R'; echo 'Unknown Job Id' >&2; exit 153")
     (row,) = (line.split("\t") for line in two_lives.rayhpc("list").stdout.splitlines()[1:])
@@ -476,7 +476,7 @@ def test_the_life_that_runs_is_cancelled(two_lives: Login) -> None:
 
 
 def test_75_without_a_next_life_is_the_end(two_lives: Login) -> None:
-    (two_lives.directory / "job.out").write_text("the next life of job 11.server is job 12.server\nlife 1\n")
+    (two_lives.directory / "job.out").write_text("the next attempt of job 11.server is job 12.server\nlife 1\n")
     assert two_lives.rayhpc("wait").exit_code == 75
 
 
@@ -559,11 +559,11 @@ def test_a_file_that_was_cut_short_is_read_from_its_beginning(login: Login) -> N
     login.submit()
     (allocation,) = allocations.every("rayhpc-runs")
     tail, sink = logs._Tail(allocation), io.BytesIO()
-    allocation.output.write_text("first life\n")
+    allocation.output.write_text("first attempt\n")
     tail.copy(sink)
     allocation.output.write_text("second\n")
     tail.copy(sink)
-    assert sink.getvalue() == b"first life\nsecond\n"
+    assert sink.getvalue() == b"first attempt\nsecond\n"
 
 
 # ---------------------------------------------------------------------------------------------------- cancel, init
