@@ -146,10 +146,10 @@ def find(run_dir: str, words: Iterable[str]) -> list[Allocation]:
             f"there is no allocation in {folder(run_dir)}",
             next_step="rayhpc alloc submit makes one; another place is named by --run-dir",
         )
-    return [_meant(known, word) for word in words] or known[-1:]
+    return [_selected(known, word) for word in words] or known[-1:]
 
 
-def _meant(known: list[Allocation], word: str) -> Allocation:
+def _selected(known: list[Allocation], word: str) -> Allocation:
     for allocation in reversed(known):
         ids = (allocation.job_id, *allocation.earlier)
         if word in (*ids, *map(short, ids), allocation.name):

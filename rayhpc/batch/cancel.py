@@ -8,7 +8,7 @@ from rayhpc.batch.allocations import Allocation
 from rayhpc.schedulers import SYSTEMS, commands
 
 
-def cancel(wanted: Sequence[Allocation], tell: Callable[[str], None]) -> None:
+def cancel_allocations(wanted: Sequence[Allocation], tell: Callable[[str], None]) -> None:
     """Ask each scheduler once to end its jobs; raises RayhpcError where one refuses.
 
     They may take a while to end. What is known to have ended is left alone.

@@ -42,7 +42,7 @@ class Submission:
         return f"{shlex.join(self.argv)}{stdin}\n\n--- {self.script}\n{self.text}"
 
 
-def plan(
+def plan_submission(
     system: BatchSystem,
     request: Request,
     command: Sequence[str],
@@ -65,7 +65,7 @@ def plan(
         flags = [*system.flags(request, str(target), text), *_own_flags(request)]
     except ValueError as error:
         raise _usage(str(error), system) from error
-    settings = told(request, run_dir, environ)
+    settings = bootstrap_options(request, run_dir, environ)
     if not system.live_output:
         settings.append(f"exec >>{jobscript.bash_word(str(allocations.output(directory)))} 2>&1")
     return Submission(
@@ -83,7 +83,7 @@ def _own_flags(request: Request) -> list[str]:
     return [word for text in request.directive for word in shlex.split(text)]
 
 
-def told(request: Request, run_dir: str, environ: Mapping[str, str]) -> list[str]:
+def bootstrap_options(request: Request, run_dir: str, environ: Mapping[str, str]) -> list[str]:
     """The lines that tell the script what it must know, since not every scheduler hands on the environment.
 
     What the script reads as a default of its own is set. What it may have set by an edit, that is the environment
@@ -107,7 +107,7 @@ def _virtual_environment() -> str:
     return sys.prefix if inside else ""
 
 
-def submit(submission: Submission) -> Allocation:
+def submit_allocation(submission: Submission) -> Allocation:
     """Write the copy, submit it, write the record; raises RayhpcError if the scheduler refuses, and keeps the copy."""
     directory = allocations.create(submission.run_dir, submission.name)
     jobscript.save(submission.script, submission.text)

@@ -14,7 +14,7 @@ from rayhpc.errors import Fault, RayhpcError, configuration
 _PATIENCE_SECONDS = 900.0
 
 
-def wait(wanted: Sequence[Allocation], tell: Callable[[str], None]) -> int:
+def wait_for_allocations(wanted: Sequence[Allocation], tell: Callable[[str], None]) -> int:
     """The first exit code other than 0 among the jobs' once all have ended, in their last attempt.
 
     Raises RayhpcError for a job whose code nobody knows, and when a scheduler has not answered for 15 minutes.

@@ -74,8 +74,8 @@ class Node:
             run_directory.make_private(self.log.parent, exist_ok=True)
             os.close(os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
             self._make_directory()
-            for path, secret in self._secrets().items():
-                run_directory.write_secret(Path(path), secret)
+            assignment = self._assignment
+            run_directory.write_authentication(self.spec.temp_dir, assignment.token, assignment.certificate)
         except OSError as error:
             raise configuration(
                 f"{error.filename} cannot be made: {error.strerror}",
@@ -121,14 +121,6 @@ class Node:
         self.keep_first_words()
         self._begin_another()
         shutil.rmtree(paths.ray_temp_dir(self.spec.temp_dir), ignore_errors=True)
-
-    def _secrets(self) -> dict[str, str]:
-        """The files that let a process into the cluster: path and content."""
-        private, certificate = self.spec.temp_dir, self._assignment.certificate
-        token = {paths.token_file(private): self._assignment.token}
-        if certificate is None:
-            return token
-        return {**token, paths.certificate_file(private): certificate.chain, paths.key_file(private): certificate.key}
 
     def warm_up(self) -> RayStart:
         """Begin `ray start`, which imports Ray and then waits for start()."""

@@ -16,12 +16,22 @@ from typing import Any
 import click
 
 from rayhpc.batch import allocations, jobscript, logs, status
-from rayhpc.batch import cancel as cancelling
-from rayhpc.batch import submit as submitting
-from rayhpc.batch import wait as waiting
 from rayhpc.batch.allocations import Allocation
+from rayhpc.batch.cancel import cancel_allocations
 from rayhpc.batch.status import Seen
-from rayhpc.cli.base import JSON_OPTION, RUN_DIR, Told, default_run_dir, json_text, print_table, printable, tell
+from rayhpc.batch.submit import doubts, plan_submission, submit_allocation
+from rayhpc.batch.wait import wait_for_allocations
+from rayhpc.cli.base import (
+    JSON_OPTION,
+    RUN_DIR,
+    Told,
+    clipped,
+    default_run_dir,
+    json_text,
+    print_table,
+    printable,
+    tell,
+)
 from rayhpc.errors import RayhpcError
 from rayhpc.records.runs import Run
 from rayhpc.schedulers import SYSTEMS
@@ -47,13 +57,13 @@ def submit() -> None:
 def _submit_command(system: BatchSystem) -> click.Command:
     def callback(driver: tuple[str, ...], run_dir: str, script: str, dry_run: bool, **values: Any) -> None:
         request = Request(**values)
-        submission = submitting.plan(system, request, driver, run_dir, script, os.environ)
-        for doubt in submitting.doubts(driver):
+        submission = plan_submission(system, request, driver, run_dir, script, os.environ)
+        for doubt in doubts(driver):
             tell(f"WARNING: {doubt}")
         if dry_run:
             click.echo(submission.preview, nl=False)
             return
-        allocation = submitting.submit(submission)
+        allocation = submit_allocation(submission)
         click.echo(allocation.job_id)
         _tell_next(allocation)
 
@@ -137,9 +147,8 @@ _COLUMNS = ("ID", "SCHEDULER", "STATE", "CODE", "SUBMITTED", "COMMAND")
 def _row(seen: Seen) -> tuple[str, ...]:
     allocation, state = seen.allocation, seen.state
     code = "" if state.exit_code is None else str(state.exit_code)
-    command = shlex.join(allocation.command)
+    shown = clipped(shlex.join(allocation.command), _SHOWN_COMMAND)
     name = state.state.name + (f" ({state.word})" if state.state.name == "UNKNOWN" and state.word else "")
-    shown = command if len(command) <= _SHOWN_COMMAND else command[: _SHOWN_COMMAND - 1] + "…"
     at = time.strftime("%Y-%m-%d %H:%M", time.localtime(allocation.submitted_at))
     return (allocation.job_id, allocation.scheduler, name, code, at, printable(shown))
 
@@ -185,7 +194,7 @@ def _print_lines(seen: Seen, runs: Sequence[Run]) -> None:
 def cancel_jobs(ids: tuple[str, ...], run_dir: str) -> None:
     """End jobs: each driver gets SIGTERM and has its grace."""
     seen, _ = status.current(allocations.find(run_dir, ids))
-    cancelling.cancel([entry.allocation for entry in seen], tell)
+    cancel_allocations([entry.allocation for entry in seen], tell)
 
 
 @alloc.command("logs")
@@ -208,7 +217,7 @@ def print_logs(job_id: str | None, follow: bool, run_dir: str) -> None:
 @RUN_DIR
 def wait_for_jobs(ids: tuple[str, ...], run_dir: str) -> None:
     """Wait for jobs to end; the exit code is theirs, of several the first that is not 0."""
-    sys.exit(waiting.wait(allocations.find(run_dir, ids), tell))
+    sys.exit(wait_for_allocations(allocations.find(run_dir, ids), tell))
 
 
 def _init_choices() -> list[str]:

@@ -61,6 +61,11 @@ def printable(text: str) -> str:
     return text.encode(errors="replace").decode().replace("\n", "\\n")
 
 
+def clipped(text: str, width: int) -> str:
+    """The beginning of a text that is too wide for its column."""
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on a terminal; for a pipe the same columns, divided by tabs."""
     if not sys.stdout.isatty():

@@ -11,8 +11,7 @@ import click
 
 from rayhpc.cli.base import JSON_OPTION, json_text, print_table, tell
 from rayhpc.clusters.probe import findings
-from rayhpc.clusters.probe import run as checking
-from rayhpc.clusters.probe.run import Answer, Terms
+from rayhpc.clusters.probe.run import Answer, Terms, probe_clusters
 from rayhpc.errors import ExitCode, Fault, RayhpcError, counted
 from rayhpc.jobs import targets
 from rayhpc.jobs.ray_api import Server
@@ -58,7 +57,7 @@ def check(ids: tuple[str, ...], num_jobs: int, timeout: float, as_json: bool) ->
 def _checked(entries: Sequence[ClusterEntry], number: int, seconds: float) -> list[Checked]:
     servers = [_server(entry) for entry in entries]
     reached = [server for server in servers if isinstance(server, Server)]
-    answers = iter(checking.check(reached, number, Terms(seconds, registry.account())))
+    answers = iter(probe_clusters(reached, number, Terms(seconds, registry.account())))
     return [
         _result(entry, next(answers)) if isinstance(server, Server) else Checked(entry.id, (), (), (), (server,))
         for entry, server in zip(entries, servers, strict=True)
@@ -91,16 +90,21 @@ def _verdict(checked: Sequence[Checked]) -> int:
         tell(fault.text())
     found = [f"{each.cluster}: {line}" for each in checked for line in each.findings]
     if found:
-        tell(_told(found).text())
+        tell(_fault(found).text())
     took = [seconds for each in checked for seconds in each.seconds]
     if not (found or any(each.faults for each in checked)):
         nodes = sum(len(each.nodes) for each in checked)
-        tell(f"{counted(nodes, 'node')} well; {counted(len(took), 'probe')} in {min(took):g} to {max(took):g} s")
+        tell(f"{counted(nodes, 'node')} well; {counted(len(took), 'probe')} in {_range(took)} s")
         return 0
     return int(ExitCode.CONFIGURATION)
 
 
-def _told(found: Sequence[str]) -> Fault:
+def _range(seconds: Sequence[float]) -> str:
+    """14.3, or 14.3 to 16.1."""
+    return " to ".join(dict.fromkeys(f"{value:g}" for value in (min(seconds), max(seconds))))
+
+
+def _fault(found: Sequence[str]) -> Fault:
     rest = len(found) - _SHOWN_FINDINGS
     return Fault(
         f"not all is well: {counted(len(found), 'finding')}",

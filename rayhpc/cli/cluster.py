@@ -11,14 +11,14 @@ from typing import Any
 
 import click
 
-from rayhpc.cli.base import JSON_OPTION, Told, WithCommand, json_text, print_table, printable, tell
-from rayhpc.clusters import attach as attaching
-from rayhpc.clusters import forget as forgetting
+from rayhpc.cli.base import JSON_OPTION, Told, WithCommand, clipped, json_text, print_table, printable, tell
 from rayhpc.clusters import sight
-from rayhpc.clusters import stop as stopping
-from rayhpc.clusters import tunnel as tunnelling
+from rayhpc.clusters.attach import attach_command, become
+from rayhpc.clusters.forget import forget_clusters, forget_gone
 from rayhpc.clusters.liveness import Life
 from rayhpc.clusters.sight import Sight
+from rayhpc.clusters.stop import ask_to_stop, wait_until_stopped
+from rayhpc.clusters.tunnel import GRAFANA, PROMETHEUS, plan_tunnel
 from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration, counted
 from rayhpc.jobs import targets
 from rayhpc.model import ClusterEntry
@@ -69,8 +69,7 @@ def _fields(seen: Sight) -> dict[str, Any]:
 
 def _row(seen: Sight) -> tuple[str, ...]:
     entry = seen.entry
-    command = shlex.join(entry.command) or _HELD
-    shown = command if len(command) <= _SHOWN_COMMAND else command[: _SHOWN_COMMAND - 1] + "…"
+    shown = clipped(shlex.join(entry.command) or _HELD, _SHOWN_COMMAND)
     return (
         entry.id, seen.life.value, str(entry.nodes), f"{entry.cpus:g}", f"{entry.gpus:g}", entry.host,
         entry.batch_job_id, time.strftime("%m-%d %H:%M", time.localtime(entry.started_at)), printable(shown),
@@ -125,7 +124,7 @@ def address(cluster_id: str) -> None:
 @_ID
 def attach(cluster_id: str, words: tuple[str, ...]) -> None:
     """A shell, or COMMAND, that knows the cluster. RAY_ADDRESS and the token's path are set; its exit code is ours."""
-    attaching.attach(registry.find(cluster_id), words, tell)
+    attach_command(registry.find(cluster_id), words, tell)
 
 
 def _default_via() -> str:
@@ -136,20 +135,20 @@ def _default_via() -> str:
 @_ID
 @click.option("--via", default=_default_via, show_default="you at this host", metavar="[USER@]HOST",
               help="The login node, as your laptop knows it.")  # fmt: skip
-@click.option("--prometheus", is_flag=True, help=f"Also port {tunnelling.PROMETHEUS} of the head's host.")
-@click.option("--grafana", is_flag=True, help=f"Also port {tunnelling.GRAFANA} of the head's host.")
+@click.option("--prometheus", is_flag=True, help=f"Also port {PROMETHEUS} of the head's host.")
+@click.option("--grafana", is_flag=True, help=f"Also port {GRAFANA} of the head's host.")
 @click.option("--open", "now", is_flag=True, help="Run it here, until Ctrl-C.")
 def tunnel(cluster_id: str, via: str, prometheus: bool, grafana: bool, now: bool) -> None:
     """Print the `ssh -L` to the dashboard. It is for your laptop, through a login node."""
-    wanted = [("Prometheus", tunnelling.PROMETHEUS, prometheus), ("Grafana", tunnelling.GRAFANA, grafana)]
+    wanted = [("Prometheus", PROMETHEUS, prometheus), ("Grafana", GRAFANA, grafana)]
     entry = registry.find(cluster_id)
-    plan = tunnelling.plan(entry, via, [(name, port) for name, port, asked in wanted if asked])
+    plan = plan_tunnel(entry, via, [(name, port) for name, port, asked in wanted if asked])
     for name, url in plan.pages:
         tell(f"  {name}: {url}")
     if entry.dashboard:
         tell(f"  the dashboard asks for the token: cat {shlex.quote(str(registry.token_file(entry)))}")
     if now:
-        attaching.become(plan.argv, os.environ)
+        become(plan.argv, os.environ)
     click.echo(shlex.join(plan.argv))
 
 
@@ -161,9 +160,9 @@ def tunnel(cluster_id: str, via: str, prometheus: bool, grafana: bool, now: bool
 def stop(ids: tuple[str, ...], wait: bool, timeout: float) -> None:
     """End clusters in order. Each gets what SIGTERM to its rank 0 is; a second time hastens it."""
     entries = _distinct([registry.find(word) for word in ids]) if ids else [_only()]
-    stopping.ask(entries)
+    ask_to_stop(entries)
     if wait:
-        stopping.wait(entries, timeout, tell)
+        wait_until_stopped(entries, timeout, tell)
     else:
         tell(f"asked {counted(len(entries), 'cluster')} to end\n  rayhpc cluster list")
 
@@ -192,10 +191,10 @@ def forget(ids: tuple[str, ...], gone: bool, force: bool) -> None:
         raise RayhpcError(Fault("either IDs, with or without --force, or --gone", ExitCode.USAGE, next_step=step))
     faults: list[Fault] = []
     if gone:
-        forgotten, faults = forgetting.forget_gone()
+        forgotten, faults = forget_gone()
     else:
         forgotten = _distinct([registry.find(word) for word in ids])
-        forgetting.forget(forgotten, force)
+        forget_clusters(forgotten, force)
     for entry in forgotten:
         tell(f"{entry.id} forgotten")
     if not forgotten:

@@ -14,19 +14,18 @@ from typing import Any, TypeVar
 
 import click
 
-from rayhpc.cli.base import JSON_OPTION, Told, json_text, print_table, printable, tell
+from rayhpc.cli.base import JSON_OPTION, Told, clipped, json_text, print_table, printable, tell
 from rayhpc.errors import ExitCode, Fault, RayhpcError
 from rayhpc.jobs import find, ray_api, targets
-from rayhpc.jobs import follow as following
-from rayhpc.jobs import stop as stopping
-from rayhpc.jobs import submit as submitting
-from rayhpc.jobs import wait as waiting
 from rayhpc.jobs.find import Found
+from rayhpc.jobs.follow import follow_job
 from rayhpc.jobs.job_file import load
 from rayhpc.jobs.preview import preview
 from rayhpc.jobs.request import JobRequest
-from rayhpc.jobs.submit import Pair
+from rayhpc.jobs.stop import stop_jobs
+from rayhpc.jobs.submit import Pair, check_before_submitting, submit_job, to_each
 from rayhpc.jobs.targets import Choice
+from rayhpc.jobs.wait import wait_for_jobs
 from rayhpc.records import registry
 
 _INTERRUPTED = 130
@@ -73,7 +72,7 @@ def job() -> None:
 @click.option("--num-cpus", type=click.FloatRange(0), metavar="N", help="CPUs that the job waits for.")
 @click.option("--num-gpus", type=click.FloatRange(0), metavar="N", help="GPUs that the job waits for.")
 @_chosen
-def submit_jobs(
+def submit(
     choice: Choice, command: tuple[str, ...], follow: bool, each: bool, to_all: bool, dry_run: bool, **said: Any
 ) -> None:
     """Run COMMAND as a job, on the newest cluster if none is named. What follows COMMAND is its own."""
@@ -85,7 +84,7 @@ def submit_jobs(
         return
     servers = targets.servers(choice)
     pairs = [Pair(server, request) for server in (servers if to_all else servers[-1:])]
-    _hand_in(submitting.to_each(servers, request, command) if each else pairs, choice, follow)
+    _hand_in(to_each(servers, request, command) if each else pairs, choice, follow)
 
 
 def _check_words(command: Sequence[str], said: dict[str, Any], follow: bool, each: bool, to_all: bool) -> None:
@@ -116,16 +115,18 @@ def _request(
 
 
 def _hand_in(pairs: Sequence[Pair], choice: Choice, follow: bool) -> None:
-    submitting.check(pairs)
-    ids = []
+    check_before_submitting(pairs)
+    submitted = []
     for pair in pairs:
-        ids.append(submitting.submit(pair, registry.account()))
-        tell(f"job {ids[-1]} to cluster {pair.server.name}") if follow or len(pairs) > 1 else None
+        entry = submit_job(pair, registry.account())
+        submitted.append(entry)
+        if follow or len(pairs) > 1:
+            tell(f"job {entry.job.id} to cluster {entry.server.name}")
         if not follow:
-            click.echo(ids[-1])
+            click.echo(entry.job.id)
     if follow:
-        sys.exit(_follow(find.meant([pairs[0].server], ids)[0], choice))
-    _tell_next(ids, choice)
+        sys.exit(_follow(submitted[0], choice))
+    _tell_next([entry.job.id for entry in submitted], choice)
 
 
 def _tell_next(ids: Sequence[str], choice: Choice) -> None:
@@ -146,7 +147,7 @@ def _again(choice: Choice) -> list[str]:
 def _follow(entry: Found, choice: Choice) -> int:
     """Print a job's output until it has ended; its exit code. Ctrl-C leaves the job alone."""
     try:
-        ended = following.follow(entry, _write)
+        ended = follow_job(entry, _write)
     except KeyboardInterrupt:
         tell(f"\ndetached: job {entry.job.id} goes on")
         _tell_next([entry.job.id], choice)
@@ -186,8 +187,7 @@ def _code(entry: ray_api.Job) -> int | None:
 
 
 def _row(entry: ray_api.Job) -> tuple[str, ...]:
-    command = printable(entry.entrypoint)
-    shown = command if len(command) <= _SHOWN_COMMAND else command[: _SHOWN_COMMAND - 1] + "…"
+    shown = clipped(printable(entry.entrypoint), _SHOWN_COMMAND)
     return (entry.id, entry.user or "-", _at(entry.started_at), _at(entry.ended_at), entry.status, shown)
 
 
@@ -213,14 +213,14 @@ def print_logs(choice: Choice, job_id: str, follow: bool) -> None:
 @_IDS
 @click.option("--force", is_flag=True, help="Also jobs of others.")
 @_chosen
-def stop_jobs(choice: Choice, ids: tuple[str, ...], force: bool) -> None:
+def stop(choice: Choice, ids: tuple[str, ...], force: bool) -> None:
     """End my jobs, SIGTERM first, and wait until they have ended."""
-    stopping.stop(find.meant(targets.servers(choice), ids), registry.account(), force, tell)
+    stop_jobs(find.meant(targets.servers(choice), ids), registry.account(), force, tell)
 
 
 @job.command("wait")
 @_IDS
 @_chosen
-def wait_for_jobs(choice: Choice, ids: tuple[str, ...]) -> None:
+def wait(choice: Choice, ids: tuple[str, ...]) -> None:
     """Wait for jobs to end; the exit code is theirs, of several the first that is not 0."""
-    sys.exit(waiting.wait(find.meant(targets.servers(choice), ids), tell))
+    sys.exit(wait_for_jobs(find.meant(targets.servers(choice), ids), tell))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from rayhpc.cli.base import JSON_OPTION, RUN_DIR, Told, json_text, print_table, printable, tell
+from rayhpc.cli.base import JSON_OPTION, RUN_DIR, Told, clipped, json_text, print_table, printable, tell
 from rayhpc.errors import configuration, counted
 from rayhpc.records import plots, run_directory, timeline
 from rayhpc.records import runs as recorded
@@ -39,8 +39,7 @@ def list_runs(run_dir: str, as_json: bool) -> None:
 
 def _row(run: Run) -> tuple[str, ...]:
     code = "" if run.code is None else str(run.code)
-    command = printable(shlex.join(run.command))
-    shown = command if len(command) <= _SHOWN_COMMAND else command[: _SHOWN_COMMAND - 1] + "…"
+    shown = clipped(printable(shlex.join(run.command)), _SHOWN_COMMAND)
     return (run.id, run.batch_job_id, str(run.nodes), code, run.cause or "no outcome yet", shown)
 
 

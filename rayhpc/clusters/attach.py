@@ -18,7 +18,7 @@ from rayhpc.records import registry
 _SHELL = "/bin/sh"
 
 
-def attach(entry: ClusterEntry, command: Sequence[str], tell: Callable[[str], None]) -> NoReturn:
+def attach_command(entry: ClusterEntry, command: Sequence[str], tell: Callable[[str], None]) -> NoReturn:
     """Become the command, or the user's shell without one: its exit code is ours; raises RayhpcError where it cannot.
 
     A cluster that is gone is refused: Ray's clients would look for it for a minute. Like all that may hold the token in

@@ -11,7 +11,7 @@ from rayhpc.model import ClusterEntry
 from rayhpc.records import registry
 
 
-def forget(entries: Sequence[ClusterEntry], force: bool) -> None:
+def forget_clusters(entries: Sequence[ClusterEntry], force: bool) -> None:
     """Remove the entries; raises RayhpcError, having removed none, where one may be alive and force is not given."""
     if not force:
         _check_gone(entries)

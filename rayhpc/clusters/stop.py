@@ -20,7 +20,7 @@ _PAUSE_SECONDS = 0.5
 _GLANCE_SECONDS = 10.0
 
 
-def ask(entries: Sequence[ClusterEntry]) -> None:
+def ask_to_stop(entries: Sequence[ClusterEntry]) -> None:
     """Ask each run to end; one that has ended meanwhile is no fault. Raises RayhpcError where one cannot be asked."""
     who = f"{registry.account()} on {os.uname().nodename}"
     for entry in entries:
@@ -36,7 +36,7 @@ def ask(entries: Sequence[ClusterEntry]) -> None:
             ) from error
 
 
-def wait(entries: Sequence[ClusterEntry], seconds: float, tell: Callable[[str], None]) -> None:
+def wait_until_stopped(entries: Sequence[ClusterEntry], seconds: float, tell: Callable[[str], None]) -> None:
     """Wait until the entries are gone, and tell how each run ended; raises RayhpcError for one that stays."""
     end = time.monotonic() + seconds
     look_at = time.monotonic() + _GLANCE_SECONDS

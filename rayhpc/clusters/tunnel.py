@@ -19,7 +19,7 @@ class Tunnel:
     pages: tuple[tuple[str, str], ...]
 
 
-def plan(entry: ClusterEntry, via: str, extra: Sequence[tuple[str, int]] = ()) -> Tunnel:
+def plan_tunnel(entry: ClusterEntry, via: str, extra: Sequence[tuple[str, int]] = ()) -> Tunnel:
     """The tunnel to the dashboard, and to other services on the head's host; raises RayhpcError where there is none.
 
     via: [USER@]HOST of the login node; extra: (name, port).

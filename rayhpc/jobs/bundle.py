@@ -23,12 +23,11 @@ _ROOM = 2**20
 def packed(request: JobRequest) -> Iterator[str]:
     """The bundle of a job, in a directory that is its owner's alone and gone afterwards; empty for a job without one.
 
-    Raises RayhpcError as check() does, and for what cannot be packed.
+    Raises RayhpcError for what cannot be packed; check() comes before.
     """
     if not has_bundle(request):
         yield ""
         return
-    check(request)
     with tempfile.TemporaryDirectory(prefix="rayhpc-job-") as scratch:
         bundle = Path(scratch, BUNDLE)
         bundle.mkdir()

@@ -10,6 +10,7 @@ from typing import TypeVar
 from rayhpc.errors import Fault, RayhpcError, configuration, shortened
 from rayhpc.jobs import ray_api
 from rayhpc.jobs.ray_api import Job, Server
+from rayhpc.records.ids import select
 
 _SIDE_BY_SIDE = 16
 T = TypeVar("T")
@@ -47,12 +48,13 @@ def everywhere(servers: Sequence[Server]) -> tuple[list[Found], list[Fault]]:
 def meant(servers: Sequence[Server], words: Iterable[str]) -> list[Found]:
     """The jobs that are meant by ids or their beginnings; raises RayhpcError for what is not there or is several."""
     known, faults = everywhere(servers)
-    return [_meant(known, faults, word) for word in words]
+    return [_selected(known, faults, word) for word in words]
 
 
-def _meant(known: Sequence[Found], faults: Sequence[Fault], word: str) -> Found:
-    exact = [entry for entry in known if entry.job.id == word]
-    matching = exact or [entry for entry in known if word and entry.job.id.startswith(word)]
+def _selected(known: Sequence[Found], faults: Sequence[Fault], word: str) -> Found:
+    matching = select(
+        known, lambda entry: entry.job.id == word, lambda entry: bool(word) and entry.job.id.startswith(word)
+    )
     if len(matching) == 1:
         return matching[0]
     if not matching and faults:

@@ -9,7 +9,7 @@ from rayhpc.jobs import ray_api
 from rayhpc.jobs.find import Found
 from rayhpc.jobs.ray_api import Job
 from rayhpc.jobs.ray_client import Tail
-from rayhpc.jobs.wait import now
+from rayhpc.jobs.wait import current_state
 
 _LOOK_SECONDS = 0.5
 _ASK_SECONDS = 3.0
@@ -17,7 +17,7 @@ _ASK_SECONDS = 3.0
 _LATE_SECONDS = 15.0
 
 
-def follow(entry: Found, write: Callable[[str], None]) -> Job:
+def follow_job(entry: Found, write: Callable[[str], None]) -> Job:
     """Write what the job writes, from its beginning, until it has ended: its last state. Raises RayhpcError."""
     tail, skip = Tail(entry.server, entry.job.id), _Skip(write)
     asked = time.monotonic()
@@ -25,7 +25,7 @@ def follow(entry: Found, write: Callable[[str], None]) -> Job:
         skip.write(tail.read(_LOOK_SECONDS))
         if not tail.over and time.monotonic() - asked < _ASK_SECONDS:
             continue
-        job, asked = now(entry), time.monotonic()
+        job, asked = current_state(entry), time.monotonic()
         if job.ended:
             _finish(entry, tail, skip)
             return job

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayhpc.errors import RayhpcError, configuration
-from rayhpc.jobs.ray_api import COMMAND, USER, Server, last_lines, probe, silence, token
+from rayhpc.jobs.ray_api import COMMAND, USER, Server, last_lines, silence, token
 
 # Packages of up to 100 MiB are packed and sent.
 _SUBMIT_SECONDS = 300.0
@@ -26,7 +26,7 @@ _OVERRIDING = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 
 
 @dataclass(frozen=True)
-class Submission:
+class RayJobSubmission:
     """A job that is ready to go. script: for the shell; runtime_env: Ray's, with local directories to be sent along.
 
     resources: as in JobRequest; user and command: what lists of jobs show.
@@ -40,9 +40,8 @@ class Submission:
     command: str
 
 
-def submit(server: Server, submission: Submission) -> None:
+def submit(server: Server, submission: RayJobSubmission) -> None:
     """Hand a job in; raises RayhpcError."""
-    probe(server)
     arguments = {
         "entrypoint": submission.script,
         "submission_id": submission.id,
@@ -89,11 +88,11 @@ def _within(seconds: float, server: Server, call: Callable[[], Any]) -> Any:
     except queue.Empty:
         raise silence(server, TimeoutError(f"no answer within {seconds:g} s")) from None
     if error is not None:
-        raise _told(server, error)
+        raise _client_error(server, error)
     return value
 
 
-def _told(server: Server, error: Exception) -> RayhpcError:
+def _client_error(server: Server, error: Exception) -> RayhpcError:
     """Our error for one of Ray's client."""
     if isinstance(error, RayhpcError):
         return error
@@ -128,7 +127,7 @@ class Tail:
             return ""
         self.over = piece is None
         if self.over and isinstance(self._error, ImportError):
-            raise _told(self._server, self._error)
+            raise _client_error(self._server, self._error)
         return piece or ""
 
     def _run(self) -> None:

@@ -9,7 +9,7 @@ from rayhpc.errors import RayhpcError, configuration
 from rayhpc.jobs import ray_api
 from rayhpc.jobs.find import Found
 from rayhpc.jobs.ray_api import Job
-from rayhpc.jobs.wait import now
+from rayhpc.jobs.wait import current_state
 
 _LOOK_SECONDS = 0.3
 # Ray kills a job that ignores SIGTERM after 3 s. One that waits for resources is told, but ends only when it gets them.
@@ -17,7 +17,7 @@ _PATIENCE_SECONDS = 60.0
 _PENDING_SECONDS = 10.0
 
 
-def stop(wanted: Sequence[Found], user: str, force: bool, tell: Callable[[str], None]) -> None:
+def stop_jobs(wanted: Sequence[Found], user: str, force: bool, tell: Callable[[str], None]) -> None:
     """Stop jobs and wait until they have; raises RayhpcError, before any is stopped, if one is somebody else's."""
     for entry in wanted:
         if entry.job.user != user and not force:
@@ -37,7 +37,7 @@ def stop(wanted: Sequence[Found], user: str, force: bool, tell: Callable[[str], 
 def _stopped(entry: Found, asked: float) -> str:
     """In words how it ended; raises RayhpcError if it has not, too long after it was asked to (monotonic)."""
     while True:
-        job = now(entry)
+        job = current_state(entry)
         if job.ended:
             return f"had ended already: {job.words}" if entry.job.ended else job.words
         if time.monotonic() - asked > (_PENDING_SECONDS if job.status == "PENDING" else _PATIENCE_SECONDS):

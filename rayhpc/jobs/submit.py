@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 from rayhpc.errors import ExitCode, Fault, RayhpcError, counted
 from rayhpc.jobs import bundle, find, ray_api, ray_client
+from rayhpc.jobs.find import Found
 from rayhpc.jobs.ray_api import Server
-from rayhpc.jobs.ray_client import Submission
+from rayhpc.jobs.ray_client import RayJobSubmission
 from rayhpc.jobs.request import JobRequest
 from rayhpc.jobs.script import runtime_env, script
 
@@ -38,7 +39,7 @@ def to_each(servers: Sequence[Server], request: JobRequest, commands: Sequence[s
     ]
 
 
-def check(pairs: Sequence[Pair]) -> None:
+def check_before_submitting(pairs: Sequence[Pair]) -> None:
     """Raises RayhpcError, before anything is submitted, if one of the clusters or one of the files is not there."""
     for pair in pairs:
         bundle.check(pair.request)
@@ -47,12 +48,12 @@ def check(pairs: Sequence[Pair]) -> None:
             raise RayhpcError(fault)
 
 
-def submit(pair: Pair, user: str) -> str:
-    """Hand a job in; its id. Raises RayhpcError."""
+def submit_job(pair: Pair, user: str) -> Found:
+    """Hand a job in, which was checked before; the job as its cluster has it. Raises RayhpcError."""
     job_id = f"job-{uuid.uuid4().hex[:8]}"
     request = pair.request
     with bundle.packed(request) as package:
         environment = runtime_env(request, package)
-        submission = Submission(job_id, script(request), environment, request.resources, user, request.entrypoint)
+        submission = RayJobSubmission(job_id, script(request), environment, request.resources, user, request.entrypoint)
         ray_client.submit(pair.server, submission)
-    return job_id
+    return Found(pair.server, ray_api.one(pair.server, job_id))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration, shortened
-from rayhpc.jobs import address_file as addressfile
+from rayhpc.jobs import address_file
 from rayhpc.jobs.address_file import Address
 from rayhpc.jobs.ray_api import Server
 from rayhpc.model import ClusterEntry
@@ -35,7 +35,7 @@ def servers(choice: Choice) -> list[Server]:
     if choice.cluster:
         return [with_job_api(registry.find(choice.cluster))]
     if choice.address:
-        return [_at(Address(addressfile.parse(choice.address, "--address")[0].url), choice.token_file)]
+        return [_at(Address(address_file.parse(choice.address, "--address")[0].url), choice.token_file)]
     if choice.address_file:
         return [_at(address, choice.token_file) for address in read(choice.address_file)]
     return registered()
@@ -44,7 +44,7 @@ def servers(choice: Choice) -> list[Server]:
 def read(file: str) -> tuple[Address, ...]:
     """The addresses in a file; raises RayhpcError."""
     try:
-        return addressfile.parse(Path(file).read_text(), file)
+        return address_file.parse(Path(file).read_text(), file)
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "no text"
         raise configuration(
@@ -57,7 +57,7 @@ def write(file: str, entries: Sequence[ClusterEntry]) -> int:
     """Write the addresses of clusters that take jobs into a file; how many these are. Raises RayhpcError."""
     addresses = [Address(entry.dashboard, entry.id) for entry in entries if entry.dashboard]
     try:
-        Path(file).write_text(addressfile.text(addresses))
+        Path(file).write_text(address_file.text(addresses))
     except OSError as error:
         raise configuration(
             f"the address file {file} cannot be written: {error.strerror}", next_step="name a place that is writable"

@@ -16,13 +16,13 @@ _GROWTH = 1.3
 _PATIENCE_SECONDS = 30.0
 
 
-def wait(wanted: Sequence[Found], tell: Callable[[str], None]) -> int:
+def wait_for_jobs(wanted: Sequence[Found], tell: Callable[[str], None]) -> int:
     """The first exit code other than 0 among the jobs', once all have ended; raises RayhpcError for a cluster lost."""
     codes: dict[str, int] = {}
     pause = _FIRST_PAUSE
     while True:
         for entry in wanted:
-            if entry.job.id not in codes and (job := now(entry)).ended:
+            if entry.job.id not in codes and (job := current_state(entry)).ended:
                 codes[entry.job.id] = job.exit_code
                 tell(f"job {job.id} {job.words}")
         if len(codes) == len({entry.job.id for entry in wanted}):
@@ -31,7 +31,7 @@ def wait(wanted: Sequence[Found], tell: Callable[[str], None]) -> int:
         pause = min(pause * _GROWTH, _LONGEST_PAUSE)
 
 
-def now(entry: Found) -> Job:
+def current_state(entry: Found) -> Job:
     """The job as it is now; raises RayhpcError after 30 s without an answer."""
     end = time.monotonic() + _PATIENCE_SECONDS
     while True:

@@ -25,6 +25,7 @@ from rayhpc.errors import RayhpcError, configuration, shortened
 from rayhpc.model import Certificate, ClusterEntry
 from rayhpc.processes import environment
 from rayhpc.records import run_directory
+from rayhpc.records.ids import select
 from rayhpc.schedulers.facts import short
 
 _FOLDER = "clusters"
@@ -78,13 +79,12 @@ def add(entry: ClusterEntry, token: str, certificate: Certificate | None = None)
     own = directory(entry.id)
     try:
         run_directory.make_private(own.parent, exist_ok=True)
-        _check_ruler(own.parent)
+        _check_owner(own.parent)
         own.mkdir(mode=0o700)
     except OSError as error:
         raise _unusable(own.parent, error) from error
     try:
-        for file, secret in _secrets(own, token, certificate).items():
-            run_directory.write_secret(Path(file), secret)
+        run_directory.write_authentication(str(own), token, certificate)
         for name in (_HEARTBEAT, _STOP):
             run_directory.write_secret(own / name, "")
         run_directory.write_json(own / _RECORD, entry)
@@ -93,23 +93,19 @@ def add(entry: ClusterEntry, token: str, certificate: Certificate | None = None)
         raise _unusable(own.parent, error) from error
 
 
-def _secrets(own: Path, token: str, certificate: Certificate | None) -> dict[str, str]:
-    pair = (paths.certificate_file(str(own)), paths.key_file(str(own)))
-    encryption = dict(zip(pair, (certificate.chain, certificate.key), strict=True)) if certificate else {}
-    return {paths.token_file(str(own)): token, **encryption}
-
-
-def _check_ruler(place: Path) -> None:
+def _check_owner(place: Path) -> None:
     """Raises OSError where somebody else could read what is put there, or put something of his own in its place."""
     found = place.lstat()
     if not stat.S_ISDIR(found.st_mode):
         raise NotADirectoryError(0, "it is a link, or no directory", str(place))
     if found.st_uid != os.getuid():
         raise PermissionError(0, "it belongs to another account", str(place))
-    above = place.parent.stat()
-    open_to_all = above.st_mode & (stat.S_IWOTH | stat.S_IWGRP) and not above.st_mode & stat.S_ISVTX
-    if above.st_uid not in (0, os.getuid()) or open_to_all:
+    if place.parent.stat().st_uid not in (0, os.getuid()):
         raise PermissionError(0, "others may rename in the directory above it", str(place))
+    for above in place.resolve().parents:
+        mode = above.stat().st_mode
+        if mode & (stat.S_IWOTH | stat.S_IWGRP) and not mode & stat.S_ISVTX:
+            raise PermissionError(0, f"others may rename in {above}", str(place))
     place.chmod(0o700)
 
 
@@ -178,7 +174,7 @@ def find(word: str) -> ClusterEntry:
             f"looked in {folder()}",
             next_step="start one: mpirun -np 4 python -m rayhpc.start --hold; another place: RAYHPC_STATE_DIR",
         )
-    meant = _meant(known, word) if word else known[-1:]
+    meant = _selected(known, word) if word else known[-1:]
     if len(meant) == 1:
         return meant[0]
     names = shortened([entry.id for entry in reversed(meant or known)])
@@ -186,10 +182,13 @@ def find(word: str) -> ClusterEntry:
     raise configuration(what, f"known: {names}", next_step="rayhpc cluster list")
 
 
-def _meant(known: Sequence[ClusterEntry], word: str) -> list[ClusterEntry]:
-    exact = [entry for entry in known if entry.id == word]
-    jobs = [entry for entry in known if entry.batch_job_id and word in (entry.batch_job_id, short(entry.batch_job_id))]
-    return exact or jobs or [entry for entry in known if entry.id.startswith(word) or entry.id.endswith(word)]
+def _selected(known: Sequence[ClusterEntry], word: str) -> list[ClusterEntry]:
+    return select(
+        known,
+        lambda entry: entry.id == word,
+        lambda entry: bool(entry.batch_job_id) and word in (entry.batch_job_id, short(entry.batch_job_id)),
+        lambda entry: entry.id.startswith(word) or entry.id.endswith(word),
+    )
 
 
 def exists(entry: ClusterEntry) -> bool:

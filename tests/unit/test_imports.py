@@ -56,7 +56,7 @@ FENCES = {
     "clusters.probe.node_probe": "",
     "batch.*": "rayhpc errors paths units options model log schedulers* records* batch*",
     "rllib.*": "rayhpc records* rllib*",
-    "jobs.*": "rayhpc errors units model records.registry jobs*",
+    "jobs.*": "rayhpc errors units model records.registry records.ids jobs*",
     "clusters.*": "rayhpc errors paths units model schedulers* records.registry host.network "
     "processes.environment processes.keeper jobs* clusters*",
 }

@@ -20,8 +20,8 @@ from rayhpc.errors import Fault, RayhpcError, configuration
 from rayhpc.jobs import ray_api, ray_client
 from rayhpc.jobs.find import Found
 from rayhpc.jobs.ray_api import Job, Server
-from rayhpc.jobs.ray_client import Submission
-from rayhpc.jobs.wait import now
+from rayhpc.jobs.ray_client import RayJobSubmission
+from rayhpc.jobs.wait import current_state
 
 _PROGRAM = Path(node_probe.__file__)
 _PAUSE = 0.3
@@ -50,7 +50,7 @@ class Terms:
     given_up: Event = field(default_factory=Event)
 
 
-def check(servers: Sequence[Server], number: int, terms: Terms) -> list[list[Answer]]:
+def probe_clusters(servers: Sequence[Server], number: int, terms: Terms) -> list[list[Answer]]:
     """The answers of so many probe jobs on each cluster, all running at once, in the order of the clusters.
 
     Ctrl-C ends the probes that run.
@@ -78,11 +78,12 @@ def _probe(server: Server, terms: Terms) -> Answer:
 def _run(server: Server, terms: Terms) -> list[dict[str, Any]]:
     job_id = f"check-{uuid.uuid4().hex[:8]}"
     words = f"python {_PROGRAM.name} {terms.seconds * _HEAD_START:g}"
+    ray_api.probe(server)
     with tempfile.TemporaryDirectory(prefix="rayhpc-probe-") as folder:
         shutil.copy(_PROGRAM, folder)
         # Ray 2.54 hides all GPUs from a task that asks for none, unless told.
         environment = {"working_dir": folder, "env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}}
-        ray_client.submit(server, Submission(job_id, words, environment, {}, terms.user, words))
+        ray_client.submit(server, RayJobSubmission(job_id, words, environment, {}, terms.user, words))
     job = _ended(Found(server, ray_api.one(server, job_id)), terms)
     return _report(server, job, ray_api.logs(server, job_id))
 
@@ -90,7 +91,7 @@ def _run(server: Server, terms: Terms) -> list[dict[str, Any]]:
 def _ended(entry: Found, terms: Terms) -> Job:
     """The job once it has ended; raises RayhpcError, after asking for its end, when the time is over."""
     end = time.monotonic() + terms.seconds
-    while not (job := now(entry)).ended:
+    while not (job := current_state(entry)).ended:
         if terms.given_up.wait(_PAUSE) or time.monotonic() > end:
             ray_api.stop(entry.server, job.id)
             raise configuration(

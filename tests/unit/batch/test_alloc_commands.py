@@ -15,6 +15,7 @@ import pytest
 
 from rayhpc.batch import allocations, logs, status, wait
 from rayhpc.batch.jobscript import FOLDER
+from rayhpc.cli import alloc
 from rayhpc.schedulers import SYSTEMS
 from rayhpc.schedulers.facts import JobState, State
 from tests.unit.batch_fakes import Login, login_node
@@ -584,7 +585,7 @@ def test_an_interrupt_ends_the_waiting_and_not_the_job(login: Login, monkeypatch
         raise KeyboardInterrupt
 
     login.submit()
-    monkeypatch.setattr(wait, "wait", interrupted)
+    monkeypatch.setattr(alloc, "wait_for_allocations", interrupted)
     done = login.rayhpc("wait", "17")
     assert (done.exit_code, done.output) == (130, "")
 

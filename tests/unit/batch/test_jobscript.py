@@ -121,7 +121,7 @@ def test_what_the_script_is_told() -> None:
         "RAYHPC_NUM_CPUS": "8", "RAYHPC_DEADLINE": "5", "RAYHPC_RUN_DIR": "/elsewhere", "RAYHPC_NODE": "x/0",
         "RAYHPC_VENV": "/v", "RAYHPC_REQUEUE": "no", "HOME": "/h",
     }  # fmt: skip
-    assert submit.told(Request(ranks_per_host="2"), "runs", environ) == [
+    assert submit.bootstrap_options(Request(ranks_per_host="2"), "runs", environ) == [
         f"export RAYHPC_RUN_DIR={Path('runs').absolute()}",
         "export RAYHPC_REQUEUE=no",
         "export RAYHPC_RANKS_PER_HOST=2",
@@ -143,12 +143,12 @@ def test_a_value_is_set_unless_the_script_has_one(value: str) -> None:
 
 def test_the_environment_that_this_python_is_in_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
-    assert not any("RAYHPC_VENV" in line for line in submit.told(Request(), "runs", {}))
+    assert not any("RAYHPC_VENV" in line for line in submit.bootstrap_options(Request(), "runs", {}))
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "activate").touch()
-    assert f"export RAYHPC_VENV=${{RAYHPC_VENV-{tmp_path}}}" in submit.told(Request(), "runs", {})
+    assert f"export RAYHPC_VENV=${{RAYHPC_VENV-{tmp_path}}}" in submit.bootstrap_options(Request(), "runs", {})
     monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
-    assert not any("RAYHPC_VENV" in line for line in submit.told(Request(), "runs", {}))
+    assert not any("RAYHPC_VENV" in line for line in submit.bootstrap_options(Request(), "runs", {}))
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -156,7 +156,7 @@ def test_the_whole_copy_runs_and_the_driver_gets_its_words(name: str, tmp_path: 
     own = tmp_path / "own.sh"
     own.write_text(SCRIPT)
     words = ["train.py", *HOSTILE, "a\r\nb"]
-    submission = submit.plan(SYSTEMS[name], Request(), words, str(tmp_path / "runs'\n$x"), str(own), {})
+    submission = submit.plan_submission(SYSTEMS[name], Request(), words, str(tmp_path / "runs'\n$x"), str(own), {})
     submission.script.parent.mkdir(parents=True)
     jobscript.save(submission.script, submission.text)
     done = subprocess.run([submission.script], capture_output=True, check=True)

@@ -304,7 +304,7 @@ def test_no_dashboard_is_told() -> None:
 @pytest.mark.parametrize("via", ["", "-oProxyCommand=touch x", "ada@"])
 def test_a_login_node_that_is_none_is_refused(via: str) -> None:
     with pytest.raises(RayhpcError, match="is no ") as caught:
-        tunnel.plan(entry(dashboard="http://a:1"), via)
+        tunnel.plan_tunnel(entry(dashboard="http://a:1"), via)
     assert code_of(caught.value) == ExitCode.USAGE
 
 
@@ -404,8 +404,8 @@ def test_a_run_whose_record_cannot_be_read() -> None:
 def test_a_run_that_ended_meanwhile_is_no_fault() -> None:
     gone = entry(run_dir="/nowhere")
     told: list[str] = []
-    stop.ask([gone])
-    stop.wait([gone], 1.0, told.append)
+    stop.ask_to_stop([gone])
+    stop.wait_until_stopped([gone], 1.0, told.append)
     assert len(told) == 1
 
 

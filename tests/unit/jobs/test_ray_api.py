@@ -199,7 +199,7 @@ def test_the_dashboard_alone_hangs(token: Path, monkeypatch: pytest.MonkeyPatch)
         hung = Server("mine", f"http://{place}", token, place)
         began = time.monotonic()
         with pytest.raises(ray_api.Late, match="the dashboard of cluster mine does not answer, though"):
-            wait.now(find.Found(hung, job()))
+            wait.current_state(find.Found(hung, job()))
         assert 0.5 < time.monotonic() - began < 20
         assert silent.accept()
 
@@ -241,8 +241,8 @@ def test_an_environment_without_rays_client(
     dashboard.tells(row())
     (found,) = find.meant([server], ["job-1"])
     for use in (
-        lambda: submit.submit(submit.Pair(server, JobRequest("ls")), "ada"),
-        lambda: follow.follow(found, print),
+        lambda: submit.submit_job(submit.Pair(server, JobRequest("ls")), "ada"),
+        lambda: follow.follow_job(found, print),
     ):
         with pytest.raises(RayhpcError, match="this environment has no client of Ray's job API") as error:
             use()
@@ -261,7 +261,7 @@ def test_what_a_broken_live_log_did_not_bring_comes_from_the_whole_one(
     dashboard.tells(row(status="SUCCEEDED", driver_exit_code=0))
     dashboard.answers["/api/jobs/job-1/logs"] = (200, json.dumps({"logs": "one\ntwo\n"}))
     written: list[str] = []
-    assert follow.follow(find.meant([server], ["job-1"])[0], written.append).exit_code == 0
+    assert follow.follow_job(find.meant([server], ["job-1"])[0], written.append).exit_code == 0
     assert "".join(written) == "one\ntwo\n"
 
 
@@ -319,7 +319,7 @@ def test_one_cluster_that_is_not_there_keeps_all_jobs_back(server: Server, dashb
     dashboard.answers["/api/version"] = (200, "{}")
     gone = Server("gone", f"http://{closed_port()}", token)
     with pytest.raises(RayhpcError, match="nobody answers"):
-        submit.check(submit.to_each([server, gone], JobRequest(""), ["echo 0", "echo 1"]))
+        submit.check_before_submitting(submit.to_each([server, gone], JobRequest(""), ["echo 0", "echo 1"]))
     assert {method for method, _, _ in dashboard.requests} == {"GET"}
 
 
@@ -341,7 +341,7 @@ def test_a_job_of_somebody_else_is_not_stopped(server: Server, dashboard: Dashbo
     dashboard.tells(row("mine", **ended), row("theirs", metadata={"user": "bob"}))
     wanted = find.meant([server], ["mine", "theirs"])
     with pytest.raises(RayhpcError, match="job theirs is not yours: nothing was stopped") as error:
-        stop.stop(wanted, "ada", False, print)
+        stop.stop_jobs(wanted, "ada", False, print)
     assert "submitted by bob" in error.value.fault.text()
     assert not [path for method, path, _ in dashboard.requests if method == "POST"]
 
@@ -353,7 +353,7 @@ def test_a_job_that_waits_for_resources_does_not_stop_at_once(
     dashboard.tells(row("job-1", status="PENDING"))
     dashboard.answers["/api/jobs/job-1/stop"] = (200, '{"stopped": true}')
     with pytest.raises(RayhpcError, match="was told to stop and is still PENDING") as error:
-        stop.stop(find.meant([server], ["job-1"]), "ada", False, print)
+        stop.stop_jobs(find.meant([server], ["job-1"]), "ada", False, print)
     assert error.value.fault.next_step == "rayhpc job wait job-1"
 
 

@@ -160,6 +160,21 @@ def test_a_place_of_somebody_else_is_refused(state: Path, whose: str) -> None:
     assert list((state / "clusters").iterdir()) == []
 
 
+@pytest.mark.parametrize(("mode", "refused"), [(0o777, True), (0o770, True), (0o1777, False), (0o755, False)])
+def test_every_directory_above_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, refused: bool
+) -> None:
+    far = tmp_path / "far"
+    (far / "near").mkdir(parents=True, mode=0o755)
+    far.chmod(mode)
+    monkeypatch.setenv("RAYHPC_STATE_DIR", str(far / "near" / "state"))
+    if refused:
+        with pytest.raises(RayhpcError, match=f"others may rename in {far}"):
+            added()
+    else:
+        added()
+
+
 def test_a_place_in_which_others_may_rename_is_refused(state: Path) -> None:
     state.mkdir()
     state.chmod(0o777)
