@@ -15,8 +15,8 @@ import yaml
 from yaml.nodes import Node, ScalarNode, SequenceNode
 
 from rayhpc import units
+from rayhpc.jobs.job_file.document import BrokenError, Document, Problem, compose, refusal, short
 from rayhpc.jobs.job_file.load import read_text, secrets_of
-from rayhpc.jobs.job_file.sheet import BrokenError, Problem, Sheet, compose, refusal, short
 from rayhpc.jobs.job_file.variables import Variables
 from rayhpc.sweep import plan
 from rayhpc.sweep.plan import Parameter, Reader, Resources, Sweep
@@ -38,14 +38,14 @@ def load(file: Path, environ: Mapping[str, str]) -> Sweep:
     text = read_text(file)
     folder = file.absolute().parent
     variables = Variables(environ, secrets_of(_env_file(text, folder)))
-    sheet = Sheet(folder, variables)
+    document = Document(folder, variables)
     try:
-        values = _given(sheet, compose(text), "the file", _READERS)
-        sweep = _sweep(sheet, values, file)
+        values = _given(document, compose(text), "the file", _READERS)
+        sweep = _sweep(document, values, file)
     except BrokenError as broken:
-        sheet.problems.append(Problem(broken.line, broken.text))
-    if sheet.problems:
-        raise refusal(str(file), sheet.problems)
+        document.problems.append(Problem(broken.line, broken.text))
+    if document.problems:
+        raise refusal(str(file), document.problems)
     return sweep
 
 
@@ -59,16 +59,16 @@ def _env_file(text: str, folder: Path) -> Path | None:
     return folder / str(named) if named else None
 
 
-def _sweep(sheet: Sheet, values: dict[str, Any], file: Path) -> Sweep:
+def _sweep(document: Document, values: dict[str, Any], file: Path) -> Sweep:
     """What the keys make together; of use only if there is no problem."""
     environment, secrets = values.pop("env", ({}, ()))
     values.pop("env_file", None)
     named = {"name": file.stem, **values}
-    sweep = Sweep(**named, directory=str(sheet.folder), environment=environment, secrets=secrets)
+    sweep = Sweep(**named, directory=str(document.folder), environment=environment, secrets=secrets)
     if sweep.search == "grid" and sweep.space:
         sweep = Sweep(**{**vars(sweep), "samples": plan.grid_size(sweep.space)})
     for problem in _contradictions(sweep):
-        sheet.problems.append(Problem(1, problem))
+        document.problems.append(Problem(1, problem))
     return sweep
 
 
@@ -90,41 +90,41 @@ def _contradictions(sweep: Sweep) -> list[str]:
     return [text for text, wrong in rules.items() if wrong]
 
 
-def _command(sheet: Sheet, node: Node, what: str) -> tuple[str, ...] | None:
+def _command(document: Document, node: Node, what: str) -> tuple[str, ...] | None:
     """A list of arguments, or one line as for a shell, which runs without one."""
     if isinstance(node, SequenceNode):
-        return sheet.items(node, what, Sheet.word)
-    text = sheet.text(node, what)
+        return document.items(node, what, Document.word)
+    text = document.text(node, what)
     try:
         return None if text is None else tuple(shlex.split(text))
     except ValueError as error:
-        sheet.note(node, f"{what}: {error}")
+        document.note(node, f"{what}: {error}")
         return None
 
 
-def _tasks(sheet: Sheet, node: Node, what: str) -> dict[str, tuple[str, ...]]:
+def _tasks(document: Document, node: Node, what: str) -> dict[str, tuple[str, ...]]:
     found = {}
-    for name, _, value in sheet.pairs(node, what):
-        command = _command(sheet, value, name)
+    for name, _, value in document.pairs(node, what):
+        command = _command(document, value, name)
         if command:
             found[name] = command
     return found
 
 
-def _space(sheet: Sheet, node: Node, what: str) -> tuple[Parameter, ...]:
-    found = [_parameter(sheet, value, name) for name, _, value in sheet.pairs(node, what)]
+def _space(document: Document, node: Node, what: str) -> tuple[Parameter, ...]:
+    found = [_parameter(document, value, name) for name, _, value in document.pairs(node, what)]
     return tuple(parameter for parameter in found if parameter is not None)
 
 
-def _parameter(sheet: Sheet, node: Node, name: str) -> Parameter | None:
-    read = _given(sheet, node, name, {"type": partial(_one_of, choices=plan.KINDS), "values": _values})
+def _parameter(document: Document, node: Node, name: str) -> Parameter | None:
+    read = _given(document, node, name, {"type": partial(_one_of, choices=plan.KINDS), "values": _values})
     kind, values = read.get("type"), read.get("values")
     if not kind or not values:
-        sheet.note(node, f"{name} needs type and values, as {{type: loguniform, values: [1e-5, 1e-2]}}")
+        document.note(node, f"{name} needs type and values, as {{type: loguniform, values: [1e-5, 1e-2]}}")
         return None
     wrong = _wrong_values(kind, values)
     if wrong:
-        sheet.note(node, f"{name}: {wrong}")
+        document.note(node, f"{name}: {wrong}")
         return None
     return Parameter(name, kind, tuple(values))
 
@@ -144,10 +144,10 @@ def _wrong_values(kind: str, values: Sequence[Any]) -> str:
     return "loguniform takes numbers above 0" if kind == "loguniform" and values[0] <= 0 else ""
 
 
-def _values(sheet: Sheet, node: Node, what: str) -> list[Any] | None:
+def _values(document: Document, node: Node, what: str) -> list[Any] | None:
     """Plain values as YAML has them; 1e-5 is a number too, which YAML takes for text."""
     if not isinstance(node, SequenceNode) or not all(isinstance(entry, ScalarNode) for entry in node.value):
-        sheet.note(node, f"{what} must be a list of single values")
+        document.note(node, f"{what} must be a list of single values")
         return None
     return [_plain(entry) for entry in node.value]
 
@@ -162,41 +162,41 @@ def _plain(node: Any) -> Any:
     return value
 
 
-def _one_of(sheet: Sheet, node: Node, what: str, choices: Sequence[str]) -> str | None:
-    text = sheet.word(node, what)
+def _one_of(document: Document, node: Node, what: str, choices: Sequence[str]) -> str | None:
+    text = document.word(node, what)
     if text is None or text in choices:
         return text
-    sheet.note(node, f"{what} must be one of {', '.join(choices)}, not {short(text)}")
+    document.note(node, f"{what} must be one of {', '.join(choices)}, not {short(text)}")
     return None
 
 
-def _count(sheet: Sheet, node: Node, what: str, least: int = 1) -> int | None:
-    number = sheet.number(node, what)
+def _count(document: Document, node: Node, what: str, least: int = 1) -> int | None:
+    number = document.number(node, what)
     if number is None:
         return None
     if not isinstance(number, int) or number < least:
-        sheet.note(node, f"{what} must be a whole number from {least} on, not {number:g}")
+        document.note(node, f"{what} must be a whole number from {least} on, not {number:g}")
         return None
     return number
 
 
-def _flag(sheet: Sheet, node: Node, what: str) -> bool | None:
-    text = _one_of(sheet, node, what, ("true", "false"))
+def _flag(document: Document, node: Node, what: str) -> bool | None:
+    text = _one_of(document, node, what, ("true", "false"))
     return None if text is None else text == "true"
 
 
-def _amount(sheet: Sheet, node: Node, what: str) -> float | None:
+def _amount(document: Document, node: Node, what: str) -> float | None:
     """A number, or arithmetic such as 10*1024**3."""
-    text = sheet.word(node, what)
+    text = document.word(node, what)
     if text is None:
         return None
     try:
         value = calculate(text)
     except ValueError as error:
-        sheet.note(node, f"{what}: {error}")
+        document.note(node, f"{what}: {error}")
         return None
     if value < 0:
-        sheet.note(node, f"{what} must not be below 0")
+        document.note(node, f"{what} must not be below 0")
     return value
 
 
@@ -219,46 +219,46 @@ def _evaluate(node: ast.expr) -> float:
     raise ValueError("only numbers and + - * / // ** are understood")
 
 
-def _memory(sheet: Sheet, node: Node, what: str) -> int | None:
+def _memory(document: Document, node: Node, what: str) -> int | None:
     """Bytes: 8G, or arithmetic."""
-    text = sheet.word(node, what)
+    text = document.word(node, what)
     try:
         return None if text is None else units.size(text)
     except ValueError:
-        amount = _amount(sheet, node, what)
+        amount = _amount(document, node, what)
         return None if amount is None else int(amount)
 
 
-def _resources(sheet: Sheet, node: Node, what: str) -> Resources:
+def _resources(document: Document, node: Node, what: str) -> Resources:
     readers = {"cpus": _amount, "gpus": _amount, "memory": _memory}
-    return Resources(**_given(sheet, node, what, readers))
+    return Resources(**_given(document, node, what, readers))
 
 
-def _reader(sheet: Sheet, node: Node, what: str) -> Reader:
-    readers = {"kind": partial(_one_of, choices=plan.READERS), "path": Sheet.text}
-    return Reader(**_given(sheet, node, what, readers))
+def _reader(document: Document, node: Node, what: str) -> Reader:
+    readers = {"kind": partial(_one_of, choices=plan.READERS), "path": Document.text}
+    return Reader(**_given(document, node, what, readers))
 
 
-def _given(sheet: Sheet, node: Node, what: str, readers: Mapping[str, Any]) -> dict[str, Any]:
+def _given(document: Document, node: Node, what: str, readers: Mapping[str, Any]) -> dict[str, Any]:
     """What is under the keys that are there and could be read."""
-    return {name: value for name, (_, value) in sheet.values(node, what, readers).items() if value is not None}
+    return {name: value for name, (_, value) in document.values(node, what, readers).items() if value is not None}
 
 
-def _environment(sheet: Sheet, node: Node, what: str) -> tuple[dict[str, str], tuple[str, ...]]:
+def _environment(document: Document, node: Node, what: str) -> tuple[dict[str, str], tuple[str, ...]]:
     """The variables, and the names of those whose values come from the .env file."""
     values, secrets = {}, []
-    for name, _, value in sheet.pairs(node, what):
-        found = sheet.scalar(value, name, secret=True)
+    for name, _, value in document.pairs(node, what):
+        found = document.scalar(value, name, secret=True)
         if found:
             values[name] = found[0]
             secrets += [name] if found[1] else []
     return values, tuple(secrets)
 
 
-def _name(sheet: Sheet, node: Node, what: str) -> str | None:
-    text = sheet.word(node, what)
+def _name(document: Document, node: Node, what: str) -> str | None:
+    text = document.word(node, what)
     if text is not None and not _NAME.fullmatch(text):
-        sheet.note(node, f"{what} must be a name of at most 64 letters, digits, dots, dashes, not {short(text)}")
+        document.note(node, f"{what} must be a name of at most 64 letters, digits, dots, dashes, not {short(text)}")
     return text
 
 
@@ -267,7 +267,7 @@ _READERS: dict[str, Any] = {
     "command": _command,
     "tasks": _tasks,
     "space": _space,
-    "metric": Sheet.text,
+    "metric": Document.text,
     "mode": partial(_one_of, choices=("max", "min")),
     "samples": _count,
     "repeat": _count,
@@ -278,11 +278,11 @@ _READERS: dict[str, Any] = {
     "processes": _count,
     "nodes": partial(_one_of, choices=plan.PLACEMENTS),
     "concurrent": _flag,
-    "stall": Sheet.number,
+    "stall": Document.number,
     "max_failures": partial(_count, least=0),
     "reader": _reader,
     "env": _environment,
-    "env_file": Sheet.text,
-    "pip": lambda sheet, node, what: sheet.items(node, what, Sheet.text),
-    "py_modules": lambda sheet, node, what: sheet.items(node, what, Sheet.text),
+    "env_file": Document.text,
+    "pip": lambda document, node, what: document.items(node, what, Document.text),
+    "py_modules": lambda document, node, what: document.items(node, what, Document.text),
 }

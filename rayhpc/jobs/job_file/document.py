@@ -72,7 +72,7 @@ def compose(text: str) -> Node:
     return node
 
 
-class Sheet:
+class Document:
     """Reads nodes as what is expected of them, and gathers what is wrong: a reader then returns None."""
 
     def __init__(self, folder: Path, variables: Variables) -> None:
@@ -147,7 +147,7 @@ class Sheet:
             return None
         return found
 
-    def items(self, node: Node, what: str, read: Callable[[Sheet, Node, str], str | None]) -> tuple[str, ...] | None:
+    def items(self, node: Node, what: str, read: Callable[[Document, Node, str], str | None]) -> tuple[str, ...] | None:
         """A list, each of its entries read by the reader."""
         if not isinstance(node, SequenceNode):
             self.note(node, f"{what} must be a list, not {self._kind(node)}")
@@ -171,7 +171,7 @@ class Sheet:
         return self.folder / os.path.expanduser(text)  # noqa: PTH111 - Path.expanduser raises where there is no home
 
 
-Reader = Callable[[Sheet, Node, str], Any]
+Reader = Callable[[Document, Node, str], Any]
 
 
 def _is_text(text: str) -> bool:
