@@ -72,7 +72,7 @@ class CountingMpi(mpi.MpiComm):
         self._mpi.pickle.__init__(COUNTER.dumps, COUNTER.loads)
         COUNTER.mark("met")
 
-    def send(self, to: int, message: object) -> None:
+    def send(self, to: int, message: Mail) -> None:
         """Send, and notice the end of the agreement."""
         if isinstance(message, Milestone) and message.stage == "imported":
             COUNTER.mark("agreed")

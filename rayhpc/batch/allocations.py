@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
@@ -69,11 +68,6 @@ def output(directory: Path) -> Path:
 def scheduler_output(directory: Path) -> Path:
     """The file for a scheduler that delivers the job's output at its end only."""
     return directory / _SCHEDULER_OUTPUT
-
-
-def new_name(now: float) -> str:
-    """Sorts by time and is unique: 20261121-094408-1a2b3c4d."""
-    return f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{secrets.token_hex(4)}"
 
 
 def folder(run_dir: str) -> Path:

@@ -14,6 +14,7 @@ from rayhpc.batch import allocations, jobscript
 from rayhpc.batch.allocations import Allocation
 from rayhpc.errors import ExitCode, Fault, RayhpcError
 from rayhpc.options import Options
+from rayhpc.records.ids import new_id
 from rayhpc.schedulers import commands
 from rayhpc.schedulers.facts import BatchSystem, Request
 
@@ -56,7 +57,7 @@ def plan_submission(
     """
     source = Path(script) if script else jobscript.shipped(system.script)
     text = system.adapted(jobscript.read(source))
-    name = allocations.new_name(time.time())
+    name = new_id(time.time())
     directory = allocations.folder(run_dir) / name
     copy = directory / source.name
     try:

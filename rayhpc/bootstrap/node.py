@@ -95,21 +95,23 @@ class Node:
 
     def _waiting(self) -> RayStart:
         """A `ray start` that has no arguments yet and has not ended: the one that is there, or a new one."""
-        if self.child is None or self.child.told or self.child.poll():
+        child = self.child
+        if child is None or child.told or child.poll():
             self.keep_first_words()
-            self._begin_another()
-        assert self.child is not None
-        self.child.name(Path(self.spec.temp_dir).name)
-        return self.child
+            child = self._begin_another()
+        child.name(Path(self.spec.temp_dir).name)
+        return child
 
-    def _begin_another(self) -> None:
+    def _begin_another(self) -> RayStart:
         """Another `ray start`, which answers for the directory before the one that did is ended."""
-        before, self.child = self.child, RayStart(Speaking("node"))
+        child = RayStart(Speaking("node"))
+        before, self.child = self.child, child
         if self._made:
-            self.child.answer_for(self.spec.temp_dir)
+            child.answer_for(self.spec.temp_dir)
         if before is not None:
             before.end()
             until_gone([before], _GONE_SECONDS)
+        return child
 
     def begin_restart(self, ordinal: int) -> None:
         """Clear the node for its ordinal-th restart after a loss."""

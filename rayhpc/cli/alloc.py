@@ -7,8 +7,6 @@ import os
 import shlex
 import sys
 import time
-import types
-import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +31,7 @@ from rayhpc.cli.base import (
     tell,
 )
 from rayhpc.errors import RayhpcError
+from rayhpc.launch import command_line
 from rayhpc.records.runs import Run
 from rayhpc.schedulers import SYSTEMS
 from rayhpc.schedulers.facts import BatchSystem, Request
@@ -69,7 +68,7 @@ def _submit_command(system: BatchSystem) -> click.Command:
 
     shipped = f"jobscripts/{system.script}" if system.script else "there is none for it, so --script is needed"
     parameters: list[click.Parameter] = [
-        *_request_options(),
+        *command_line.parameters(Request),
         click.Option(["--script"], default="", metavar="FILE", help=f"The jobscript. Shipped: {shipped}."),
         click.Option(["--dry-run"], is_flag=True, help="Print the command and the script; submit nothing."),
         click.Argument(["driver"], nargs=-1, required=True, type=click.UNPROCESSED),
@@ -84,25 +83,6 @@ def _submit_command(system: BatchSystem) -> click.Command:
             options_metavar="[OPTIONS] [--]",
             context_settings={"allow_interspersed_args": False},
         )
-    )
-
-
-def _request_options() -> list[click.Option]:
-    hints = typing.get_type_hints(Request)
-    return [_option(field, hints[field.name]) for field in dataclasses.fields(Request)]
-
-
-def _option(field: dataclasses.Field[Any], hint: Any) -> click.Option:
-    details = field.metadata
-    flags = [details["short"]] if "short" in details else []
-    whole = int in (hint, *typing.get_args(hint)) and types.NoneType in typing.get_args(hint)
-    return click.Option(
-        [*flags, "--" + field.name.replace("_", "-"), field.name],
-        default=field.default,
-        help=details["help"],
-        metavar=details.get("metavar"),
-        multiple=details.get("multiple", False),
-        type=click.IntRange(details.get("minimum")) if whole else str,
     )
 
 

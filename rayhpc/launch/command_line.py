@@ -140,8 +140,9 @@ def _option(field: dataclasses.Field[Any], hint: Any) -> click.Option:
     details = field.metadata
     flag = "--" + field.name.replace("_", "-")
     negative = "/--no-" + field.name.replace("_", "-") if "off" in details else ""
+    short = [details["short"]] if "short" in details else []
     return click.Option(
-        [flag + negative],
+        [*short, flag + negative, field.name],
         default=field.default,
         help=details["help"],
         metavar=None if hint is bool else details.get("metavar"),

@@ -8,16 +8,16 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from rayhpc.errors import ExitCode, Fault, RayhpcError, shortened
+from rayhpc.options import Options
 from rayhpc.ranks import tcp
 from rayhpc.ranks.tcp import Link, TcpComm
 
 _PAUSE = 0.1
 _CONNECT_SECONDS = 2.0
 # A peer has so long to prove that it knows the secret; a host under load takes a second or two.
-_HELLO_SECONDS = 10.0
+HELLO_SECONDS = 10.0
 _HELLO_BYTES = 2**16
 # So many connections may be unproven at a time: beyond these the oldest is closed.
 _MOST_UNPROVEN = 64
@@ -48,7 +48,7 @@ class Welcome:
 
     rank: int
     size: int
-    payload: Any
+    payload: Options | None
 
 
 class NotYet(Exception):
@@ -116,9 +116,16 @@ class _Peer:
     hello: Hello | None = None
 
 
-def gather(listener: socket.socket, secret: bytes, size: int, payload: Any, wait: Wait) -> TcpComm:
+def gather(
+    listener: socket.socket,
+    secret: bytes,
+    size: int,
+    payload: Options | None,
+    wait: Wait,
+    hello_seconds: float = HELLO_SECONDS,
+) -> TcpComm:
     """Rank 0: wait for all others; raises RayhpcError at the deadline, which those that are connected get, too."""
-    admission = _Admission(listener, secret, size, wait)
+    admission = _Admission(listener, secret, size, wait, hello_seconds)
     try:
         while not admission.complete:
             wait.report(admission.progress)
@@ -135,8 +142,11 @@ class _Admission:
     nobody.
     """
 
-    def __init__(self, listener: socket.socket, secret: bytes, size: int, wait: Wait) -> None:
+    def __init__(
+        self, listener: socket.socket, secret: bytes, size: int, wait: Wait, hello_seconds: float
+    ) -> None:
         listener.setblocking(False)
+        self._hello_seconds = hello_seconds
         self._listener, self._secret, self._size, self._wait = listener, secret, size, wait
         self._peers: list[_Peer] = []
         self._rejected: list[str] = []
@@ -166,7 +176,7 @@ class _Admission:
         if self._listener in ready:
             self._accept()
         for peer in [peer for peer in self._peers if peer.hello is None and time.monotonic() > peer.until]:
-            self._reject(peer, f"it has not shown the secret within {_HELLO_SECONDS:.0f} s")
+            self._reject(peer, f"it has not shown the secret within {self._hello_seconds:.0f} s")
         if len(self._present) != before:
             for peer in self._present:
                 peer.link.send(_Progress(len(self._present) + 1, self._size))
@@ -175,7 +185,7 @@ class _Admission:
         with contextlib.suppress(OSError):  # a connection that was closed meanwhile
             connection, address = self._listener.accept()
             link = Link(connection, self._secret, tcp.HEAD, _HELLO_BYTES)
-            until = time.monotonic() + _HELLO_SECONDS
+            until = time.monotonic() + self._hello_seconds
             self._peers.append(_Peer(link, str(address[0]).removeprefix("::ffff:"), until))
         unproven = [peer for peer in self._peers if peer.hello is None]
         for peer in unproven[:-_MOST_UNPROVEN]:
@@ -222,7 +232,7 @@ class _Admission:
         self._peers.remove(peer)
         peer.link.close()
 
-    def admit(self, payload: Any) -> TcpComm:
+    def admit(self, payload: Options | None) -> TcpComm:
         """Give every peer its rank; a peer that has named none gets the next free one, first come first."""
         named = {peer.hello.rank: peer for peer in self._present if peer.hello and peer.hello.rank is not None}
         free = (rank for rank in range(1, self._size) if rank not in named)
@@ -252,7 +262,7 @@ class _Admission:
             peer.link.close()
 
 
-def join(find: Callable[[], Endpoint], hello: Hello, wait: Wait) -> tuple[TcpComm, Any]:
+def join(find: Callable[[], Endpoint], hello: Hello, wait: Wait) -> tuple[TcpComm, Options | None]:
     """Any other rank: connect to rank 0 and wait for all; with rank 0's payload; raises RayhpcError as rank 0 does.
 
     find: where rank 0 is, asked anew for each try; raises NotYet while that cannot be known.
@@ -271,7 +281,7 @@ def join(find: Callable[[], Endpoint], hello: Hello, wait: Wait) -> tuple[TcpCom
         time.sleep(_PAUSE)
 
 
-def _connect(endpoint: Endpoint, hello: Hello) -> tuple[Link, list[Any]]:
+def _connect(endpoint: Endpoint, hello: Hello) -> tuple[Link, list[object]]:
     """A connection on which rank 0 has shown the secret, too, with its first messages; the first that answers."""
     reasons = []
     for host, port in endpoint.addresses:
@@ -289,10 +299,10 @@ def _connect(endpoint: Endpoint, hello: Hello) -> tuple[Link, list[Any]]:
     raise NotYet("; ".join(reasons))
 
 
-def _first_messages(link: Link) -> list[Any]:
+def _first_messages(link: Link) -> list[object]:
     """The first messages, which only one who knows the secret can have sent; nothing if none come."""
-    end = time.monotonic() + _HELLO_SECONDS
-    messages: list[Any] = []
+    end = time.monotonic() + HELLO_SECONDS
+    messages: list[object] = []
     while not messages and not link.lost and (left := end - time.monotonic()) > 0:
         select.select([link], [], [], left)
         messages = link.take()
@@ -303,10 +313,10 @@ def _why_not_ours(link: Link) -> str:
     """Why the other end is no rank of this launch."""
     if link.greeted:
         return "rank 0 has another secret"
-    return link.lost or f"what answers has said nothing in {_HELLO_SECONDS:.0f} s"
+    return link.lost or f"what answers has said nothing in {HELLO_SECONDS:.0f} s"
 
 
-def _wait_for_welcome(link: Link, messages: list[Any], wait: Wait) -> tuple[Welcome, list[Any]]:
+def _wait_for_welcome(link: Link, messages: list[object], wait: Wait) -> tuple[Welcome, list[object]]:
     """The welcome, and what follows it; raises NotYet if the connection ends before, RayhpcError as rank 0 does."""
     try:
         while (welcome := _next_welcome(messages, wait)) is None:
@@ -322,7 +332,7 @@ def _wait_for_welcome(link: Link, messages: list[Any], wait: Wait) -> tuple[Welc
     return welcome, messages
 
 
-def _next_welcome(messages: list[Any], wait: Wait) -> Welcome | None:
+def _next_welcome(messages: list[object], wait: Wait) -> Welcome | None:
     """The welcome, if it is there: all before it is removed; raises RayhpcError with a fault that rank 0 has sent."""
     while messages:
         message = messages.pop(0)

@@ -20,7 +20,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn, cast
 
 from rayhpc.messages import Mail
 
@@ -34,7 +34,7 @@ _CHUNK = 2**18
 _CHUNKS = 16
 # The largest message is a node's share of the logs, 64 MiB; a peer that is not proven yet gets less of our memory.
 LARGEST = 2**30
-_LEAVE_SECONDS = 5.0
+LEAVE_SECONDS = 5.0
 _ABORT_SECONDS = 1.0
 
 
@@ -110,7 +110,7 @@ class Link:
             self._out.clear()
         return not self._out
 
-    def take(self) -> list[Any]:
+    def take(self) -> list[object]:
         """All messages that have come whole; sets `lost` when the other end has closed, or when an HMAC is wrong."""
         self._read()
         messages = []
@@ -133,9 +133,9 @@ class Link:
 
     def _whole(self) -> bytes | None:
         """The next message's bytes, if they are all there and their HMAC is right."""
-        if self._receiving is None and not self._greet():
+        receiving = self._receiving or self._greet()
+        if receiving is None:
             return None
-        assert self._receiving is not None
         start = _LENGTH.size + _MAC_BYTES
         if len(self._in) < start:
             return None
@@ -146,18 +146,18 @@ class Link:
         if len(self._in) < start + length:
             return None
         mac, payload = bytes(self._in[_LENGTH.size : start]), bytes(self._in[start : start + length])
-        if not hmac.compare_digest(mac, self._receiving.next(payload)):
+        if not hmac.compare_digest(mac, receiving.next(payload)):
             self._refuse("the secret is another one")
             return None
         del self._in[: start + length]
         return payload
 
-    def _greet(self) -> bool:
-        """Make the keys once the other end's greeting is there."""
+    def _greet(self) -> _Macs | None:
+        """Make the keys once the other end's greeting is there; with what verifies its messages, None before."""
         if not _MAGIC.startswith(self._in[: len(_MAGIC)]):
             self._refuse("what answers is not rayhpc")
         if len(self._in) < _GREETING_BYTES:
-            return False
+            return None
         other = bytes(self._in[:_GREETING_BYTES])
         del self._in[:_GREETING_BYTES]
         self.greeted = True
@@ -168,7 +168,7 @@ class Link:
         for payload in self._early:
             self._queue(self._sending, payload)
         self._early.clear()
-        return True
+        return self._receiving
 
     def _refuse(self, why: str) -> None:
         self.lost = why
@@ -190,8 +190,11 @@ class TcpComm:
     gone: ranks whose connection has ended.
     """
 
-    def __init__(self, rank: int, size: int, links: Mapping[int, Link]) -> None:
+    def __init__(
+        self, rank: int, size: int, links: Mapping[int, Link], leave_seconds: float = LEAVE_SECONDS
+    ) -> None:
         self.rank = rank
+        self._leave_seconds = leave_seconds
         self.size = size
         self.gone: frozenset[int] = frozenset()
         self._links = dict(links)
@@ -222,12 +225,12 @@ class TcpComm:
         for key, _ in self._selector.select(0):
             self._take(key.data, self._links[key.data])
 
-    def keep(self, rank: int, messages: Iterable[Any]) -> None:
+    def keep(self, rank: int, messages: Iterable[object]) -> None:
         """Queue what a rank has sent; an abort ends this process."""
         for message in messages:
             if isinstance(message, _Abort):
                 self._aborted(rank, message.code)
-            self._mail.append((rank, message))
+            self._mail.append((rank, cast(Mail, message)))  # its HMAC says that one of our ranks has sent it
 
     def _take(self, rank: int, link: Link) -> None:
         self.keep(rank, link.take())
@@ -246,9 +249,9 @@ class TcpComm:
         """Nothing to do."""
 
     def leave(self) -> None:
-        """Deliver what was sent, and wait until the others leave, too; five seconds at most."""
+        """Deliver what was sent, and wait until the others leave, too, five seconds at most."""
         links = [link for link in self._links.values() if not link.lost]
-        end = time.monotonic() + _LEAVE_SECONDS
+        end = time.monotonic() + self._leave_seconds
         _flush(links, end)
         for link in links:
             link.finish()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rayhpc.errors import configuration
 from rayhpc.host import network, this_host
 from rayhpc.options import Options, Terminals
 from rayhpc.ranks.comm import Comm, SoloComm
@@ -44,4 +45,10 @@ def join_head(
     file = secret_file.token_file(terminals.token_file, head[1], environ)
     command = f"rayhpc node head --port {head[1]}" + (f" --token-file {file}" if terminals.token_file else "")
     wait = Wait(seconds, tell, this_host.name(), f"on {head[0]}: {command} -- DRIVER")
-    return join(lambda: secret_file.endpoint(head, file), Hello(None, this_host.name()), wait)
+    comm, options = join(lambda: secret_file.endpoint(head, file), Hello(None, this_host.name()), wait)
+    if options is None:
+        raise configuration(
+            f"rank 0 at {head[0]}:{head[1]} was not started by `rayhpc node head`",
+            next_step="start this rank as rank 0 was: --rendezvous=tcp, or --rendezvous=file",
+        )
+    return comm, options

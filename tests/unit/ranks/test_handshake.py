@@ -12,6 +12,7 @@ import pytest
 
 from rayhpc.errors import ExitCode, RayhpcError
 from rayhpc.host import network
+from rayhpc.options import Options
 from rayhpc.ranks import handshake
 from rayhpc.ranks.handshake import Endpoint, Hello, NotYet, Wait, gather, join
 from rayhpc.ranks.tcp import WORKER, Link, TcpComm
@@ -19,6 +20,7 @@ from tests.launch import until
 
 SECRET = b"s" * 64
 STEP = "start the others"
+PAYLOAD = Options(num_cpus=3)
 
 
 class Room:
@@ -41,9 +43,9 @@ class Room:
         self.threads.append(threading.Thread(target=run, daemon=True))
         self.threads[-1].start()
 
-    def gather(self, size: int, seconds: float = 20.0) -> None:
+    def gather(self, size: int, seconds: float = 20.0, hello_seconds: float = handshake.HELLO_SECONDS) -> None:
         wait = Wait(seconds, self.told.append, "rank 0 on h0", STEP)
-        self.do("head", lambda: gather(self.listener, SECRET, size, "options", wait))
+        self.do("head", lambda: gather(self.listener, SECRET, size, PAYLOAD, wait, hello_seconds))
 
     def join(self, name: str, rank: int | None, seconds: float = 20.0, secret: bytes = SECRET) -> None:
         wait = Wait(seconds, self.told.append, name, STEP)
@@ -86,7 +88,7 @@ def test_ranks_that_know_their_numbers_keep_them(room: Room) -> None:
     results = room.ended()
     joined = {name: results[name] for name in ("h1", "h2", "h3")}
     ranks = [(comm.rank, comm.size, payload) for comm, payload in joined.values()]
-    assert ranks == [(n, 4, "options") for n in (1, 2, 3)]
+    assert ranks == [(n, 4, PAYLOAD) for n in (1, 2, 3)]
     for rank in (1, 2, 3):
         results[f"h{rank}"][0].send(0, f"I am h{rank}")
     words: dict[int, Any] = {}
@@ -105,10 +107,9 @@ def test_others_get_numbers_as_they_come(room: Room) -> None:
     assert STEP in room.told
 
 
-def test_strangers_are_turned_away_and_told(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peers_without_the_secret_are_rejected_and_reported(room: Room) -> None:
     """One says nothing, one garbage, one has another secret: the rank that comes after them is taken all the same."""
-    monkeypatch.setattr(handshake, "_HELLO_SECONDS", 1.0)
-    room.gather(2)
+    room.gather(2, hello_seconds=1.0)
     silent, garbage = room.connect(), room.connect(b"SSH-2.0-x\r\n")
     guess = Link(room.connect(), b"t" * 64, WORKER)
     guess.send(Hello(None, "guess"))
@@ -127,7 +128,7 @@ def test_a_crowd_that_says_nothing_holds_up_nobody(room: Room) -> None:
     began = time.monotonic()
     room.join("worker", 1)
     assert room.ended()["worker"][0].rank == 1
-    assert time.monotonic() - began < handshake._HELLO_SECONDS
+    assert time.monotonic() - began < handshake.HELLO_SECONDS
     assert sum("was rejected" in line for line in room.told) <= handshake._MOST_REPORTED
     for connection in crowd:
         connection.close()

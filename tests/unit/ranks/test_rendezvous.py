@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,11 +18,12 @@ from rayhpc.host import network
 from rayhpc.launch.terminals import with_worker_options
 from rayhpc.options import Options, Terminals
 from rayhpc.ranks.comm import SoloComm
+from rayhpc.ranks.handshake import Wait, gather
 from rayhpc.ranks.rendezvous.by_file import file_identity, slurm_identity
 from rayhpc.ranks.rendezvous.inputs import host_and_port
 from rayhpc.ranks.rendezvous.meet import meet
 from rayhpc.ranks.rendezvous.secret_file import token_file
-from rayhpc.ranks.rendezvous.terminals import lead
+from rayhpc.ranks.rendezvous.terminals import join_head, lead
 from rayhpc.records import run_directory
 from tests.launch import until
 
@@ -163,6 +165,21 @@ def test_a_port_in_use_is_told() -> None:
 
 def test_one_terminal_needs_nobody() -> None:
     assert isinstance(lead(Terminals(nodes=1), Options(), 1.0, {}, print), SoloComm)
+
+
+def test_a_worker_of_a_rank_0_that_is_no_terminal_says_so(tmp_path: Path) -> None:
+    """Its head was started by --rendezvous=tcp, which gives a worker no options."""
+    file = tmp_path / "secret"
+    run_directory.write_whole(file, b"s" * 64)
+    listener = network.server()
+    wait = Wait(20.0, print, "rank 0", "start the other")
+    head = threading.Thread(target=lambda: gather(listener, b"s" * 64, 2, None, wait)._close())
+    head.start()
+    terminals = Terminals(head=f"localhost:{listener.getsockname()[1]}", token_file=str(file))
+    with pytest.raises(RayhpcError, match="was not started by `rayhpc node head`") as caught:
+        join_head(terminals, 20.0, {}, print)
+    head.join(20)
+    assert caught.value.fault.code == ExitCode.CONFIGURATION
 
 
 def test_a_workers_own_options_win_and_the_rest_is_the_heads() -> None:

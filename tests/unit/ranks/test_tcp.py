@@ -194,9 +194,10 @@ def test_recorded_words_are_worth_nothing_in_another_connection(pair: tuple[Link
         thing.close()
 
 
-def make_comms(size: int) -> list[TcpComm]:
+def make_comms(size: int, leave_seconds: float = tcp.LEAVE_SECONDS) -> list[TcpComm]:
     ends = {rank: sockets() for rank in range(1, size)}
-    head = TcpComm(0, size, {rank: Link(near, SECRET, HEAD) for rank, (near, _) in ends.items()})
+    links = {rank: Link(near, SECRET, HEAD) for rank, (near, _) in ends.items()}
+    head = TcpComm(0, size, links, leave_seconds)
     return [head, *(TcpComm(rank, size, {0: Link(far, SECRET, WORKER)}) for rank, (_, far) in ends.items())]
 
 
@@ -260,9 +261,8 @@ def test_one_that_is_lost_or_slow_does_not_hold_up_the_others(comms: list[TcpCom
     assert mail(two, head) == (0, "quick again")
 
 
-def test_one_that_hangs_is_not_waited_for_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tcp, "_LEAVE_SECONDS", 0.3)
-    head, hanging = make_comms(2)
+def test_one_that_hangs_is_not_waited_for_at_the_end() -> None:
+    head, hanging = make_comms(2, leave_seconds=0.3)
     began = time.monotonic()
     head.leave()
     assert 0.25 < time.monotonic() - began < 10
