@@ -155,17 +155,17 @@ def keeper(run_id: str) -> Child:
 
 
 def start(
-    child: Child, argv: Sequence[str], assignment: Assignment, spec: ClusterSpec, stop_timeout: float
+    child: Child, argv: Sequence[str], assignment: Assignment, spec: ClusterSpec, stop_timeout: float, alive: int
 ) -> None:
-    """Run the driver under its keeper: its standard input is closed, {address} in its arguments replaced.
+    """Run the driver under its keeper: its standard input is empty, {address} in its arguments replaced.
 
-    stop_timeout: the seconds that it has to end after INT or TERM.
+    stop_timeout: the seconds that it has to end after INT or TERM; alive: how many nodes the cluster has.
     """
     address = spec.address
     child.run(
         Order(
             argv=[argument.replace("{address}", address) for argument in argv],
-            env=environment.of_driver(os.environ, assignment, spec, stop_timeout),
+            env=environment.of_driver(os.environ, assignment, spec, stop_timeout, alive),
             ladder=_LADDER,
             orphan_ladder=_LADDER,
             linger=_LINGER_SECONDS,

@@ -112,7 +112,8 @@ class Leader:
         context, spec = self._context, self._bring_up.spec
         context.milestone("driver", spec.head.host, f"driver: {shlex.join(context.argv)[:_SHOWN]}")
         child = self._driver = self._driver or driver.keeper(spec.run_id)
-        driver.start(child, context.argv, self._plan.assignment, spec, context.options.stop_timeout)
+        alive, stop_timeout = len(self._bring_up.alive), context.options.stop_timeout
+        driver.start(child, context.argv, self._plan.assignment, spec, stop_timeout, alive)
         self._supervisor.drive(child)
         context.watch.add(child, self._driver_ended)
         return self._supervise()

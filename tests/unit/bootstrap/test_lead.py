@@ -120,6 +120,12 @@ def test_a_run_from_the_agreed_cluster_to_the_drivers_code(
     assert "1/1 Ray nodes, 2 CPUs, 0 GPUs\n" in lines
 
 
+def test_a_driver_asks_rayhpc_about_its_run(lead: Lead, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    calls = "rayhpc.address(), rayhpc.nodes(), str(rayhpc.run_dir()), rayhpc.restarts(), rayhpc.time_left() > 1e9"
+    assert lead([sys.executable, "-c", f"import rayhpc; print({calls})"]) == 0
+    assert capfd.readouterr().out == f"10.0.0.1:20001 1 {tmp_path / 'run'} 0 True\n"
+
+
 @pytest.mark.parametrize(("outcome", "code", "driven"), [(None, 3, True), (Outcome(9, "a check has failed"), 9, False)])
 def test_a_stage_between_the_accepted_cluster_and_the_driver_is_one_line(
     lead: Lead, tmp_path: Path, outcome: Outcome | None, code: int, driven: bool
