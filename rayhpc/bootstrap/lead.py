@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -77,7 +78,7 @@ class Leader:
         run_directory.write_json(Path(spec.run_dir, paths.SPEC), spec)
         ranks = f"{counted(spec.ranks, 'rank')} on {counted(spec.hosts, 'host')}"
         self._context.milestone("agreed", spec.head.host, f"{ranks}; run {spec.run_dir}")
-        for warning in self._plan.warnings:
+        for warning in (*self._plan.warnings, *announce.ignored_variables(os.environ)):
             self._context.console.line(f"WARNING: {warning}")
         return None
 

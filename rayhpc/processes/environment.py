@@ -81,6 +81,11 @@ def scrubbed(environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def ignored(environ: Mapping[str, str]) -> list[str]:
+    """The variables of another Ray cluster that this run takes no notice of; those of a run around it are expected."""
+    return [] if MARKER in environ else sorted(_RAY_DROPPED.intersection(environ))
+
+
 def authentication(private: str, tls: bool = False) -> dict[str, str]:
     """What lets a process of ours into the cluster: the paths of token, certificate and key, never their content."""
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": paths.token_file(private)}
