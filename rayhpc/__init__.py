@@ -2,6 +2,11 @@
 
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from rayhpc.driver_api import address, deadline, nodes, restarts, run_dir, time_left
+
+__all__ = ["address", "deadline", "nodes", "restarts", "run_dir", "time_left"]
 __version__ = "0.1.0"
 
 _OWN_MODULES = ("rayhpc", "rayhpc.__main__", "rayhpc.start")
@@ -17,3 +22,12 @@ def _is_main() -> bool:
 # another process, with its own path.
 if _is_main():
     del sys.path[0]
+
+
+def __getattr__(name: str) -> object:
+    """What a driver may ask (driver_api), imported when it is first asked: a rank's start does without."""
+    if name not in __all__:
+        raise AttributeError(f"module 'rayhpc' has no attribute {name!r}")
+    from rayhpc import driver_api
+
+    return getattr(driver_api, name)

@@ -14,7 +14,8 @@ WORKER_OPTIONS = ("interface", "temp_dir", "timeout")
 def option(default: Any, text: str, **details: Any) -> Any:
     """A field of Options: its default, its help text, and what the command line needs besides its type.
 
-    details: metavar, choices, minimum, maximum, multiple, off (help text of the negative flag).
+    details: metavar, choices (the help shows them in its place), minimum, maximum, multiple, off (help text of the
+    negative flag).
     """
     return field(default=default, metadata={"help": text, **details})
 
@@ -24,7 +25,7 @@ class Options:
     """What the user may choose. A field is an option: `num_cpus` is `--num-cpus` and RAYHPC_NUM_CPUS."""
 
     rendezvous: str = option(
-        "mpi", "How the ranks meet (docs/rendezvous.md).", choices=("mpi", "slurm", "file", "tcp"), metavar="WAY"
+        "mpi", "How the ranks meet (docs/rendezvous.md).", choices=("mpi", "slurm", "file", "tcp")
     )
     one_per_host: bool = option(False, "One Ray node per host; the other ranks of a host idle.")
     num_cpus: int | None = option(None, "CPUs of each Ray node.", minimum=0, metavar="N")
@@ -44,7 +45,7 @@ class Options:
         0, "Continue with a warning once at least N nodes are up. 0: all.", minimum=0, metavar="N"
     )
     on_node_loss: str = option(
-        "continue", "What a lost worker node means.", choices=("continue", "abort"), metavar="POLICY"
+        "continue", "What a lost worker node means.", choices=("continue", "abort")
     )
     restart_nodes: int = option(
         0, "How often each worker's Ray node is started again after a loss.", minimum=0, metavar="K"
@@ -69,7 +70,7 @@ class Options:
         60.0, "Seconds before the end of the job at which the driver is signalled.", minimum=0, metavar="S"
     )
     grace_signal: str = option(
-        "USR1", "The signal it gets then.", choices=("USR1", "USR2", "INT", "TERM", "HUP"), metavar="SIGNAL"
+        "USR1", "The signal it gets then.", choices=("USR1", "USR2", "INT", "TERM", "HUP")
     )
     stop_timeout: float = option(
         8.0, "Seconds the driver has to end after INT or TERM before it is killed.", minimum=0, metavar="S"
@@ -78,7 +79,6 @@ class Options:
         "always",
         "When Ray's logs are kept in the run directory.",
         choices=("always", "failure", "never"),
-        metavar="WHEN",
     )
 
 

@@ -10,7 +10,10 @@ from dataclasses import replace
 
 from rayhpc.model import AliveNode, ClusterEntry, ClusterSpec
 from rayhpc.options import Options
+from rayhpc.processes import environment
 from rayhpc.records import registry
+
+_SHOWN = 100
 
 
 def cluster_entry(spec: ClusterSpec, alive: Sequence[AliveNode], command: Sequence[str], tls: bool) -> ClusterEntry:
@@ -48,6 +51,14 @@ def next_commands(spec: ClusterSpec, options: Options, authentication: Mapping[s
         if options.register:
             lines += [f"from a login node: rayhpc cluster attach {spec.run_id}"]
     return lines
+
+
+def ignored_variables(environ: Mapping[str, str]) -> list[str]:
+    """A warning where the user's shell points at another Ray cluster, else none. Only the address is shown."""
+    address = f"RAY_ADDRESS={environ.get('RAY_ADDRESS', '')[:_SHOWN]!r}"
+    named = [address if name == "RAY_ADDRESS" else name for name in environment.ignored(environ)]
+    instead = "the driver gets this run's cluster"
+    return [f"set in your environment, not used: {', '.join(named)}; {instead}"] if named else []
 
 
 def _dashboard(spec: ClusterSpec) -> str:

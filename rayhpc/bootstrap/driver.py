@@ -6,6 +6,7 @@ import ast
 import errno
 import importlib.util
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -14,8 +15,10 @@ import warnings
 from collections.abc import Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 
-from rayhpc.errors import ExitCode, Fault, RayhpcError
+from rayhpc.bootstrap import missing_driver
+from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration
 from rayhpc.messages import DriverEnded, RankFailed
 from rayhpc.model import HEAD_RANK, Assignment, ClusterSpec
 from rayhpc.processes import environment
@@ -31,10 +34,11 @@ _LADDER = ((int(signal.SIGINT), 1.0), (int(signal.SIGTERM), 1.0))
 
 
 def resolve(command: Sequence[str]) -> list[str]:
-    """The command as it can be executed; raises RayhpcError with 126 or 127 as a shell would.
+    """The command as it can be executed; raises RayhpcError with 126 or 127 as a shell would, 78 without a directory.
 
     A `.py` file and `-m module` are run by this interpreter, anything else as it is.
     """
+    _check_directory()
     first = command[0]
     if first == "-m":
         _check_module(command[1])
@@ -45,30 +49,51 @@ def resolve(command: Sequence[str]) -> list[str]:
     found = shutil.which(first)
     if found:
         return [found, *command[1:]]
-    if Path(first).is_dir():
+    mode = _mode(first)
+    if S_ISDIR(mode):
         raise _directory(first)
-    if Path(first).exists():
+    if mode and not os.access(first, os.X_OK):
         raise _unusable(f"the driver {first} is not executable", next_step=f"chmod +x {first}, or name a .py file")
-    raise _not_found(f"the driver {first}")
+    raise missing_driver.file(first)
+
+
+def _check_directory() -> None:
+    """Raises RayhpcError where the working directory has been removed: the driver could not start in it."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        step = "cd to a directory that all hosts have, and start again"
+        raise configuration(f"the working directory cannot be found: {error.strerror}", next_step=step) from error
+
+
+def _mode(name: str) -> int:
+    """The mode of the file, 0 where there is none; raises RayhpcError with 126 where that cannot be known."""
+    try:
+        return Path(name).stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    except OSError as error:  # a directory that may not be searched, a name that is too long
+        step = f"namei -l {shlex.quote(name[:_SHOWN])}"
+        raise _unusable(f"the driver {name[:_SHOWN]} cannot be reached: {error.strerror}", next_step=step) from error
 
 
 def _check_module(name: str) -> None:
     """Raises RayhpcError with 127 where no such module or package can be imported; nothing is imported to find out."""
     top, here = name.partition(".")[0], [str(Path.cwd())]
     if not top or not (top in sys.modules or importlib.util.find_spec(top) or PathFinder.find_spec(top, here)):
-        raise _not_found(f"the driver's module {name}")
+        raise missing_driver.module(name)
 
 
 def _check_script(script: str) -> None:
-    path = Path(script)
-    if path.is_dir():
+    mode = _mode(script)
+    if not mode:
+        raise missing_driver.file(script)
+    if S_ISDIR(mode):
         raise _directory(script)
-    if not path.exists():
-        raise _not_found(f"the driver {script}")
-    if not path.is_file():
+    if not S_ISREG(mode):
         raise _unusable(f"the driver {script} is no file", next_step=f"ls -l {script}")
     try:
-        source = path.read_bytes()
+        source = Path(script).read_bytes()
     except OSError as error:
         raise _unusable(f"the driver {script} cannot be read: {error.strerror}", next_step=f"ls -l {script}") from error
     _check_syntax(script, source)
@@ -138,34 +163,23 @@ def _unusable(what: str, *evidence: str, next_step: str) -> RayhpcError:
     return RayhpcError(Fault(what, ExitCode.NOT_EXECUTABLE, evidence=evidence, next_step=next_step))
 
 
-def _not_found(what: str) -> RayhpcError:
-    return RayhpcError(
-        Fault(
-            f"{what} was not found",
-            ExitCode.NOT_FOUND,
-            evidence=(f"working directory: {Path.cwd()}",),
-            next_step="check the name and the path; a batch job may start in another directory than you do",
-        )
-    )
-
-
 def keeper(run_id: str) -> Child:
     """The driver's keeper, started early since its start takes a while; the driver writes to our standard streams."""
     return Child(Keeping(f"{run_id}/driver", sys.stdout.fileno(), sys.stderr.fileno()))
 
 
 def start(
-    child: Child, argv: Sequence[str], assignment: Assignment, spec: ClusterSpec, stop_timeout: float
+    child: Child, argv: Sequence[str], assignment: Assignment, spec: ClusterSpec, stop_timeout: float, alive: int
 ) -> None:
-    """Run the driver under its keeper: its standard input is closed, {address} in its arguments replaced.
+    """Run the driver under its keeper: its standard input is empty, {address} in its arguments replaced.
 
-    stop_timeout: the seconds that it has to end after INT or TERM.
+    stop_timeout: the seconds that it has to end after INT or TERM; alive: how many nodes the cluster has.
     """
     address = spec.address
     child.run(
         Order(
             argv=[argument.replace("{address}", address) for argument in argv],
-            env=environment.of_driver(os.environ, assignment, spec, stop_timeout),
+            env=environment.of_driver(os.environ, assignment, spec, stop_timeout, alive),
             ladder=_LADDER,
             orphan_ladder=_LADDER,
             linger=_LINGER_SECONDS,

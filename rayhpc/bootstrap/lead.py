@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -77,7 +78,7 @@ class Leader:
         run_directory.write_json(Path(spec.run_dir, paths.SPEC), spec)
         ranks = f"{counted(spec.ranks, 'rank')} on {counted(spec.hosts, 'host')}"
         self._context.milestone("agreed", spec.head.host, f"{ranks}; run {spec.run_dir}")
-        for warning in self._plan.warnings:
+        for warning in (*self._plan.warnings, *announce.ignored_variables(os.environ)):
             self._context.console.line(f"WARNING: {warning}")
         return None
 
@@ -112,7 +113,8 @@ class Leader:
         context, spec = self._context, self._bring_up.spec
         context.milestone("driver", spec.head.host, f"driver: {shlex.join(context.argv)[:_SHOWN]}")
         child = self._driver = self._driver or driver.keeper(spec.run_id)
-        driver.start(child, context.argv, self._plan.assignment, spec, context.options.stop_timeout)
+        alive, stop_timeout = len(self._bring_up.alive), context.options.stop_timeout
+        driver.start(child, context.argv, self._plan.assignment, spec, stop_timeout, alive)
         self._supervisor.drive(child)
         context.watch.add(child, self._driver_ended)
         return self._supervise()

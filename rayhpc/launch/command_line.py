@@ -25,7 +25,8 @@ _USAGE = "[OPTIONS] DRIVER [ARGUMENTS OF THE DRIVER]..."
 _HELP = """Start a Ray cluster in this allocation, run DRIVER on it, and shut everything down.
 
 DRIVER is a .py file, -m package.module, or any executable; what follows it is its own. It finds the cluster by a
-plain ray.init(); {address} in its arguments is replaced. The exit code is the driver's; docs/exit-codes.md has ours.
+plain ray.init(); {address} in its arguments is replaced. Its standard input is empty: what it reads comes from files or
+arguments. The exit code is the driver's; docs/exit-codes.md has ours.
 
 \b
   mpirun -np 4 python -m rayhpc.start train_ppo.py --lr 3e-4

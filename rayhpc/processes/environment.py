@@ -81,6 +81,11 @@ def scrubbed(environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def ignored(environ: Mapping[str, str]) -> list[str]:
+    """The variables of another Ray cluster that this run takes no notice of; those of a run around it are expected."""
+    return [] if MARKER in environ else sorted(_RAY_DROPPED.intersection(environ))
+
+
 def authentication(private: str, tls: bool = False) -> dict[str, str]:
     """What lets a process of ours into the cluster: the paths of token, certificate and key, never their content."""
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": paths.token_file(private)}
@@ -150,12 +155,17 @@ def _visible(gpus: Gpus, inherited: Mapping[str, str]) -> dict[str, str]:
 
 
 def of_driver(
-    environ: Mapping[str, str], assignment: Assignment, spec: ClusterSpec, stop_timeout: float | None = None
+    environ: Mapping[str, str],
+    assignment: Assignment,
+    spec: ClusterSpec,
+    stop_timeout: float | None = None,
+    alive: int = 0,
 ) -> dict[str, str]:
     """For the driver: RAY_ADDRESS, so that a plain ray.init() attaches; RAYHPC_DEADLINE where the end is known.
 
-    stop_timeout: the seconds that it has to end after INT or TERM, as RAYHPC_STOP_TIMEOUT.
-    RAYHPC_DEADLINE_FILE names a file with the end as it is now: the scheduler may move it.
+    stop_timeout: the seconds that it has to end after INT or TERM, as RAYHPC_STOP_TIMEOUT; alive: the nodes that are
+    there, as RAYHPC_ALIVE_NODES, all where it is 0. RAYHPC_DEADLINE_FILE names a file with the end as it is now: the
+    scheduler may move it. driver_api has functions for them.
     """
     inherited = scrubbed(environ)
     return {
@@ -169,6 +179,7 @@ def of_driver(
         "RAY_ADDRESS": spec.address,
         "RAYHPC_RUN_ID": spec.run_id,
         "RAYHPC_RUN_DIR": spec.run_dir,
+        "RAYHPC_ALIVE_NODES": str(alive or len(spec.nodes)),
         MARKER: f"{assignment.run_id}/{spec.head.rank}",
     }
 

@@ -256,4 +256,6 @@ def test_inherited_variables(jobs: Jobs, here: Path, what: str, env: dict[str, s
     assert job.wait() == 0, job.output()
     assert "sum 6" in job.output()
     assert seen in job.output()
+    assert ("WARNING: set in your environment, not used: RAY_ADDRESS=" in job.output()) == ("RAY_ADDRESS" in env)
+    assert "somebody's" not in job.output()
     met(Cell(INPUT, f"inherited: {what}", "0, the run is not disturbed"))

@@ -239,5 +239,6 @@ def test_a_job_submitted_by_a_driver_is_not_part_of_its_run() -> None:
         "RAYHPC_NODE": "run/0", "RAYHPC_RUN_ID": "run", "RAYHPC_RUN_DIR": "/r/run", "RAYHPC_DEADLINE": "5",
         "RAYHPC_DEADLINE_FILE": "/r/run/deadline",
         "RAYHPC_RESTARTS": "1", "RAYHPC_CHAIN": "12", "RAY_ADDRESS": "a:1", "RAYHPC_NUM_CPUS": "2",
+        "RAYHPC_ALIVE_NODES": "4",
     }  # fmt: skip
     assert commands.outside(environ) == {"RAYHPC_NUM_CPUS": "2"}

@@ -135,6 +135,23 @@ def test_a_script_that_cannot_be_read_is_126(here: Path) -> None:
     assert refused("train.py").code == ExitCode.NOT_EXECUTABLE
 
 
+def test_what_cannot_be_reached_is_126(here: Path) -> None:
+    (here / "round.py").symlink_to("round.py")
+    for name, reason in (("round.py", "symbolic links"), ("x" * 300 + ".py", "too long"), ("x" * 300, "too long")):
+        fault = refused(name)
+        assert (fault.code, reason in fault.what) == (ExitCode.NOT_EXECUTABLE, True), fault
+        assert len(fault.what) < 300
+
+
+@pytest.mark.parametrize("command", [["train.py"], ["/bin/true"], ["-m", "json.tool"]])
+def test_a_working_directory_that_is_gone_is_78(here: Path, command: list[str]) -> None:
+    (here / "gone").mkdir()
+    os.chdir(here / "gone")
+    (here / "gone").rmdir()
+    fault = refused(*command)
+    assert (fault.code, fault.what.partition(":")[0]) == (78, "the working directory cannot be found")
+
+
 def test_what_the_kernel_refuses_is_126_with_its_reason() -> None:
     fault = driver.refusal(["./solve"], (8, "Exec format error"))
     assert fault.code == ExitCode.NOT_EXECUTABLE

@@ -120,6 +120,33 @@ def test_a_run_from_the_agreed_cluster_to_the_drivers_code(
     assert "1/1 Ray nodes, 2 CPUs, 0 GPUs\n" in lines
 
 
+def test_a_driver_asks_rayhpc_about_its_run(lead: Lead, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    calls = "rayhpc.address(), rayhpc.nodes(), str(rayhpc.run_dir()), rayhpc.restarts(), rayhpc.time_left() > 1e9"
+    assert lead([sys.executable, "-c", f"import rayhpc; print({calls})"]) == 0
+    assert capfd.readouterr().out == f"10.0.0.1:20001 1 {tmp_path / 'run'} 0 True\n"
+
+
+def test_variables_of_another_cluster_are_reported_without_secrets(
+    lead: Lead, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"RAY_ADDRESS": "10.9.9.9:1\n", "RAY_AUTH_TOKEN": "secret", "RAY_TMPDIR": "/x"}.items():
+        monkeypatch.setenv(name, value)
+    assert lead(["/bin/sh", "-c", "test $RAY_ADDRESS = 10.0.0.1:20001"]) == 0
+    lines = capfd.readouterr().err
+    named = "RAY_ADDRESS='10.9.9.9:1\\n', RAY_AUTH_TOKEN, RAY_TMPDIR"
+    assert f"WARNING: set in your environment, not used: {named}; the driver gets this run's cluster\n" in lines
+    assert "secret" not in lines
+
+
+def test_a_run_inside_of_a_run_does_not_report_the_variables_of_the_outer_one(
+    lead: Lead, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"RAY_ADDRESS": "10.9.9.9:1", "RAYHPC_NODE": "outer/0"}.items():
+        monkeypatch.setenv(name, value)
+    assert lead(["/bin/true"]) == 0
+    assert "RAY_ADDRESS" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(("outcome", "code", "driven"), [(None, 3, True), (Outcome(9, "a check has failed"), 9, False)])
 def test_a_stage_between_the_accepted_cluster_and_the_driver_is_one_line(
     lead: Lead, tmp_path: Path, outcome: Outcome | None, code: int, driven: bool

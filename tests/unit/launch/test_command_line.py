@@ -234,6 +234,15 @@ def test_every_option_is_in_the_help(name: str, capsys: pytest.CaptureFixture[st
     assert "".join(text.split()) in shown
 
 
+@pytest.mark.parametrize("name", [name for name, field in FIELDS.items() if "choices" in field.metadata])
+def test_the_help_names_the_choices(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"{flag(name)} [{'|'.join(FIELDS[name].metadata['choices'])}]" in help_text(capsys)
+
+
+def test_the_help_says_what_the_driver_can_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Its standard input is empty" in " ".join(help_text(capsys).split())
+
+
 def test_the_help_is_as_wide_as_a_page(capsys: pytest.CaptureFixture[str]) -> None:
     shown = help_text(capsys, "-h")
     assert max(map(len, shown.splitlines())) <= 100
@@ -265,7 +274,9 @@ def test_fields_say_enough(name: str) -> None:
     details = FIELDS[name].metadata
     known = {"help", "metavar", "choices", "minimum", "maximum", "multiple", "off"}
     assert set(details) <= known
-    assert HINTS[name] is bool or details["metavar"].isupper() or "|" in details["metavar"]
+    shown = details.get("metavar", "")
+    assert HINTS[name] is bool or "choices" in details or shown.isupper() or "|" in shown
+    assert not ("choices" in details and shown)  # the help would not name them
     assert FIELDS[name].default in details.get("choices", (FIELDS[name].default,))
 
 

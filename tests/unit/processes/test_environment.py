@@ -103,6 +103,11 @@ def test_the_driver_finds_the_cluster_and_its_run() -> None:
     assert made["RAYHPC_DEADLINE_FILE"] == f"{SPEC.run_dir}/deadline"
 
 
+def test_the_driver_knows_how_many_nodes_are_alive() -> None:
+    assert driver({})["RAYHPC_ALIVE_NODES"] == str(len(SPEC.nodes))
+    assert environment.of_driver({}, OWN, SPEC, alive=1)["RAYHPC_ALIVE_NODES"] == "1"  # --min-nodes 1
+
+
 def test_no_deadline_is_no_variable() -> None:
     assert "RAYHPC_DEADLINE" not in environment.of_driver({}, OWN, cluster(2))
 
