@@ -190,6 +190,10 @@ class Reach:
     refusals: tuple[str, ...] = ()
 
 
+# As the scheduler of an entry: KubeRay keeps the cluster, and the job id is its name on Kubernetes.
+KUBERAY = "kuberay"
+
+
 @dataclass(frozen=True)
 class ClusterEntry:
     """What the registry says of a run, for the login side. Holds no secret.

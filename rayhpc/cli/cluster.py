@@ -7,7 +7,7 @@ import os
 import shlex
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -21,7 +21,7 @@ from rayhpc.clusters.stop import ask_to_stop, wait_until_stopped
 from rayhpc.clusters.tunnel import GRAFANA, PROMETHEUS, plan_tunnel
 from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration, counted
 from rayhpc.jobs import targets
-from rayhpc.model import ClusterEntry
+from rayhpc.model import KUBERAY, ClusterEntry
 from rayhpc.records import registry
 
 _SHOWN_COMMAND = 60
@@ -139,9 +139,11 @@ def _default_via() -> str:
 @click.option("--grafana", is_flag=True, help=f"Also port {GRAFANA} of the head's host.")
 @click.option("--open", "now", is_flag=True, help="Run it here, until Ctrl-C.")
 def tunnel(cluster_id: str, via: str, prometheus: bool, grafana: bool, now: bool) -> None:
-    """Print the `ssh -L` to the dashboard. It is for your laptop, through a login node."""
+    """Print the `ssh -L` to the dashboard, for your laptop. On Kubernetes: forward its ports here, until Ctrl-C."""
     wanted = [("Prometheus", PROMETHEUS, prometheus), ("Grafana", GRAFANA, grafana)]
     entry = registry.find(cluster_id)
+    if entry.scheduler == KUBERAY:
+        _kube_tunnel(entry, [(name, port) for name, port, asked in wanted if asked])
     plan = plan_tunnel(entry, via, [(name, port) for name, port, asked in wanted if asked])
     for name, url in plan.pages:
         tell(f"  {name}: {url}")
@@ -150,6 +152,21 @@ def tunnel(cluster_id: str, via: str, prometheus: bool, grafana: bool, now: bool
     if now:
         become(plan.argv, os.environ)
     click.echo(shlex.join(plan.argv))
+
+
+def _kube_tunnel(entry: ClusterEntry, extra: Sequence[tuple[str, int]]) -> NoReturn:
+    """`kubectl port-forward` to the head's services, again whenever it breaks, until Ctrl-C."""
+    from rayhpc.kube import access
+    from rayhpc.kube.forward import Forward, wait
+
+    kubectl, pages = access.place(entry), [("dashboard", access.DASHBOARD), ("Ray client", access.RAY_CLIENT)]
+    others = [(port, *access.monitoring(kubectl, name.lower(), port)) for name, port in extra]
+    for name, port in [*pages, *extra]:
+        tell(f"  {name}: {'ray' if port == access.RAY_CLIENT else 'http'}://localhost:{port}")
+    tell(f"  the dashboard asks for the token: cat {shlex.quote(str(registry.token_file(entry)))}")
+    forwards = [Forward(kubectl, entry.address.partition(".")[0], [(port, port) for _, port in pages])]
+    forwards += [Forward(place, service, [(port, there)]) for port, place, service, there in others]
+    wait(forwards, tell)
 
 
 @cluster.command()

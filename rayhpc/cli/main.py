@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 import click
@@ -15,8 +16,25 @@ from rayhpc.cli.node import node
 from rayhpc.cli.runs import runs
 from rayhpc.cli.sweep import sweep
 
+LAZY = {"kube": "rayhpc.cli.kube"}
+
+class Lazy(click.Group):
+    """A group whose rarer commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands."""
+        return sorted([*super().list_commands(ctx), *LAZY])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name."""
+        if cmd_name not in LAZY:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = getattr(importlib.import_module(LAZY[cmd_name]), cmd_name)
+        return command
+
 
 @click.group(
+    cls=Lazy,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Inside an allocation: mpirun -np 4 python -m rayhpc.start --help",
 )

@@ -10,7 +10,7 @@ from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration, shortened
 from rayhpc.jobs import address_file
 from rayhpc.jobs.address_file import Address
 from rayhpc.jobs.ray_api import Server
-from rayhpc.model import ClusterEntry
+from rayhpc.model import KUBERAY, ClusterEntry
 from rayhpc.records import registry
 
 _START = "start one that has it: mpirun -np 4 python -m rayhpc.start --hold --dashboard"
@@ -90,7 +90,9 @@ def with_job_api(entry: ClusterEntry) -> Server:
 
 
 def _server(entry: ClusterEntry) -> Server:
-    return Server(entry.id, entry.dashboard, registry.token_file(entry), entry.address)
+    # The GCS of a cluster on Kubernetes is for its pods alone: that nobody answers from here says nothing.
+    gcs = "" if entry.scheduler == KUBERAY else entry.address
+    return Server(entry.id, entry.dashboard, registry.token_file(entry), gcs)
 
 
 def _at(address: Address, token_file: str) -> Server:

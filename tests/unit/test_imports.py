@@ -22,7 +22,7 @@ LAYERS = (
     "schedulers",
     "records",
     "ranks batch jobs rllib",
-    "bootstrap clusters sweep",
+    "bootstrap clusters sweep kube",
     "launch",
     "start",
     "cli",
@@ -35,7 +35,7 @@ OWNERS = {
     "mpi4py": "ranks.mpi",
     "ray": "inside_ray.* jobs.ray_client clusters.probe.node_probe sweep.* rllib.* examples.*",
     "psutil": "host.this_host",
-    "yaml": "jobs.job_file.* sweep.load",
+    "yaml": "jobs.job_file.* sweep.load kube.manifest",
     "torch": "clusters.probe.node_probe",
     "click": "launch.command_line launch.rank cli.*",
     "rich": "log cli.*",
@@ -43,7 +43,7 @@ OWNERS = {
     "gymnasium": "rllib.environments",
     "optuna": "sweep.search sweep.plots",
     "tensorboardX": "sweep.metrics",
-    "filelock": "sweep.trials",
+    "filelock": "sweep.trials kube.access",
 }
 # Never imported with the module: the login node works without them.
 LAZY = ("mpi4py", "ray", "torch", "matplotlib", "gymnasium", "optuna", "tensorboardX")
@@ -57,6 +57,7 @@ FENCES = {
     "batch.*": "rayhpc errors paths units options model log schedulers* records* batch*",
     "rllib.*": "rayhpc records* rllib*",
     "jobs.*": "rayhpc errors units model records.registry records.ids jobs*",
+    "kube.*": "rayhpc errors paths units model records.registry host.network jobs* kube*",
     "clusters.*": "rayhpc errors paths units model schedulers* records.registry host.network "
     "processes.environment processes.keeper jobs* clusters*",
 }

@@ -1,0 +1,1 @@
+"""Ray clusters on Kubernetes, by kubectl and the KubeRay operator."""

@@ -1,0 +1,132 @@
+"""kubectl as a function: each call with a deadline, and each of its refusals as an error of ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration
+
+_SECONDS = 30.0
+_SHOWN_LINES = 6
+# What `launch` and all that follows it do: (verb, resource).
+NEEDED = (
+    ("create", "rayclusters.ray.io"), ("get", "rayclusters.ray.io"), ("list", "pods"), ("list", "events"),
+    ("get", "secrets"), ("get", "pods/log"), ("create", "pods/portforward"),
+)  # fmt: skip
+
+
+class NotFound(RayhpcError):
+    """Kubernetes has no such object."""
+
+
+@dataclass(frozen=True)
+class Kubectl:
+    """A cluster of Kubernetes and a namespace in it; empty: the ones that kubectl's own configuration names."""
+
+    context: str = ""
+    namespace: str = ""
+
+    def argv(self, *words: str) -> list[str]:
+        """The command line; raises RayhpcError where there is no kubectl."""
+        program = shutil.which("kubectl")
+        if program is None:
+            raise configuration(
+                "there is no kubectl", f"PATH: {os.environ.get('PATH', '')}",
+                next_step="install it (https://kubernetes.io/docs/tasks/tools), or load its module",
+            )  # fmt: skip
+        place = [f"--{name}={value}" for name, value in (("context", self.context), ("namespace", self.namespace))]
+        return [program, *(word for word in place if not word.endswith("=")), *words]
+
+    def run(self, *words: str, text: str = "", seconds: float = _SECONDS) -> str:
+        """What kubectl prints; text: its standard input. Raises RayhpcError, NotFound."""
+        done = self._done(words, text, seconds)
+        if done.returncode != 0:
+            raise self._refusal(words, done.stderr)
+        return done.stdout
+
+    def json(self, *words: str, text: str = "") -> Any:
+        """The same as data."""
+        return json.loads(self.run(*words, "-o", "json", text=text))
+
+    def items(self, *words: str) -> list[dict[str, Any]]:
+        """The objects in a list."""
+        found: list[dict[str, Any]] = self.json("get", *words)["items"]
+        return found
+
+    def may(self, verb: str, resource: str) -> bool:
+        """What `kubectl auth can-i` says."""
+        kind, _, part = resource.partition("/")
+        words = ("auth", "can-i", verb, kind, *([f"--subresource={part}"] if part else []))
+        done = self._done(words, "", _SECONDS)
+        if done.stdout.strip() not in ("yes", "no"):
+            raise self._refusal(words, done.stderr)
+        return done.stdout.strip() == "yes"
+
+    def where(self) -> str:
+        """The namespace, as kubectl's configuration has it."""
+        if self.namespace:
+            return self.namespace
+        words = ("config", "view", "--minify", "-o", "jsonpath={..namespace}")
+        return self.run(*words).strip() or "default"
+
+    def _done(self, words: tuple[str, ...], text: str, seconds: float) -> subprocess.CompletedProcess[str]:
+        argv = self.argv(*words)
+        try:
+            return subprocess.run(argv, input=text, capture_output=True, text=True, timeout=seconds, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise configuration(
+                f"kubectl has not answered within {seconds:g} s", " ".join(argv),
+                next_step="check the network, the VPN and the cluster: kubectl version",
+            ) from error  # fmt: skip
+
+    def _refusal(self, words: tuple[str, ...], said: str) -> RayhpcError:
+        lines = [line for line in said.strip().splitlines() if line.strip()][-_SHOWN_LINES:]
+        command = "kubectl " + " ".join(words[:3])
+        for pattern, what, step in _MEANINGS:
+            if re.search(pattern, said):
+                kind = NotFound if pattern == _NOT_FOUND else RayhpcError
+                return kind(Fault(what, ExitCode.CONFIGURATION, command, tuple(lines), step))
+        step = "correct what Kubernetes names; rayhpc kube manifest shows what it would get"
+        return RayhpcError(Fault("kubectl refuses", ExitCode.CONFIGURATION, command, tuple(lines), step))
+
+
+_NOT_FOUND = r"\(NotFound\)|NotFound\):"
+_NO_CRD = "the KubeRay operator's types are not installed in this cluster"
+_INSTALL = "ask who runs the cluster for KubeRay (helm install kuberay-operator kuberay/kuberay-operator)"
+_MEANINGS = (
+    (r'no matches for kind "Ray|resource type "ray(clusters|jobs)|could not find the requested resource', _NO_CRD,
+     _INSTALL),
+    (r"exceeded quota", "the namespace's quota has no room", "kubectl describe quota; ask for less, or delete others"),
+    (r"\(Forbidden\)|is forbidden|orbidden:", "you are not allowed to do this here",
+     "kubectl auth can-i --list; ask who runs the cluster, or name another --namespace"),
+    (r"Unauthorized|must be logged in", "Kubernetes does not know you", "log in again, as your cluster's guide says"),
+    (r"connection refused|was refused|no such host|i/o timeout|Unable to connect", "Kubernetes cannot be reached",
+     "check the network, the VPN and kubectl config current-context; another cluster: --context"),
+    (r"context .* does not exist|no context exists", "there is no such context", "kubectl config get-contexts"),
+    (_NOT_FOUND, "Kubernetes has no such object", "rayhpc kube list"),
+)  # fmt: skip
+
+
+def check_access(kubectl: Kubectl) -> None:
+    """Raises RayhpcError, before anything is made, where KubeRay's types or our permissions are missing."""
+    served = kubectl.run("api-resources", "--api-group=ray.io", "-o", "name", "--cached=false").split()
+    if "rayclusters.ray.io" not in served:
+        evidence = f"kubectl api-resources --api-group=ray.io: {' '.join(served) or 'nothing'}"
+        raise RayhpcError(Fault(_NO_CRD, ExitCode.CONFIGURATION, kubectl.where(), (evidence,), _INSTALL))
+    with ThreadPoolExecutor(len(NEEDED)) as pool:
+        allowed = list(pool.map(lambda need: kubectl.may(*need), NEEDED))
+    if missing := [" ".join(need) for need, yes in zip(NEEDED, allowed, strict=True) if not yes]:
+        raise RayhpcError(
+            Fault(
+                "you may not do here what a Ray cluster needs", ExitCode.CONFIGURATION, f"namespace {kubectl.where()}",
+                tuple(f"kubectl auth can-i {need}: no" for need in missing),
+                "ask who runs the cluster for a role that allows it, or name another --namespace",
+            )
+        )  # fmt: skip

@@ -1,0 +1,154 @@
+"""Command lines as options: what people type for groups of workers, sizes and pairs, and a site's file below it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rayhpc import units
+from rayhpc.kube import manifest, options
+from rayhpc.kube.options import Access, ClusterOptions, Group, JobOptions, Size, refused
+
+_GROUP = "--group NAME=KEY=VALUE,... with workers, cpus, memory, gpus, accelerator: gpu=workers=0:4,gpus=1,memory=32G"
+_TRACKING = "MLFLOW_TRACKING_URI"
+Document = dict[str, Any]
+
+
+def documents(said: Mapping[str, Any], owner: str, job: JobOptions | None = None) -> list[Document]:
+    """What KubeRay gets for a command line; raises RayhpcError for what cannot work. said: the options' values."""
+    kind = "RayJob" if job else "RayCluster"
+    base = manifest.base(_read(said["base"]), said["base"], kind) if said["base"] else {}
+    limit = options.JOB_NAME_LIMIT if job else options.CLUSTER_NAME_LIMIT
+    made = []
+    for name in names(said["name"], said["clusters"]):
+        wanted = _options({**said, **_of_base(base, said)}, name, owner)
+        options.check(wanted, limit)
+        ours = manifest.job(wanted, job) if job else manifest.cluster(wanted)
+        if base:
+            plain = ClusterOptions(name, wanted.image, wanted.ray_version, owner, (), user_id=wanted.user_id)
+            defaults = manifest.job(plain, job) if job else manifest.cluster(plain)
+            ours = manifest.from_base(_renamed(base), defaults, ours)
+        made.append(manifest.with_values(ours, said["set"]))
+    return made
+
+
+def names(name: str, clusters: int) -> list[str]:
+    """name, or name-0 to name-N-1."""
+    return [f"{name}-{number}" for number in range(clusters)] if clusters else [name]
+
+
+def _spec_of(base: Document) -> Document:
+    spec = base.get("spec") or {}
+    return (spec.get("rayClusterSpec") or {}) if base.get("kind") == "RayJob" else spec
+
+
+def _of_base(base: Document, said: Mapping[str, Any]) -> dict[str, Any]:
+    """The image and the version where only the site's file names them."""
+    spec = _spec_of(base)
+    containers = spec.get("headGroupSpec", {}).get("template", {}).get("spec", {}).get("containers") or [{}]
+    found = {"image": containers[0].get("image", ""), "ray_version": spec.get("rayVersion", "")}
+    given = said["image"]
+    return {
+        "has_groups": bool(spec.get("workerGroupSpecs")),
+        **{key: value for key, value in found.items() if value and not said[key] and not (key != "image" and given)},
+    }
+
+
+def _renamed(base: Document) -> Document:
+    """The site's document, in which the first container of each pod, Ray's, has our name."""
+    spec = _spec_of(base)
+    groups = [("ray-head", spec.get("headGroupSpec") or {})]
+    groups += [("ray-worker", group) for group in spec.get("workerGroupSpecs") or []]
+    for name, group in groups:
+        for container in (group.get("template", {}).get("spec", {}).get("containers") or [])[:1]:
+            container["name"] = name
+    return base
+
+
+def _options(said: Mapping[str, Any], name: str, owner: str) -> ClusterOptions:
+    image = said["image"] or ""
+    return ClusterOptions(
+        name=name, image=image, ray_version=options.ray_version(said["ray_version"], image), owner=owner,
+        groups=_groups(said), head=Size(said["head_cpus"], _bytes(said["head_memory"], "--head-memory")),
+        head_no_tasks=said["head_no_tasks"], access=_access(said), autoscale=said["autoscale"],
+        namespace=said["namespace"], queue=said["queue"], user_id=options.user_of(image, said["user_id"]),
+    )  # fmt: skip
+
+
+def _groups(said: Mapping[str, Any]) -> tuple[Group, ...]:
+    named = tuple(_group(text) for text in said["group"])
+    if not said["workers"] and (named or said["has_groups"]):
+        return named
+    values = {"workers": said["workers"] or "1", "gpus": str(said["gpus"]), "cpus": str(said["cpus"])}
+    return (_made("workers", {**values, "memory": said["memory"], "accelerator": said["accelerator"]}), *named)
+
+
+def _group(text: str) -> Group:
+    name, found, rest = text.partition("=")
+    pairs = [item.partition("=") for item in rest.split(",")]
+    keys = [key for key, _, _ in pairs]
+    known = {"workers", "cpus", "memory", "gpus", "accelerator"}
+    if not found or not {*keys} <= known or len({*keys}) < len(keys):
+        raise refused("--group is not understood", text, _GROUP)
+    return _made(name, {key: value for key, _, value in pairs})
+
+
+def _made(name: str, values: Mapping[str, str]) -> Group:
+    least, bounded, most = values.get("workers", "1").partition(":")
+    key, _, value = values.get("accelerator", "").partition("=")
+    try:
+        numbers = (int(least), int(most or least), float(values.get("cpus", "2")), int(values.get("gpus", "0")))
+    except ValueError as error:
+        raise refused("a number of workers, CPUs or GPUs is none", f"group {name}: {error}", _GROUP) from error
+    size = Size(numbers[2], _bytes(values.get("memory", "8G"), "--memory"), numbers[3], (key, value))
+    return Group(name, numbers[0], numbers[1], bool(bounded), size)
+
+
+def _bytes(text: str, flag: str) -> int:
+    try:
+        return units.size(text)
+    except ValueError as error:
+        raise refused(f"{flag} is no size", str(error), f"{flag} 32G") from error
+
+
+def _access(said: Mapping[str, Any]) -> Access:
+    tracking = ((_TRACKING, said["mlflow"]),) if said["mlflow"] else ()
+    if said["mlflow"] and "://" not in said["mlflow"]:
+        raise refused("--mlflow is no URL", said["mlflow"], "--mlflow http://mlflow.tracking.svc:5000")
+    return Access(
+        said["service_account"], said["image_pull_secret"], tuple(said["env_from"]),
+        tuple(_pair(text, ":", "--pvc NAME:/PATH") for text in said["pvc"]),
+        (*tracking, *(_pair(text, "=", "--env NAME=VALUE") for text in said["env"])),
+    )  # fmt: skip
+
+
+def _pair(text: str, divider: str, usage: str) -> tuple[str, str]:
+    key, found, value = text.partition(divider)
+    if not found:
+        raise refused(f"{usage.split(maxsplit=1)[0]} has no {divider}", repr(key), usage)
+    return key, value
+
+
+def _read(file: str) -> str:
+    try:
+        return Path(file).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise refused(f"{file} cannot be read", str(error), "-f FILE") from error
+
+
+def deadline(text: str) -> int:
+    """Seconds of a duration; raises RayhpcError."""
+    try:
+        return int(units.seconds(text))
+    except ValueError as error:
+        raise refused("--time is no duration", str(error), "--time 12:00:00") from error
+
+
+def numbered(group: str, values: Sequence[Document]) -> int:
+    """The place of a group among a cluster's; raises RayhpcError, naming what there is."""
+    known = [str(each["groupName"]) for each in values]
+    if group not in known and (group or len(known) != 1):
+        raise refused("which group is not said" if not group else f"there is no group {group}",
+                      f"groups: {', '.join(known)}", "rayhpc kube scale NAME GROUP=NUMBER")  # fmt: skip
+    return known.index(group) if group else 0
