@@ -280,6 +280,7 @@ def delete(names: tuple[str, ...], prefix: str, every: bool, yes: bool, **said: 
     if not yes:
         click.confirm(f"delete {counted(len(wanted), 'object')}?", abort=True, err=True)
     clusters = objects.remove(kubectl, wanted)
+    tell(f"deleted: {', '.join(map(objects.name, wanted))}")
     _forget([each for each in registry.every() if each.id in clusters])
 
 

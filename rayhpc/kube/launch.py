@@ -15,7 +15,7 @@ from rayhpc.kube.kubectl import Kubectl, NotFound
 from rayhpc.kube.waiting import Pod
 
 _LOOK_SECONDS = 1.0
-_SILENT_SECONDS = 4.0
+_SILENT_SECONDS = 3.0
 _LOG_LINES = "8"
 Object = dict[str, Any]
 
