@@ -69,8 +69,8 @@ _CLUSTER = (
     *_PLACE,
 )  # fmt: skip
 _JOB = (
-    click.option("--ttl", default=60, type=click.IntRange(0), metavar="S", show_default=True,
-                 help="Seconds that a job's cluster stays after the end."),
+    click.option("--ttl", default=60, type=click.IntRange(20), metavar="S", show_default=True,
+                 help="Seconds that a job's cluster stays after the end: the last lines of the log are read then."),
     click.option("--time", default="24:00:00", metavar="TIME", show_default=True, help="The job ends after that."),
 )  # fmt: skip
 

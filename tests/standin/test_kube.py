@@ -251,11 +251,11 @@ def test_a_job_brings_its_directory_and_its_code(lab: Lab) -> None:
     (lab.directory / "work").mkdir()
     (lab.directory / "work" / "count.py").write_text(COUNT)
     (lab.directory / "work" / "helper.py").write_text("def square(x):\n    return x * x\n")
-    words = ("--name", "j", "--ttl", "1", "--working-dir", str(lab.directory / "work"))
+    words = ("--name", "j", "--ttl", "20", "--working-dir", str(lab.directory / "work"))
     done = lab.run("kube", "job", *SMALL, *words, "--", "count.py", "9")
     assert done.returncode == 9, done.stderr
     assert "result 9 2 2.0 9" in done.stdout
     assert until(lambda: lab.api.list("rayjobs")[0]["status"]["jobDeploymentStatus"] == "Failed", 20)
-    assert until(lambda: lab.api.list("rayclusters") == [], 20)
+    assert until(lambda: lab.api.list("rayclusters") == [], 40)
     assert until(lambda: not operator.processes, 20)
     assert until(lambda: json.loads(lab.run("cluster", "list", "--json").stdout) == [], 30)
