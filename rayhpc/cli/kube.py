@@ -18,9 +18,10 @@ import click
 from rayhpc.cli.base import JSON_OPTION, Told, WithCommand, json_text, print_table, printable, tell
 from rayhpc.clusters.attach import become
 from rayhpc.errors import counted
-from rayhpc.jobs import follow, ray_api, ray_client
+from rayhpc.jobs import ray_api, ray_client
 from rayhpc.jobs.find import Found
-from rayhpc.jobs.ray_client import Submission
+from rayhpc.jobs.follow import follow_job
+from rayhpc.jobs.ray_client import RayJobSubmission
 from rayhpc.kube import access, launch, manifest, objects, parse
 from rayhpc.kube.kubectl import Kubectl, check_access
 from rayhpc.kube.options import JobOptions, refused
@@ -240,7 +241,7 @@ def run_job(words: tuple[str, ...], ttl: int, time: str, working_dir: str, timeo
 def _submit(kubectl: Kubectl, entry: ClusterEntry, name: str, command: str, directory: Path) -> Found:
     server = access.server(entry)
     environment = {"working_dir": str(directory)}
-    ray_client.submit(server, Submission(name, command, environment, {}, registry.account(), command))
+    ray_client.submit(server, RayJobSubmission(name, command, environment, {}, registry.account(), command))
     # From now on the operator follows the job: its end, its time, its cluster.
     kubectl.run("patch", "rayjob", name, "--type=merge", "-p", json.dumps({"spec": {"jobId": name}}))
     return Found(server, ray_api.one(server, name))
@@ -252,7 +253,7 @@ def _follow(entry: Found) -> int:
         sys.stdout.buffer.flush()
 
     try:
-        ended = follow.follow(entry, write)
+        ended = follow_job(entry, write)
     except KeyboardInterrupt:
         tell(f"\ndetached: job {entry.job.id} goes on\n  rayhpc job logs -f {entry.job.id}")
         return _INTERRUPTED
