@@ -70,8 +70,8 @@ _CLUSTER = (
     *_PLACE,
 )  # fmt: skip
 _JOB = (
-    click.option("--ttl", default=60, type=click.IntRange(0), metavar="S", show_default=True,
-                 help="Seconds that a job's cluster stays after the end."),
+    click.option("--ttl", default=60, type=click.IntRange(20), metavar="S", show_default=True,
+                 help="Seconds that a job's cluster stays after the end: the last lines of the log are read then."),
     click.option("--time", default="24:00:00", metavar="TIME", show_default=True, help="The job ends after that."),
 )  # fmt: skip
 
@@ -241,7 +241,6 @@ def run_job(words: tuple[str, ...], ttl: int, time: str, working_dir: str, timeo
 def _submit(kubectl: Kubectl, entry: ClusterEntry, name: str, command: str, directory: Path) -> Found:
     server = access.server(entry)
     environment = {"working_dir": str(directory)}
-    ray_api.probe(server)
     ray_client.submit(server, RayJobSubmission(name, command, environment, {}, registry.account(), command))
     # From now on the operator follows the job: its end, its time, its cluster.
     kubectl.run("patch", "rayjob", name, "--type=merge", "-p", json.dumps({"spec": {"jobId": name}}))

@@ -101,12 +101,12 @@ class Api:
 
     def put(self, plural: str, namespace: str, body: Object, what: str = "MODIFIED") -> Object:
         """Store an object as it is now; raises Refused for what its CRD does not know."""
+        body |= dict(zip(("apiVersion", "kind"), KINDS[plural], strict=True))
         if plural.startswith("ray") and (wrong := problems(body)):
             raise Refused(400, "BadRequest", f"strict decoding error: {'; '.join(wrong[:3])}")
         with self.changed:
             self.version += 1
             body["metadata"]["resourceVersion"] = str(self.version)
-            body |= dict(zip(("apiVersion", "kind"), KINDS[plural], strict=True))
             self.objects[plural, namespace, body["metadata"]["name"]] = copy.deepcopy(body)
             self._note(what, plural, body)
             return body

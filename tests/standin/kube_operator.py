@@ -51,6 +51,7 @@ class Operator:
         self.place = Path(tempfile.mkdtemp(prefix="rk-", dir="/tmp"))
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.tries: dict[str, int] = {}
+        self.agents: dict[str, int] = {}
         self.seen: dict[str, float] = {}
         self.error: BaseException | None = None
         self._over = threading.Event()
@@ -238,10 +239,12 @@ class Operator:
             self.api.patch_status("pods", namespace, name, status)
 
     def _answers(self, pod: Object) -> bool:
-        """KubeRay's readiness probe: of the head its dashboard, of a worker that the head knows it."""
+        """KubeRay's readiness probe: the node's agent, and of the head its dashboard, which knows the worker."""
         meta = pod["metadata"]
         cluster, namespace = meta["labels"]["ray.io/cluster"], meta["namespace"]
+        agent = f"http://127.0.0.1:{self.agents[meta['name']]}/api/local_raylet_healthz"
         try:
+            urllib.request.urlopen(agent, timeout=5).close()
             nodes = self.ask(namespace, cluster, "/nodes?view=summary")["data"]["summary"]
         except (OSError, urllib.error.URLError, ValueError, KeyError):
             return False
@@ -275,9 +278,9 @@ class Operator:
             taken.add(found := free_port("127.0.0.1", 0, frozenset(taken)))
             return found
 
-        flags = [
-            f"--{flag}-port={port()}" for flag in ("dashboard-agent-listen", "metrics-export", "runtime-env-agent")
-        ]
+        flags = [f"--{flag}-port={port()}" for flag in ("metrics-export", "runtime-env-agent")]
+        self.agents[name] = port()
+        flags += [f"--dashboard-agent-listen-port={self.agents[name]}"]
         flags += ["--min-worker-port=0", "--max-worker-port=0", f"--object-store-memory={100 * 2**20}"]
         if name != head:
             return [f"--address=127.0.0.1:{self.api.ports[head][6379]}", *flags]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -207,10 +209,14 @@ def test_two_clusters_run_jobs_like_any_other(lab: Lab) -> None:
     done = lab.run("kube", "scale", "a-1", "0")
     assert done.returncode == 0, done.stderr
     assert until(lambda: len(lab.api.list("pods", "lab", "ray.io/cluster=a-1")) == 1, 10)
+    done = lab.run("cluster", "stop", "a-1")
+    assert (done.returncode, "deleted, as " in done.stderr) == (0, True), done.stderr
+    assert [each["metadata"]["name"] for each in lab.api.list("rayclusters")] == ["a-0"]
+    tunnel_opens(lab)
     done = lab.run("kube", "delete", "--prefix", "a-", "--yes")
-    assert (done.returncode, done.stdout.count("RayCluster")) == (0, 2), done.stderr
+    assert (done.returncode, done.stdout.count("RayCluster")) == (0, 1), done.stderr
     assert json.loads(lab.run("cluster", "list", "--json").stdout) == []
-    assert (lab.directory / ".ray_address").read_text() == ""
+    assert "a-0" not in (lab.directory / ".ray_address").read_text()
     assert until(lambda: not operator.processes, 20)
 
 
@@ -237,6 +243,29 @@ def jobs_run(lab: Lab) -> None:
         assert f"result {(0, 7)[number]} 2 2.0" in log, log
 
 
+def tunnel_opens(lab: Lab) -> None:
+    """`rayhpc cluster tunnel` until Ctrl-C: the dashboard at its usual port, which asks for the token."""
+    tunnel = subprocess.Popen(lab.argv("cluster", "tunnel", "a-0"), env=lab.env, stderr=subprocess.PIPE, text=True)
+
+    def status() -> int:
+        try:
+            urllib.request.urlopen("http://127.0.0.1:8265/api/version", timeout=5).close()
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+        return 200
+
+    try:
+        assert until(lambda: tunnel.poll() is not None or status() == 401, 20), status()
+        assert tunnel.poll() is None
+    finally:
+        tunnel.send_signal(signal.SIGINT)
+        _, said = tunnel.communicate(timeout=20)
+    assert "Ray client: ray://localhost:10001" in said
+    assert status() == 0
+
+
 def forward_comes_back(lab: Lab, url: str) -> None:
     """The API server goes away and comes back: so does the port."""
     lab.server.shutdown()
@@ -251,11 +280,11 @@ def test_a_job_brings_its_directory_and_its_code(lab: Lab) -> None:
     (lab.directory / "work").mkdir()
     (lab.directory / "work" / "count.py").write_text(COUNT)
     (lab.directory / "work" / "helper.py").write_text("def square(x):\n    return x * x\n")
-    words = ("--name", "j", "--ttl", "1", "--working-dir", str(lab.directory / "work"))
+    words = ("--name", "j", "--ttl", "20", "--working-dir", str(lab.directory / "work"))
     done = lab.run("kube", "job", *SMALL, *words, "--", "count.py", "9")
     assert done.returncode == 9, done.stderr
     assert "result 9 2 2.0 9" in done.stdout
     assert until(lambda: lab.api.list("rayjobs")[0]["status"]["jobDeploymentStatus"] == "Failed", 20)
-    assert until(lambda: lab.api.list("rayclusters") == [], 20)
+    assert until(lambda: lab.api.list("rayclusters") == [], 40)
     assert until(lambda: not operator.processes, 20)
     assert until(lambda: json.loads(lab.run("cluster", "list", "--json").stdout) == [], 30)

@@ -56,10 +56,11 @@ def unknown(words: list[str]) -> list[str]:
     while isinstance(made, click.Group):
         if not rest or rest[0].startswith("-"):
             return [word for word in rest[:1] if word not in flags(made)]
-        if rest[0] not in made.commands:
+        found = made.get_command(click.Context(made), rest[0])
+        if found is None:
             return [rest[0]] if re.fullmatch(r"[a-z-]+", rest[0]) else []  # not: `rayhpc …`
         verb = rest.pop(0)
-        made = made.commands[verb]
+        made = found
         if verb == "start":
             ours = command_line.split(rest)[0]
             return [
