@@ -129,7 +129,8 @@ def _tell_entries(entries: Sequence[ClusterEntry], output: str) -> None:
         click.echo(f"{entry.batch_job_id}\t{entry.dashboard}")
     if output:
         file = Path(output).expanduser()
-        tell(f"{counted(access.save_addresses(file, entries), 'address')} in {file}".replace("addresss", "addresses"))
+        number = access.save_addresses(file, entries)
+        tell(f"{number} address{'' if number == 1 else 'es'} in {file}")
     tell(f"  rayhpc job submit --cluster {entries[-1].batch_job_id} -- python train.py\n  rayhpc cluster list")
 
 
