@@ -22,7 +22,7 @@ setup: .venv/ready .venv-openmpi/ready .venv-dashboard/ready  ## all environment
 	$(PYTHON) -m venv .venv
 	$(V)/pip install --quiet --upgrade pip
 	$(V)/pip install --quiet torch
-	$(V)/pip install --quiet --editable '.[mpich,rllib,sweep,dev]'
+	$(V)/pip install --quiet --editable '.[mpich,rllib,lab,sweep,dev]'
 	touch $@
 
 .venv-openmpi/ready: .venv/ready

@@ -16,7 +16,8 @@ from rayhpc.cli.node import node
 from rayhpc.cli.runs import runs
 from rayhpc.cli.sweep import sweep
 
-LAZY = {"kube": "rayhpc.cli.kube"}
+LAZY = {"kube": "rayhpc.cli.kube", "lab": "rayhpc.lab.commands"}
+
 
 class Lazy(click.Group):
     """A group whose rarer commands are imported when they are asked for."""

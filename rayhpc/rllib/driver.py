@@ -13,6 +13,7 @@ from rayhpc.rllib.cluster import check_reachable, living_nodes, ray_session
 from rayhpc.rllib.deadline import patience_in
 from rayhpc.rllib.env_runners import census, env_runner_shares, place
 from rayhpc.rllib.errors import EXIT_USAGE, UsageError, exit_code
+from rayhpc.rllib.evaluations import read_evaluations
 from rayhpc.rllib.loop import train
 from rayhpc.rllib.metrics import best_return, latest, read_metrics
 from rayhpc.rllib.output import Place, make_ready, place_and_start, same
@@ -50,7 +51,10 @@ def prepare(plan: Plan, where: Place, signals: Signals) -> Training:
     rows = read_metrics(start.path / "metrics.csv") if start else []
     keep = start is not None and same(start.path.parent, output)
     make_ready(output, rows, keep_checkpoints=keep, flag=where.flag("output"))
-    return Training(plan, output, signals, start, rows, start.manifest.last_returns if start else [])
+    training = Training(plan, output, signals, start, rows, start.manifest.last_returns if start else [])
+    if start:
+        training.evaluations = read_evaluations(start.path.parent / "evaluation.csv", start.manifest.iteration)
+    return training
 
 
 def run(training: Training) -> str:
@@ -75,6 +79,8 @@ def run_on_cluster(training: Training) -> str:
         say(opening(training))
         reason = train(training, algorithm)
         report(training, reason)
+        for watcher in training.watchers:
+            watcher.close()
         # Env runners in the middle of an iteration would answer after it; ray.shutdown ends them all the same.
         if not training.abandoned:
             algorithm.stop()
@@ -85,9 +91,13 @@ def build(training: Training) -> Algorithm:
     """The algorithm, its env runners on all nodes, in the state of the checkpoint to resume from."""
     plan, start = training.plan, training.checkpoint
     nodes = living_nodes()
-    shares = env_runner_shares([node.cpus for node in nodes], plan.num_env_runners, plan.most_env_runners)
+    cpus = [node.cpus for node in nodes]
+    # Where there is nothing to spare, RLlib evaluates in the driver.
+    others = plan.other_cpus if sum(cpus) > plan.other_cpus + 1 else 0
+    wanted = None if plan.num_env_runners is None else plan.num_env_runners + others
+    shares = env_runner_shares(cpus, wanted, plan.most_env_runners + others)
     # Env runners that are seeded as at the start would replay the episodes of the start.
-    config = plan.config(sum(shares), plan.seed + latest(training.rows).iteration)
+    config = plan.config(sum(shares) - others, plan.seed + latest(training.rows).iteration)
     training.signals.check()
     algorithm = place(config, nodes, shares)
     training.nodes = census(algorithm, nodes)

@@ -23,6 +23,9 @@ def learning_curve(training: Training) -> bytes:
     low, high = [row.return_min for row in rows], [row.return_max for row in rows]
     axes.plot(steps, [row.return_mean for row in rows], label=f"mean of the last {WINDOW} episodes")
     axes.fill_between(steps, low, high, alpha=0.15, linewidth=0, label="lowest to highest of these episodes")
+    if training.evaluations:
+        reached = [(each.timesteps, each.return_mean) for each in training.evaluations]
+        axes.plot(*zip(*reached, strict=True), marker=".", label="evaluation")
     if plan.stop.mean_return is not None:
         axes.axhline(plan.stop.mean_return, color="gray", linestyle="--", label="return to stop at")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))

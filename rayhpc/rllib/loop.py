@@ -7,6 +7,8 @@ import time
 from typing import TYPE_CHECKING
 
 from rayhpc.rllib.checkpoints import Manifest, checkpoints_in, delete_checkpoint, write_checkpoint
+from rayhpc.rllib.evaluations import evaluation_in, text_of
+from rayhpc.rllib.files import write_whole
 from rayhpc.rllib.metrics import WINDOW, Row, best_return, csv_lines, latest
 from rayhpc.rllib.progress import say, table_line
 from rayhpc.rllib.training import Training
@@ -45,6 +47,7 @@ def train(training: Training, algorithm: Algorithm) -> str:
             say(table_line(row, best_return(training.rows)))
             if row.iteration % training.plan.checkpoint_every == 0:
                 save(training, algorithm)
+            tell(training, row)
     save(training, algorithm)
     return reason
 
@@ -68,12 +71,15 @@ def abandon(training: Training, algorithm: Algorithm) -> str:
 def iterate(training: Training, algorithm: Algorithm, began: float) -> Row | None:
     """Sample and learn once; None if all env runners were lost, in which case nothing was learned either."""
     started = time.monotonic()
-    result = algorithm.train()["env_runners"]
+    training.result = algorithm.train()
     ended = time.monotonic()
+    result = training.result["env_runners"]
     steps = float(result.get("num_env_steps_sampled", math.nan))
     if math.isnan(steps):
         return None
-    returns = [float(number) for number in result.get("episode_returns", [])]
+    ended_episodes = result.get("episode_returns", [])
+    # A single NaN stands for an iteration in which no episode has ended (SAC, whose iterations are short).
+    returns = [float(number) for number in ended_episodes] if isinstance(ended_episodes, list) else []
     training.returns = window = [*training.returns, *returns][-WINDOW:]
     before = latest(training.rows)
     return Row(
@@ -86,6 +92,15 @@ def iterate(training: Training, algorithm: Algorithm, began: float) -> Row | Non
         return_max=max(window, default=math.nan),
         steps_per_second=steps / (ended - started),
     )
+
+
+def tell(training: Training, row: Row) -> None:
+    """Keep the evaluation that came with an iteration, and tell those who watch."""
+    if evaluation := evaluation_in(training.result, row):
+        training.evaluations.append(evaluation)
+        write_whole(training.output / "evaluation.csv", text_of(training.evaluations))
+    for watcher in training.watchers:
+        watcher.tell(training, row, training.result)
 
 
 def save(training: Training, algorithm: Algorithm) -> None:

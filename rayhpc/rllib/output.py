@@ -96,7 +96,8 @@ def make_ready(output: Path, rows: Sequence[Row], *, keep_checkpoints: bool, fla
             shutil.rmtree(leftover)
         for checkpoint in [] if keep_checkpoints else checkpoints_in(output):
             delete_checkpoint(checkpoint.path)
-        for name in ("result.json", "learning-curve.png"):
+        gone = ("result.json", "learning-curve.png", *(() if keep_checkpoints else ("evaluation.csv",)))
+        for name in gone:
             (output / name).unlink(missing_ok=True)
         write_whole(output / "metrics.csv", (CSV_HEADER + csv_lines(rows)).encode())
     except OSError as problem:

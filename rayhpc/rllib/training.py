@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rayhpc.rllib.checkpoints import Checkpoint
 from rayhpc.rllib.deadline import next_iteration_fits
+from rayhpc.rllib.evaluations import Evaluation
 from rayhpc.rllib.metrics import Row
 from rayhpc.rllib.signals import Signals
 from rayhpc.rllib.stop import StopConditions, reached
@@ -23,8 +24,8 @@ class Plan:
     """What is asked for, whatever the algorithm.
 
     config: RLlib's configuration, given the number of env runners and a seed. num_env_runners: None for one per CPU
-    but one, at most `most_env_runners`. deadline: Unix seconds. require_return: the exit code is 1 where the best mean
-    return is below it.
+    but one, at most `most_env_runners`. other_cpus: those of other actors, such as env runners of evaluation.
+    deadline: Unix seconds. require_return: the exit code is 1 where the best mean return is below it.
     """
 
     algorithm: str
@@ -35,10 +36,19 @@ class Plan:
     seed: int = 0
     num_env_runners: int | None = None
     most_env_runners: int = 1_000_000
+    other_cpus: int = 0
     ray_address: str | None = None
     checkpoint_every: int = 10
     keep: int = 3
     deadline: float | None = None
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Somebody who is told of every iteration, with RLlib's whole result, and of the end."""
+
+    tell: Callable[[Training, Row, Mapping[str, Any]], None]
+    close: Callable[[], None]
 
 
 @dataclass
@@ -53,6 +63,9 @@ class Training:
     returns: list[float] = field(default_factory=list)
     checkpoint_s: float = 0.0
     nodes: list[dict[str, object]] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    watchers: list[Watcher] = field(default_factory=list)
+    result: Mapping[str, Any] = field(default_factory=dict)
     abandoned: bool = False
 
     def why_stop(self) -> str | None:

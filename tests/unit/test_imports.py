@@ -22,7 +22,7 @@ LAYERS = (
     "schedulers",
     "records",
     "ranks batch jobs rllib",
-    "bootstrap clusters sweep kube",
+    "bootstrap clusters sweep kube lab",
     "launch",
     "start",
     "cli",
@@ -33,20 +33,25 @@ STAGES = "resources plan node readiness driver supervise teardown"
 # Each outside dependency and who may import it.
 OWNERS = {
     "mpi4py": "ranks.mpi",
-    "ray": "inside_ray.* jobs.ray_client clusters.probe.node_probe sweep.* rllib.* examples.*",
+    "ray": "inside_ray.* jobs.ray_client clusters.probe.node_probe sweep.* rllib.* lab.* examples.*",
     "psutil": "host.this_host",
-    "yaml": "jobs.job_file.* sweep.load kube.manifest",
+    "yaml": "jobs.job_file.* sweep.load kube.manifest lab.*",
     "torch": "clusters.probe.node_probe",
-    "click": "launch.command_line launch.rank cli.*",
+    "click": "launch.command_line launch.rank cli.* lab.commands",
     "rich": "log cli.*",
+    "hydra": "lab.compose lab.objects",
+    "omegaconf": "lab.compose",
+    "pydantic": "lab.check",
+    "PIL": "lab.view",
+    "imageio_ffmpeg": "lab.view",
     "matplotlib": "records.plots sweep.plots rllib.learning_curve",
-    "gymnasium": "rllib.environments",
+    "gymnasium": "rllib.environments lab.*",
     "optuna": "sweep.search sweep.plots",
     "tensorboardX": "sweep.metrics",
     "filelock": "sweep.trials kube.access",
 }
 # Never imported with the module: the login node works without them.
-LAZY = ("mpi4py", "ray", "torch", "matplotlib", "gymnasium", "optuna", "tensorboardX")
+LAZY = ("mpi4py", "ray", "torch", "matplotlib", "gymnasium", "optuna", "tensorboardX", "hydra")
 # Who may import less than the layers allow. Programs that run by their path import nothing of ours; the login side
 # shares data types and files with the compute side, nothing else.
 FENCES = {
@@ -57,6 +62,7 @@ FENCES = {
     "clusters.probe.node_probe": "",
     "batch.*": "rayhpc errors paths units options model log schedulers* records* batch*",
     "rllib.*": "rayhpc records* rllib*",
+    "lab.*": "rayhpc rllib* lab*",
     "jobs.*": "rayhpc errors units model records.registry records.ids jobs*",
     "kube.*": "rayhpc errors paths units model records.registry host.network jobs* kube*",
     "clusters.*": "rayhpc errors paths units model schedulers* records.registry host.network "

@@ -1,0 +1,158 @@
+"""`rayhpc lab …`: the command line. What needs Ray or Hydra is imported when a command runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rayhpc.rllib.errors import EXIT_DONE, EXIT_USAGE, UsageError
+
+if TYPE_CHECKING:
+    from rayhpc.lab.compose import Source
+    from rayhpc.rllib.signals import Signals
+    from rayhpc.rllib.training import Training
+
+NEEDED = ("hydra", "ray", "torch", "gymnasium", "PIL", "yaml")
+
+
+@contextmanager
+def usage() -> Iterator[None]:
+    """A wrong configuration or a missing package is a sentence and exit code 2."""
+    try:
+        yield
+    except UsageError as problem:
+        click.echo(f"lab: {problem}", err=True)
+        sys.exit(EXIT_USAGE)
+    except ModuleNotFoundError as problem:
+        if (problem.name or "").partition(".")[0] not in NEEDED:
+            raise
+        click.echo(f"lab: {problem.name} is not installed: pip install 'rayhpc[lab]'", err=True)
+        sys.exit(EXIT_USAGE)
+
+
+def completed(_: click.Context, __: click.Parameter, word: str) -> list[str]:
+    """What a key may begin with, for the shell's tab."""
+    from rayhpc.lab.algorithms import default_config, names
+    from rayhpc.lab.schema import schema_of
+
+    if word.startswith("algo="):
+        return [f"algo={name}" for name in names() if name.lower().startswith(word[5:].lower())]
+    keys = [each.path for group in schema_of(type(default_config("PPO"))).values() for each in group.values()]
+    return [f"{path}=" for path in ("algo", "env", *keys) if path.startswith(word)]
+
+
+def configured(command: Callable[..., None]) -> Callable[..., None]:
+    """Hydra's own options, and its overrides."""
+    for wrap in (
+        click.argument("overrides", nargs=-1, shell_complete=completed),
+        click.option("--config-name", "-cn", metavar="NAME", help="A file in the directory, without .yaml."),
+        click.option("--config-dir", "-cd", metavar="DIR", help="A directory with your files and groups."),
+    ):
+        command = wrap(command)
+    return command
+
+
+@click.group("lab", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def lab() -> None:
+    """Train and view with RLlib from a configuration: algorithm, environment, hyperparameters."""
+
+
+@lab.command()
+@configured
+@click.option("--multirun", "-m", is_flag=True, help="One training after the other: -m training.lr=1e-4,3e-4.")
+def train(overrides: tuple[str, ...], config_dir: str | None, config_name: str | None, multirun: bool) -> None:
+    """Train: rayhpc lab train algo=ppo env=CartPole-v1 training.lr=3e-4."""
+    from rayhpc.lab.objects import importable_from
+    from rayhpc.rllib.driver import leave
+
+    importable_from(Path.cwd())
+    with usage():
+        from rayhpc.lab.compose import Source, sweep
+
+        source = Source(overrides, config_dir, config_name)
+        sources = sweep(source) if multirun else [source]
+    leave(max((_train(each) for each in sources), default=EXIT_DONE))
+
+
+def _train(source: Source) -> int:
+    from rayhpc.rllib.driver import drive
+
+    with usage():
+        return drive("lab", partial(_ready, source))
+
+
+def _ready(source: Source, signals: Signals) -> Training:
+    from rayhpc.lab.settings import read
+    from rayhpc.lab.train import ready
+
+    return ready(read(source), signals)
+
+
+@lab.command()
+@click.argument("checkpoint", type=click.Path(exists=True, path_type=Path))
+@click.option("--episodes", default=3, show_default=True, metavar="N", type=click.IntRange(1), help="Whole episodes.")
+@click.option("--seed", default=0, show_default=True, metavar="N", help="Of the environment.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="A .gif or .mp4; none: only the figures.")
+@click.option("--explore", is_flag=True, help="Draw actions as in training; without it the likeliest is taken.")
+def view(checkpoint: Path, episodes: int, seed: int, out: Path | None, explore: bool) -> None:
+    """Run the policy of CHECKPOINT (or of the newest one in a directory), film it, print what it reached."""
+    with usage():
+        from rayhpc.lab.view import figures, film, found, write_film
+
+        seen = film(found(checkpoint), episodes, seed, explore=explore, render=out is not None)
+        click.echo(figures(seen))
+        if out is not None:
+            write_film(seen, out)
+            click.echo(f"{len(seen.frames)} frames in {out}")
+
+
+@lab.command()
+@configured
+@click.option("--diff", is_flag=True, help="Against RLlib's defaults.")
+def config(overrides: tuple[str, ...], config_dir: str | None, config_name: str | None, diff: bool) -> None:
+    """Check a configuration and print it; `config explain KEY`, `config reference`."""
+    with usage():
+        from rayhpc.lab import explain
+        from rayhpc.lab.compose import Source
+        from rayhpc.lab.settings import read
+
+        if overrides[:1] == ("explain",):
+            click.echo("\n".join(explain.explained(key, _algo(overrides)) for key in _keys(overrides[1:])), nl=False)
+        elif overrides == ("reference",):
+            click.echo(explain.reference(), nl=False)
+        else:
+            settings = read(Source(overrides, config_dir, config_name))
+            click.echo("".join(f"# {warning}\n" for warning in settings.warnings), nl=False)
+            click.echo(explain.difference(settings) if diff else explain.as_yaml(settings), nl=False)
+
+
+def _keys(words: Sequence[str]) -> list[str]:
+    return [word for word in words if "=" not in word]
+
+
+def _algo(words: Sequence[str]) -> Any:
+    return next((word.removeprefix("algo=") for word in words if word.startswith("algo=")), "PPO")
+
+
+@lab.command()
+def algos() -> None:
+    """The algorithms of the installed Ray."""
+    with usage():
+        from rayhpc.lab.algorithms import names
+
+        click.echo("\n".join(names()))
+
+
+@lab.command()
+def envs() -> None:
+    """The environments that Gymnasium knows here; others: module:Class, FILE.py, pettingzoo.MODULE."""
+    with usage():
+        import gymnasium
+
+        click.echo("\n".join(sorted(name for name in gymnasium.registry if ":" not in name)))

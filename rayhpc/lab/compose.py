@@ -1,0 +1,91 @@
+"""Hydra composes the settings: our defaults, the user's files and groups, then the overrides of the command line."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rayhpc.rllib.errors import UsageError
+
+PACKAGE = "rayhpc.lab.conf"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where settings come from, as Hydra's own options say it."""
+
+    overrides: tuple[str, ...] = ()
+    config_dir: str | None = None
+    config_name: str | None = None
+
+
+def compose(source: Source) -> dict[str, Any]:
+    """Plain settings, interpolations resolved; UsageError where Hydra refuses."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir, initialize_config_module
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    own = source.config_dir is not None and source.config_name is not None
+    if source.config_dir is not None and not Path(source.config_dir).is_dir():
+        raise UsageError(f"--config-dir {source.config_dir}: there is no such directory")
+    folder = str(Path(source.config_dir or ".").resolve())
+    other = f"pkg://{PACKAGE}" if own else f"file://{folder}"
+    begin = partial(initialize_config_dir, folder) if own else partial(initialize_config_module, PACKAGE)
+    try:
+        with begin(version_base="1.3"):
+            words = [f"hydra.searchpath=[{other}]", *_additive(source)]
+            composed = hydra_compose(source.config_name or "lab", overrides=words)
+            settings = OmegaConf.to_container(composed, resolve=True)
+    except (HydraException, OmegaConfBaseException) as problem:
+        raise UsageError(str(problem).strip()) from problem
+    assert isinstance(settings, dict)
+    return {str(name): value for name, value in settings.items()}
+
+
+def _additive(source: Source) -> Iterator[str]:
+    """Overrides such that a key need not be in a file to be set: what there is, RLlib says and not the files.
+
+    Hydra wants `+` for a group that the list of defaults has not, and `++` for a key that may be there or not.
+    """
+    for word in source.overrides:
+        name, sign, value = word.partition("=")
+        if not sign or name.startswith(("+", "~", "hydra.", "hydra/")):
+            yield word
+        elif (Path(source.config_dir or ".") / name / f"{value}.yaml").is_file() and source.config_dir:
+            yield word if name in _default_groups(source) else f"+{word}"
+        else:
+            yield f"++{word}"
+
+
+def _default_groups(source: Source) -> set[str]:
+    """The groups in the list of defaults of the user's own configuration."""
+    from omegaconf import OmegaConf
+
+    path = Path(source.config_dir or ".") / f"{source.config_name}.yaml"
+    listed = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
+    entries = listed.get("defaults", []) if isinstance(listed, dict) else []
+    return {str(name).removeprefix("override ") for entry in entries if isinstance(entry, dict) for name in entry}
+
+
+def sweep(source: Source) -> list[Source]:
+    """One source for each combination of the values that are separated by commas, as Hydra's -m has it."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(source.overrides))
+        choices = [
+            [f"{one.key_or_group}={each}" for each in one.sweep_string_iterator()]
+            if one.is_sweep_override()
+            else [word]
+            for one, word in zip(parsed, source.overrides, strict=True)
+        ]
+    except HydraException as problem:
+        raise UsageError(str(problem).strip()) from problem
+    return [Source(words, source.config_dir, source.config_name) for words in itertools.product(*choices)]

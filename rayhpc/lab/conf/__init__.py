@@ -1,0 +1,1 @@
+"""What Hydra composes from: our defaults."""

@@ -1,0 +1,114 @@
+"""Who is told of each iteration: TensorBoard, Weights & Biases, MLflow, Aim."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, fields
+from numbers import Real
+from typing import Any
+
+from rayhpc.lab.own_groups import Logger
+from rayhpc.lab.settings import Settings
+from rayhpc.rllib.errors import UsageError
+from rayhpc.rllib.metrics import Row
+from rayhpc.rllib.progress import say
+from rayhpc.rllib.training import Training, Watcher
+
+INTERNET = ("api.wandb.ai", 443)
+CONNECT_TIMEOUT_S = 3.0
+
+
+def loggers_of(settings: Settings, training: Training) -> list[Watcher]:
+    """The loggers that were asked for, begun; UsageError where one is not installed."""
+    begun = []
+    for name in (each.name for each in fields(Logger)):
+        if wanted := getattr(settings.logger, name):
+            begun.append(LOGGERS[name](wanted if isinstance(wanted, dict) else {}, settings, training))
+    return begun
+
+
+def numbers(row: Row, result: Mapping[str, Any]) -> dict[str, float]:
+    """Every number of a result by its path, and the row of metrics.csv."""
+    found = dict(_flat("", result))
+    return {**found, **{f"row/{name}": float(value) for name, value in asdict(row).items() if value == value}}
+
+
+def _flat(prefix: str, result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in result.items():
+        if isinstance(value, Mapping):
+            yield from _flat(f"{prefix}{name}/", value)
+        elif name != "config" and isinstance(value, Real) and not isinstance(value, bool) and value == value:
+            yield f"{prefix}{name}", float(value)
+
+
+def _module(name: str, package: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as problem:
+        raise UsageError(f"logger.{name.partition('.')[0]}: {problem}: pip install {package}") from problem
+
+
+def _tensorboard(given: dict[str, Any], _settings: Settings, training: Training) -> Watcher:
+    writer = _module("tensorboardX", "tensorboardX").SummaryWriter(str(training.output / "tensorboard"), **given)
+
+    def tell(_training: Training, row: Row, result: Mapping[str, Any]) -> None:
+        for name, value in numbers(row, result).items():
+            writer.add_scalar(name, value, row.timesteps)
+        writer.flush()
+
+    return Watcher(tell, writer.close)
+
+
+def _wandb(given: dict[str, Any], settings: Settings, training: Training) -> Watcher:
+    wandb = _module("wandb", "wandb")
+    offline = {} if "WANDB_MODE" in os.environ or has_internet() else {"mode": "offline"}
+    own = {"project": "rayhpc-lab", "dir": training.output, "config": settings.plain}
+    started = wandb.init(**{**own, **offline, **given})
+
+    def finish() -> None:
+        started.finish(quiet=True)
+        if started.settings.mode == "offline" or os.environ.get("WANDB_MODE") == "offline":
+            say(f"wandb sync {started.settings.sync_dir}")
+
+    return Watcher(lambda _, row, result: started.log(numbers(row, result), step=row.iteration), finish)
+
+
+def _mlflow(given: dict[str, Any], settings: Settings, training: Training) -> Watcher:
+    mlflow = _module("mlflow", "mlflow-skinny")
+    if "MLFLOW_TRACKING_URI" not in os.environ:
+        mlflow.set_tracking_uri((training.output / "mlruns").resolve().as_uri())
+    mlflow.set_experiment(given.pop("experiment_name", "rayhpc-lab"))
+    mlflow.start_run(**{"run_name": training.output.name, **given})
+    mlflow.log_params({"algo": settings.algorithm, "env": settings.environment.name})
+    return Watcher(lambda _, row, result: mlflow.log_metrics(numbers(row, result), step=row.iteration), mlflow.end_run)
+
+
+def _aim(given: dict[str, Any], settings: Settings, training: Training) -> Watcher:
+    run = _module("aim", "aim").Run(**{"repo": str(training.output), **given})
+    run["settings"] = settings.plain
+
+    def tell(_training: Training, row: Row, result: Mapping[str, Any]) -> None:
+        for name, value in numbers(row, result).items():
+            run.track(value, name=name, step=row.iteration)
+
+    return Watcher(tell, run.close)
+
+
+def has_internet() -> bool:
+    """Whether W&B's server can be reached."""
+    try:
+        socket.create_connection(INTERNET, CONNECT_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
+
+
+LOGGERS: dict[str, Callable[[dict[str, Any], Settings, Training], Watcher]] = {
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+    "mlflow": _mlflow,
+    "aim": _aim,
+}

@@ -1,0 +1,56 @@
+"""The groups that are not RLlib's: the run, its checkpoints, when it stops, who is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def key(default: Any, text: str) -> Any:
+    """A key with its default and its meaning."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where the results go, and where it runs."""
+
+    output: str | None = key(None, "Directory of the results; None: lab-results/<env>, then <env>-run2 and so on.")
+    resume: bool | str = key(False, "True: go on from the newest checkpoint, if there is one; or a path to one.")
+    overwrite: bool = key(False, "Delete the results of an earlier run in the output directory.")
+    ray_address: str | None = key(None, "Cluster to attach to; None: $RAY_ADDRESS, else a Ray of its own.")
+    video: str | None = key(None, "'every 10': a GIF of each tenth iteration, recorded in the background.")
+    check_kinds: bool = key(True, "False: leave it to RLlib to refuse values of a wrong kind.")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """When checkpoints are written, and how many are kept."""
+
+    every: int = key(10, "Iterations from one checkpoint to the next.")
+    keep: int = key(3, "Newest checkpoints to keep.")
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The first of these that is reached ends the training, resumed runs included."""
+
+    mean_return: float | None = key(None, "Mean return of 100 episodes; None: the environment's own threshold.")
+    iterations: int | None = key(200, "Iterations.")
+    timesteps: int | None = key(None, "Environment steps.")
+    minutes: float | None = key(None, "Minutes of training.")
+    require_return: float | None = key(None, "The exit code is 1 if the mean return never reached this.")
+
+
+@dataclass(frozen=True)
+class Logger:
+    """Who is told of each iteration, beside metrics.csv. A mapping goes to the logger's own init."""
+
+    tensorboard: bool = key(True, "TensorBoard's event files in the output directory.")
+    wandb: bool | Mapping[str, Any] = key(False, "Weights & Biases; offline where the node has no internet.")
+    mlflow: bool | Mapping[str, Any] = key(False, "MLflow, into files in the output directory unless told otherwise.")
+    aim: bool | Mapping[str, Any] = key(False, "Aim, into a repository in the output directory unless told otherwise.")
+
+
+OWN_GROUPS: dict[str, type] = {"run": Run, "checkpoint": Checkpoint, "stop": Stop, "logger": Logger}

@@ -1,0 +1,132 @@
+"""`rayhpc lab train`: from settings to a plan of rayhpc.rllib."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from rayhpc.lab.environments import agents_of
+from rayhpc.lab.loggers import loggers_of
+from rayhpc.lab.settings import Settings
+from rayhpc.lab.video import recorder_of
+from rayhpc.rllib.deadline import deadline_in
+from rayhpc.rllib.driver import prepare
+from rayhpc.rllib.env_runners import episode_returns_logger, most_env_runners
+from rayhpc.rllib.errors import UsageError
+from rayhpc.rllib.files import write_whole
+from rayhpc.rllib.output import Place
+from rayhpc.rllib.signals import Signals
+from rayhpc.rllib.stop import StopConditions
+from rayhpc.rllib.training import Plan, Training
+
+if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
+FOLDER = Path("lab-results")
+# DQN's epsilon, SAC's replay and others learn from small steps: any number of env runners has work.
+ANY_NUMBER = 1_000_000
+
+
+def ready(settings: Settings, signals: Signals) -> Training:
+    """Everything that can be checked without Ray, and the output directory; UsageError where it cannot work."""
+    for warning in settings.warnings:
+        print(f"lab: {warning}", file=sys.stderr, flush=True)
+    training = prepare(plan_of(settings), place_of(settings), signals)
+    write_whole(training.output / "config.yaml", yaml.safe_dump(settings.plain, sort_keys=False).encode())
+    training.watchers = [*loggers_of(settings, training), *recorder_of(settings)]
+    return training
+
+
+def place_of(settings: Settings) -> Place:
+    """Where the results go; the names of options are those of the configuration."""
+    run = settings.run
+    resume = "" if run.resume is True else run.resume or None
+    output = Path(run.output) if run.output else None
+    return Place(settings.environment.name, output, resume, run.overwrite, FOLDER, _flag)
+
+
+def _flag(name: str) -> str:
+    return {"env": "env", "resume": "run.resume=true", "overwrite": "run.overwrite=true"}.get(name, f"run.{name}")
+
+
+def plan_of(settings: Settings) -> Plan:
+    """What rayhpc.rllib is asked for; UsageError where RLlib finds the configuration inconsistent."""
+    config, stop = prepared(settings), settings.stop
+    solved = threshold(settings) if stop.mean_return is None else stop.mean_return
+    batch = config.total_train_batch_size if config.algo_class.__name__ == "PPO" else 0
+    return Plan(
+        algorithm=settings.algorithm,
+        env=settings.environment.name,
+        config=partial(with_cluster, settings, config),
+        stop=StopConditions(solved, stop.iterations, stop.timesteps, stop.minutes),
+        require_return=stop.require_return,
+        seed=config.seed or 0,
+        num_env_runners=None if settings.auto else config.num_env_runners,
+        most_env_runners=most_env_runners(batch, config.num_envs_per_env_runner) if batch else ANY_NUMBER,
+        other_cpus=config.evaluation_num_env_runners + config.num_learners,
+        ray_address=settings.run.ray_address,
+        checkpoint_every=settings.checkpoint.every,
+        keep=settings.checkpoint.keep,
+        deadline=deadline_in(os.environ),
+    )
+
+
+def threshold(settings: Settings) -> float | None:
+    """The return at which the environment counts as solved, if it says so."""
+    made = settings.environment.made()
+    spec = getattr(made, "spec", None)
+    return spec.reward_threshold if spec is not None else None
+
+
+def prepared(settings: Settings) -> AlgorithmConfig:
+    """The configuration with what training needs: returns of all episodes, policies of all agents, evaluation."""
+    config, given = settings.config.copy(copy_frozen=False), settings.plain
+    own = config.callbacks_on_sample_end or []
+    config.callbacks(on_sample_end=[episode_returns_logger(), *(own if isinstance(own, list) else [own])])
+    if "log_level" not in given.get("debugging", {}):
+        config.debugging(log_level="ERROR")
+    evaluation = given.get("evaluation", {})
+    if evaluation.get("evaluation_interval") and "evaluation_num_env_runners" not in evaluation:
+        config.evaluation(evaluation_num_env_runners=1)
+    agents = agents_of(settings.environment)
+    if agents and "policies" not in given.get("multi_agent", {}):
+        config.multi_agent(policies={"shared"}, policy_mapping_fn=shared_policy)
+    try:
+        replace_validated(config)
+    except (ValueError, TypeError, NotImplementedError) as problem:
+        raise UsageError(f"RLlib refuses the configuration: {' '.join(str(problem).split())}") from problem
+    return config
+
+
+def replace_validated(config: AlgorithmConfig) -> None:
+    """Let RLlib look for contradictions, in a copy, since it fills in values as it looks."""
+    config.copy(copy_frozen=False).validate()
+
+
+def shared_policy(_agent: Any, *_: Any, **__: Any) -> str:
+    """One policy for all agents."""
+    return "shared"
+
+
+def with_cluster(settings: Settings, config: AlgorithmConfig, env_runners: int, seed: int) -> AlgorithmConfig:
+    """The configuration for the cluster that there is: env runners on its CPUs, learners on its GPUs."""
+    import ray
+
+    settings.environment.register()
+    config = config.copy(copy_frozen=False)
+    config.env_runners(num_env_runners=env_runners)
+    if config.seed is not None:
+        config.debugging(seed=seed)
+    gpus, given = int(ray.cluster_resources().get("GPU", 0)), settings.plain.get("learners", {})
+    if gpus and not {"num_learners", "num_gpus_per_learner"} & set(given):
+        config.learners(num_learners=0 if gpus == 1 else gpus, num_gpus_per_learner=1)
+    if ray.cluster_resources().get("CPU", 0) < 2 + config.evaluation_num_env_runners:
+        config.evaluation(evaluation_num_env_runners=0)
+    elif config.evaluation_num_env_runners and "evaluation_parallel_to_training" not in settings.plain["evaluation"]:
+        config.evaluation(evaluation_parallel_to_training=True)
+    return config

@@ -1,0 +1,98 @@
+"""The workbench on real Ray nodes: trained from a configuration, stopped, gone on with, viewed on one."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageChops
+
+from tests.launch import REPOSITORY, Job, Jobs
+
+pytestmark = pytest.mark.cluster
+
+TRAIN = ("-m", "rayhpc.lab", "train", "run.output=out", "run.resume=true")
+SMALL = (
+    "training.train_batch_size_per_learner=400", "training.minibatch_size=100", "training.num_epochs=2",
+    "checkpoint.every=1",
+)  # fmt: skip
+
+
+MULTI_AGENT = "ray.rllib.examples.envs.classes.multi_agent:MultiAgentCartPole"
+
+
+def rows(directory: Path) -> list[dict[str, str]]:
+    with (directory / "out" / "metrics.csv").open() as lines:
+        return list(csv.DictReader(lines))
+
+
+def ended(job: Job, code: int) -> str:
+    assert job.wait(150) == code, job.output()
+    return job.output()
+
+
+def test_trained_stopped_gone_on_with_and_viewed(jobs: Jobs) -> None:
+    job = jobs.start(*TRAIN, "algo=ppo", "env=CartPole-v1", *SMALL, "stop.iterations=50", ranks=4)
+    job.until(r"\n +2  ", 120)
+    os.kill(job.process.pid, signal.SIGUSR1)
+    ended(job, 75)
+    before = len(rows(job.directory))
+    last = [*TRAIN, "algo=ppo", "env=CartPole-v1", *SMALL, f"stop.iterations={before + 1}"]
+    ended(jobs.start(*last, ranks=4), 0)
+    found = rows(job.directory)
+    assert [int(row["iteration"]) for row in found] == list(range(1, before + 2))
+    assert {"config.yaml", "result.json", "learning-curve.png", "tensorboard"} <= set(os.listdir(job.directory / "out"))
+    assert json.loads((job.directory / "out" / "result.json").read_text())["iterations"] == before + 1
+    view = [jobs.mpi.python, "-m", "rayhpc.lab", "view", "out", "--episodes", "2", "--out", "film.gif"]
+    env = {name: value for name, value in jobs.mpi.environment.items() if name != "DISPLAY"}
+    done = subprocess.run(view, cwd=job.directory, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    steps = sum(int(line.split(", ")[1].split()[0]) for line in done.stdout.splitlines() if line.startswith("episode"))
+    with Image.open(job.directory / "film.gif") as film:
+        assert film.n_frames == steps
+        film.seek(0)
+        first = film.convert("RGB")
+        film.seek(film.n_frames - 1)
+        assert ImageChops.difference(first, film.convert("RGB")).getbbox() is not None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("algo=dqn", "env=CartPole-v1", "training.num_steps_sampled_before_learning_starts=50"),
+        ("algo=sac", "env=Pendulum-v1", "training.num_steps_sampled_before_learning_starts=50"),
+        ("algo=ppo", f"env={{name: {MULTI_AGENT}, config: {{num_agents: 2}}}}"),
+    ],
+    ids=["DQN", "SAC", "multi-agent"],
+)
+def test_other_algorithms_train_from_configuration_alone(jobs: Jobs, words: tuple[str, ...]) -> None:
+    own = SMALL if "algo=ppo" in words else ("checkpoint.every=1",)
+    job = jobs.start(*TRAIN, *words, *own, "stop.iterations=2", "stop.mean_return=1e9", ranks=2)
+    ended(job, 0)
+    assert len(rows(job.directory)) == 2
+
+
+def test_a_wrong_key_ends_with_2_before_ray_works(jobs: Jobs) -> None:
+    job = jobs.start("-m", "rayhpc.lab", "train", "training.lrr=1", ranks=2)
+    assert "nearest: training.lr" in ended(job, 2)
+
+
+def test_the_tutorial(jobs: Jobs) -> None:
+    """docs/lab.md: its environment, on all nodes."""
+    text = (REPOSITORY / "docs" / "lab.md").read_text()
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    command = re.search(r"rayhpc\.start (-m rayhpc\.lab train env=my_env\.py .*)", text)
+    assert code and command
+    (jobs.directory / "job").mkdir()
+    (jobs.directory / "job" / "my_env.py").write_text(code[1])
+    small = ["training.train_batch_size_per_learner=200", "training.minibatch_size=100", "training.num_epochs=1"]
+    job = jobs.start(*command[1].split(), *small, "stop.iterations=2", ranks=3)
+    ended(job, 0)
+    assert "env runners: 2 on 2 of 3 Ray nodes" in job.output()
+    assert (job.directory / "walk" / "learning-curve.png").exists()

@@ -1,0 +1,211 @@
+"""From the command line to RLlib's configuration: every key, and what is refused. Ray is imported, never started."""
+
+from __future__ import annotations
+
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from rayhpc.lab.algorithms import default_config
+from rayhpc.lab.commands import lab
+from rayhpc.lab.compose import Source, sweep
+from rayhpc.lab.schema import RAY_GROUPS, Key, schema_of
+from rayhpc.lab.settings import read, settings_of
+from rayhpc.rllib.errors import UsageError
+
+CARTPOLE = {"algo": "PPO", "env": "CartPole-v1"}
+# Keys that RLlib stores elsewhere, or takes few values of.
+VALUES: dict[str, Any] = {
+    "env_runners.batch_mode": "complete_episodes",
+    "training.grad_clip_by": "norm",
+    "multi_agent.count_steps_by": "agent_steps",
+    "multi_agent.policies": ["one", "two"],
+    "framework.framework": "torch",
+    "training.lr_schedule": [[0, 0.5], [10, 0.1]],
+    "training.entropy_coeff_schedule": [[0, 0.5], [10, 0.1]],
+    "offline_data.input_read_schema": {"obs": "o"},
+    "offline_data.input_compress_columns": ["obs"],
+    "offline_data.output_compress_columns": ["obs"],
+    "rl_module.algorithm_config_overrides_per_module": {"p": {"lr": 0.1}},
+}
+ELSEWHERE = {
+    "environment.env": lambda config: config.env,  # tried out, see below
+    "framework.framework": lambda config: config.framework_str,
+    "rl_module.model_config": lambda config: config._model_config,
+}
+# What RLlib 2.60 takes and does not keep under any name that says so; and what only Python code can give.
+NOT_COMPARED = {
+    "environment.env", "environment.env_config", "training.train_batch_size", "training.model",
+    "evaluation.dataset_num_iters_per_offline_eval_runner", "reporting.custom_stats_cls_lookup",
+    "rl_module.model_config",
+}  # fmt: skip
+SIMPLE = (bool, int, float, str, dict, list)
+
+
+def kinds(hint: Any) -> list[Any]:
+    origin = typing.get_origin(hint)
+    if origin is typing.Union:
+        return [kind for each in typing.get_args(hint) for kind in kinds(each)]
+    return [origin or hint]
+
+
+def plain_keys() -> list[Key]:
+    """The keys that a plain value can set: not those that want a class or a function."""
+    schema = schema_of(type(default_config("PPO")))
+    keys = [key for group in RAY_GROUPS for key in schema[group].values() if not key.old]
+    return [key for key in keys if set(kinds(key.hint)) & set(SIMPLE) and key.group != "callbacks"]
+
+
+def value_for(key: Key) -> Any:
+    if key.path in VALUES:
+        return VALUES[key.path]
+    kind = next(kind for kind in SIMPLE if kind in kinds(key.hint))
+    now = getattr(default_config("PPO"), key.name, None)
+    return {bool: not now, int: 7, float: 0.5, str: "text", dict: {"a": 1}, list: [1]}[kind]
+
+
+def test_every_plain_key_reaches_the_configuration() -> None:
+    """About two hundred of them: a key of a newer Ray is tried without a change here."""
+    wrong, compared = [], 0
+    for key in plain_keys():
+        if key.path in NOT_COMPARED or key.name.startswith("_"):
+            continue
+        value = value_for(key)
+        config = settings_of({**CARTPOLE, key.group: {key.name: value}}).config
+        found = ELSEWHERE.get(key.path, lambda config, name=key.name: getattr(config, name, "missing"))(config)
+        compared += 1
+        if found != value and not (key.path == "multi_agent.policies" and set(found) == set(value)):
+            wrong.append(f"{key.path}: {value!r} became {found!r}")
+    assert wrong == []
+    assert compared > 150
+
+
+def test_a_model_configuration_reaches_the_module() -> None:
+    config = settings_of({**CARTPOLE, "rl_module": {"model_config": {"fcnet_hiddens": [32]}}}).config
+    assert config.model_config["fcnet_hiddens"] == [32]
+
+
+def test_classes_and_functions_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text("def ended(**_): pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = settings_of({**CARTPOLE, "callbacks": {"on_episode_end": "mine:ended"}}).config
+    assert config.callbacks_on_episode_end.__name__ == "ended"
+
+
+@pytest.mark.parametrize("algo", ["DQN", "SAC", "APPO", "IMPALA"])
+def test_each_algorithm_has_its_own_keys(algo: str) -> None:
+    env = "Pendulum-v1" if algo == "SAC" else "CartPole-v1"
+    settings = settings_of({"algo": algo.lower(), "env": env, "training": {"lr": 0.01}})
+    assert settings.algorithm == algo
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["training.lrr=1"], "training.lrr: group training has no such key; nearest: training.lr, which wants"),
+        (["training.num_envs_per_env_runner=1"], "nearest: env_runners.num_envs_per_env_runner"),
+        (["trainin.lr=1"], "trainin: there is no such group; nearest: training"),
+        (["training=3"], "training=3: it is a group"),
+        (["training.lr=abc"], "training.lr='abc': wants"),
+        (["env_runners.num_env_runners=2.5"], "env_runners.num_env_runners=2.5: wants"),
+        (["stop.iterations=many"], "stop.iterations='many': wants"),
+        (["algo=ppp"], "nearest: PPO"),
+        (["env=Cart"], "env=Cart: NameNotFound"),
+        (["env=nomodule:Foo"], "nomodule cannot be imported"),
+        (["env=nowhere.py"], "nowhere.py"),
+        (["exploration.exploration_config.type=x"], "exploration.exploration_config: write the algorithm's own key"),
+        (["training.lr=1", "training.lr"], "training.lr"),
+        (["training.lrr=1", "reporting.foo=2"], "reporting.foo"),
+    ],
+)
+def test_what_is_wrong_ends_with_2_before_ray_starts(overrides: list[str], said: str) -> None:
+    done = CliRunner().invoke(lab, ["config", *overrides])
+    assert done.exit_code == 2
+    assert said in done.output
+
+
+def test_old_names_are_understood_with_a_warning() -> None:
+    source = Source(("rollouts.num_rollout_workers=3", "stop.episode_reward_mean=450", "training.num_sgd_iter=5"))
+    settings = read(source)
+    assert settings.config.num_env_runners == 3
+    assert settings.stop.mean_return == 450
+    assert settings.config.num_epochs == 5
+    assert any("rollouts is called env_runners now" in warning for warning in settings.warnings)
+
+
+def test_an_old_name_beside_its_new_one_is_refused() -> None:
+    with pytest.raises(UsageError, match="are the same key"):
+        read(Source(("training.num_sgd_iter=5", "training.num_epochs=6")))
+
+
+def test_files_groups_and_overrides(tmp_path: Path) -> None:
+    (tmp_path / "env").mkdir()
+    (tmp_path / "env" / "pendulum.yaml").write_text("# @package _global_\nenv: Pendulum-v1\n")
+    (tmp_path / "mine.yaml").write_text("defaults: [lab, _self_]\nalgo: SAC\nenv: Pendulum-v1\ntraining: {lr: 0.1}\n")
+    settings = read(Source(("training.gamma=0.9",), str(tmp_path), "mine"))
+    assert (settings.algorithm, settings.environment.name) == ("SAC", "Pendulum-v1")
+    assert (settings.config.lr, settings.config.gamma) == (0.1, 0.9)
+
+
+def test_a_multirun_has_each_combination() -> None:
+    sources = sweep(Source(("training.lr=1e-4,3e-4", "training.gamma=0.9,0.99", "env=CartPole-v1")))
+    assert len(sources) == 4
+    assert sources[0].overrides == ("training.lr=0.0001", "training.gamma=0.9", "env=CartPole-v1")
+
+
+OWN = """
+import gymnasium, numpy
+class Walk(gymnasium.Env):
+    def __init__(self, length=5):
+        self.length = length
+        self.observation_space = gymnasium.spaces.Box(0, length, (1,), numpy.float32)
+        self.action_space = gymnasium.spaces.Discrete(2)
+    def reset(self, *, seed=None, options=None):
+        self.place = 0
+        return numpy.array([0], numpy.float32), {}
+    def step(self, action):
+        self.place = max(0, self.place + (1 if action else -1))
+        return numpy.array([self.place], numpy.float32), float(action), self.place >= self.length, False, {}
+"""
+
+
+def test_an_environment_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "walk.py").write_text(OWN)
+    settings = settings_of({"algo": "PPO", "env": {"name": str(tmp_path / "walk.py"), "config": {"length": 3}}})
+    assert settings.environment.made().length == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("return numpy.array([0]", "return numpy.array([-1]"), "not in"),
+        (("class Walk(gymnasium.Env)", "class Walk"), "one gymnasium.Env or MultiAgentEnv is wanted, found none"),
+        (("def reset(self, *", "def rest(self, *"), "env="),
+    ],
+)
+def test_an_environment_that_does_not_work(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+    assert change[0] in OWN
+    file = tmp_path / f"walk_{abs(hash(change))}.py"  # Python imports a module once
+    file.write_text(OWN.replace(*change))
+    with pytest.raises(UsageError, match=said):
+        settings_of({"algo": "PPO", "env": str(file)})
+
+
+def test_the_configuration_is_printed_and_explained() -> None:
+    run = CliRunner().invoke
+    printed = run(lab, ["config", "training.lr=0.1"])
+    assert yaml.safe_load(printed.output) == {"algo": "PPO", "env": "CartPole-v1", "training": {"lr": 0.1}}
+    assert "lr: " in run(lab, ["config", "--diff", "training.lr=0.1"]).output
+    explained = run(lab, ["config", "explain", "env_runners.num_env_runners"]).output
+    assert explained.startswith("env_runners.num_env_runners\nwants: Optional[int]\n")
+    assert "nearest: env_runners.num_env_runners" in run(lab, ["config", "explain", "env_runners.num_env_runer"]).output
+
+
+def test_algorithms_and_environments_are_listed() -> None:
+    run = CliRunner().invoke
+    assert {"PPO", "DQN", "SAC"} <= set(run(lab, ["algos"]).output.split())
+    assert "CartPole-v1" in run(lab, ["envs"]).output.split()
