@@ -17,6 +17,7 @@ from rayhpc.rllib.evaluations import read_evaluations
 from rayhpc.rllib.loop import train
 from rayhpc.rllib.metrics import best_return, latest, read_metrics
 from rayhpc.rllib.output import Place, make_ready, place_and_start, same
+from rayhpc.rllib.output_lock import locked
 from rayhpc.rllib.progress import opening, say
 from rayhpc.rllib.report import report
 from rayhpc.rllib.signals import WISHES, Signals
@@ -34,7 +35,10 @@ def drive(program: str, ready: Callable[[Signals], Training]) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         training = ready(signals)
-        reason = run(training)
+        try:
+            reason = run(training)
+        finally:
+            training.close()
     except UsageError as problem:
         print(f"{program}: {problem}", file=sys.stderr)
         return EXIT_USAGE
@@ -50,8 +54,9 @@ def prepare(plan: Plan, where: Place, signals: Signals) -> Training:
     output, start = place_and_start(where)
     rows = read_metrics(start.path / "metrics.csv") if start else []
     keep = start is not None and same(start.path.parent, output)
+    lock = locked(output, where.flag("output"))
     make_ready(output, rows, keep_checkpoints=keep, flag=where.flag("output"))
-    training = Training(plan, output, signals, start, rows, start.manifest.last_returns if start else [])
+    training = Training(plan, output, signals, start, rows, start.manifest.last_returns if start else [], lock=lock)
     if start:
         training.evaluations = read_evaluations(start.path.parent / "evaluation.csv", start.manifest.iteration)
     return training

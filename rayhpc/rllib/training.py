@@ -16,6 +16,7 @@ from rayhpc.rllib.signals import Signals
 from rayhpc.rllib.stop import StopConditions, reached
 
 if TYPE_CHECKING:
+    from filelock import BaseFileLock
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 
 
@@ -67,6 +68,12 @@ class Training:
     watchers: list[Watcher] = field(default_factory=list)
     result: Mapping[str, Any] = field(default_factory=dict)
     abandoned: bool = False
+    lock: BaseFileLock | None = None
+
+    def close(self) -> None:
+        """Give the output directory to others."""
+        if self.lock is not None:
+            self.lock.release()
 
     def why_stop(self) -> str | None:
         """The reason to start no further iteration; None to go on."""

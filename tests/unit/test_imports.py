@@ -48,7 +48,7 @@ OWNERS = {
     "gymnasium": "rllib.environments lab.*",
     "optuna": "sweep.search sweep.plots",
     "tensorboardX": "sweep.metrics",
-    "filelock": "sweep.trials kube.access",
+    "filelock": "sweep.trials kube.access rllib.output_lock rllib.training",
 }
 # Never imported with the module: the login node works without them.
 LAZY = ("mpi4py", "ray", "torch", "matplotlib", "gymnasium", "optuna", "tensorboardX", "hydra")

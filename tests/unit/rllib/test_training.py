@@ -153,9 +153,10 @@ def test_reaching_the_goal_outranks_a_signal(tmp_path: Path, signals: Signals) -
 
 
 def test_a_resumed_run_has_no_gap_and_no_duplicate(tmp_path: Path, signals: Signals) -> None:
-    crash = Counting({27: lambda: 1 / 0})
+    first = training(tmp_path, signals)
     with pytest.raises(ZeroDivisionError):
-        train(training(tmp_path, signals), crash)
+        train(first, Counting({27: lambda: 1 / 0}))
+    first.close()
     assert iterations_in(tmp_path) == [10, 20]
     assert len(read_metrics(tmp_path / "metrics.csv")) == 26
     run = training(tmp_path, signals, "--resume")
