@@ -45,7 +45,7 @@ setup: .venv/ready .venv-openmpi/ready .venv-dashboard/ready  ## all environment
 
 train: .venv/ready  ## set up, then train PPO on CartPole on four ranks
 	$(V)/mpirun -np $(RANKS) $(V)/python -m rayhpc.start examples/train_ppo.py
-	@echo 'next: . .venv/bin/activate   then: rayhpc runs show, or your own driver in the place of examples/train_ppo.py'
+	@echo 'next: . .venv/bin/activate   then: rayhpc runs list, or your own driver in the place of examples/train_ppo.py'
 
 test: setup lint types unit mpi cluster faults slurm  ## set up, then everything that must pass
 

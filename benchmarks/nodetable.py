@@ -27,10 +27,10 @@ from benchmarks.contenders import free_port
 from benchmarks.floor import end_all, node_of, start, until
 from rayhpc import paths
 from rayhpc.bootstrap import readiness, resources
+from rayhpc.bootstrap.lost_nodes import Roster
 from rayhpc.bootstrap.node import Node
 from rayhpc.bootstrap.node_table import NodeTable
 from rayhpc.bootstrap.plan import ClusterPlan, Planner, Proposal
-from rayhpc.bootstrap.roster import Roster
 from rayhpc.inside_ray.names import RANK_LABEL
 from rayhpc.model import Assignment, Gpus, NodeSpec, Reach
 from rayhpc.options import Options

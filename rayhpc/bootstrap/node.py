@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rayhpc import paths
+from rayhpc.bootstrap.start_retries import reason_to_retry
 from rayhpc.errors import RayhpcError, configuration
 from rayhpc.host import network
 from rayhpc.inside_ray import names
@@ -23,17 +24,7 @@ from rayhpc.processes.children import Child, until_gone
 from rayhpc.processes.keeper_process import Speaking
 from rayhpc.processes.ray_start import RayStart
 from rayhpc.records import registry, run_directory
-
-# How often a node is started in all, before its end counts.
-_MOST_STARTS = 3
-# Ends of a start that say nothing about the next one, and Ray's messages for them: another program bound the port
-# meanwhile; the host was too slow for the 30 s that the raylet and the command line give each other.
-_PORT_TAKEN = "port taken"
-_RETRIES = {
-    _PORT_TAKEN: "Address already in use",
-    "too slow for Ray's agents": "Timed out waiting for file",
-    "too slow for Ray's command line": "timed out during startup",
-}
+from rayhpc.records.token import write_authentication
 
 _GONE_SECONDS = 5.0
 
@@ -75,7 +66,7 @@ class Node:
             os.close(os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
             self._make_directory()
             assignment = self._assignment
-            run_directory.write_authentication(self.spec.temp_dir, assignment.token, assignment.certificate)
+            write_authentication(self.spec.temp_dir, assignment.token, assignment.certificate)
         except OSError as error:
             raise configuration(
                 f"{error.filename} cannot be made: {error.strerror}",
@@ -178,19 +169,12 @@ class Node:
             shutil.rmtree(self.spec.temp_dir, ignore_errors=True)
 
     def _retry_reason(self) -> str:
-        """Why a node that ended is started once more: one of _RETRIES; empty where it is not.
-
-        A node is started three times at most. A head that must have the port of --port is not started again to get it.
-        """
+        """Why the node that ended is started once more; empty where it is not."""
         self.keep_first_words()
-        if not 0 < self._starts < _MOST_STARTS:
-            return ""
         logs = Path(paths.ray_temp_dir(self.spec.temp_dir), "session_latest", "logs")
         files = [self.log, *logs.glob("gcs_server.*"), *logs.glob("raylet.*")]
         lines = [line for file in files for line in run_directory.last_lines(file, 40)]
-        reason = next((why for why, text in _RETRIES.items() if any(text in line for line in lines)), "")
-        fixed = self.spec.rank == HEAD_RANK and self._options.port
-        return "" if reason == _PORT_TAKEN and fixed else reason
+        return reason_to_retry(self._starts, lines, self.spec.rank == HEAD_RANK and bool(self._options.port))
 
     def keep_first_words(self) -> None:
         """Copy to the log what `ray start` wrote before it knew its log, such as why Ray cannot be imported."""

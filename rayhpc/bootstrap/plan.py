@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from rayhpc.ranks import launcher
 from rayhpc.ranks.comm import Comm, agree, contribute
 from rayhpc.records import run_directory
 from rayhpc.records.ids import new_id
+from rayhpc.records.token import new_token
 from rayhpc.schedulers import commands
 from rayhpc.schedulers.facts import Scheduler
 
@@ -96,7 +96,7 @@ class Planner:
         certificate = tls.certificate(set(addresses.values())) if self._options.tls else None
         nodes = tuple(replace(node, address=addresses[node.rank]) for node in proposal.nodes)
         spec = self._spec(proposal, nodes)
-        first, *others = assignments(spec, proposal.found, secrets.token_hex(32), certificate)
+        first, *others = assignments(spec, proposal.found, new_token(), certificate)
         return [ClusterPlan(spec, first, head.argv, proposal.warnings), *others]
 
     def _spec(self, proposal: Proposal, nodes: tuple[NodeSpec, ...]) -> ClusterSpec:

@@ -13,8 +13,8 @@ from pathlib import Path
 from rayhpc import paths
 from rayhpc.bootstrap.deadline import EndOfJob, question
 from rayhpc.bootstrap.decision import Policy, decide, loss
+from rayhpc.bootstrap.lost_nodes import Roster
 from rayhpc.bootstrap.node_table import NodeTable
-from rayhpc.bootstrap.roster import Roster
 from rayhpc.bootstrap.run_context import RunContext
 from rayhpc.errors import counted, signal_name
 from rayhpc.messages import (

@@ -26,6 +26,7 @@ from rayhpc.model import Certificate, ClusterEntry
 from rayhpc.processes import environment
 from rayhpc.records import run_directory
 from rayhpc.records.ids import select
+from rayhpc.records.token import write_authentication
 from rayhpc.schedulers.facts import short
 
 _FOLDER = "clusters"
@@ -84,7 +85,7 @@ def add(entry: ClusterEntry, token: str, certificate: Certificate | None = None)
     except OSError as error:
         raise _unusable(own.parent, error) from error
     try:
-        run_directory.write_authentication(str(own), token, certificate)
+        write_authentication(str(own), token, certificate)
         for name in (_HEARTBEAT, _STOP):
             run_directory.write_secret(own / name, "")
         run_directory.write_json(own / _RECORD, entry)

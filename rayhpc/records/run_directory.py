@@ -17,7 +17,6 @@ from typing import Any
 
 from rayhpc import paths
 from rayhpc.errors import configuration
-from rayhpc.model import Certificate
 
 # A run directory on a full file system or over quota often still accepts an empty file.
 _TRIAL_BYTES = 256 * 1024
@@ -93,16 +92,6 @@ def write_whole(file: Path, content: bytes) -> None:
     except OSError:
         Path(fresh).unlink(missing_ok=True)
         raise
-
-
-def write_authentication(private: str, token: str, certificate: Certificate | None) -> None:
-    """Write the files that let a process into a cluster into a directory; raises OSError."""
-    content = {paths.token_file(private): token}
-    if certificate is not None:
-        content[paths.certificate_file(private)] = certificate.chain
-        content[paths.key_file(private)] = certificate.key
-    for file, secret in content.items():
-        write_secret(Path(file), secret)
 
 
 def write_secret(file: Path, secret: str) -> None:
