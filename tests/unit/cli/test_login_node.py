@@ -2,56 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import pty
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from rayhpc.errors import ExitCode
+from tests import light_install
 from tests.unit.batch_fakes import Login, login_node
 
-ROOT = Path(__file__).parents[3]
-PAGE = (ROOT / "docs" / "login-node.md").read_text()
+PAGE = light_install.PAGE.read_text()
 COLOUR = re.compile(r"\x1b\[[0-9;]*\b(3[0-8]|4[0-8]|9[0-7]|10[0-7])\b[0-9;]*m")
-
-
-def promised() -> list[str]:
-    """The packages of the light install, as the page tells them to a user."""
-    line = re.search(r"^pip install (click .+)$", PAGE, re.MULTILINE)
-    assert line
-    return line[1].split()
-
-
-def with_dependencies(names: list[str]) -> Iterator[importlib.metadata.Distribution]:
-    """What pip would install for these packages, all of it from the environment of the tests."""
-    todo, seen = list(names), set()
-    while todo:
-        found = importlib.metadata.distribution(todo.pop())
-        if found.name not in seen:
-            seen.add(found.name)
-            yield found
-            required = [line for line in found.requires or [] if ";" not in line]
-            todo += [name[0] for line in required if (name := re.match(r"[\w.-]+", line))]
 
 
 @pytest.fixture(scope="module")
 def light(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of an environment that has the light install's packages alone, and rayhpc from this repository."""
-    place = tmp_path_factory.mktemp("light") / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
-    (packages,) = place.glob("lib/python3*/site-packages")
-    for distribution in with_dependencies(promised()):
-        tops = {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}
-        for top in tops:
-            (packages / top).symlink_to(str(distribution.locate_file(top)))
-    (packages / "rayhpc.pth").write_text(f"{ROOT}\n")
-    return place / "bin" / "python"
+    return light_install.make(tmp_path_factory.mktemp("light") / "venv")
 
 
 @pytest.fixture
