@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections import Counter
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rayhpc import driver_api
 from rayhpc.errors import counted
 from rayhpc.sweep import board, placement, trials
 from rayhpc.sweep.backlog import Backlog
@@ -52,7 +52,6 @@ class Engine:
         self._running: dict[str, Running] = {}
         self._next_group: placement.Group | None = None
         self._wishes: list[str] = []
-        self._deadline = float(os.environ.get("RAYHPC_DEADLINE", "inf"))
         self._board = board.start(ray)
         self._task = ray.remote(run)
         self._room = placement.room(sweep, placement.nodes(ray))
@@ -77,7 +76,7 @@ class Engine:
 
     def _look_at_clock(self) -> None:
         """End the trials in time where the job's end is known: so that their state is saved, and 75 is the answer."""
-        if self._wishes and time.time() > self._deadline - _LAST_SECONDS and board.STOP not in self._wishes:
+        if self._wishes and driver_api.time_left() < _LAST_SECONDS and board.STOP not in self._wishes:
             self._wishes.append(board.STOP)
 
     def _start_what_fits(self) -> None:
