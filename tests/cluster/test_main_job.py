@@ -223,8 +223,9 @@ def test_a_ray_that_cannot_be_imported(jobs: Jobs, tmp_path: Path) -> None:
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "__init__.py").write_text("raise ImportError('Ray is broken here')\n")
     job = jobs.start("/bin/true", ranks=2, env={"PYTHONPATH": str(tmp_path)})
-    assert job.wait(60) == 71, job.output()
-    assert "ImportError: Ray is broken here" in job.output()
+    assert job.wait(60) == 78, job.output()
+    assert "Ray cannot be imported: ImportError: Ray is broken here" in job.output()
+    assert "pip install 'ray[rllib]'" in job.output()
     assert "ImportError: Ray is broken here" in (job.run / "rank-0.log").read_text()
 
 
