@@ -225,7 +225,7 @@ def test_walltime_checkpoint_requeue_resume(slurm_cluster: SlurmCluster, tmp_pat
     output = tmp_path / "ppo"
     arguments = [
         "--stop-iterations",
-        "10",
+        "24",  # more than one job has time for, on a fast machine too
         "--stop-return",
         "1e9",
         "--resume",
@@ -245,9 +245,9 @@ def test_walltime_checkpoint_requeue_resume(slurm_cluster: SlurmCluster, tmp_pat
     ended = job.wait(30)
     assert ended.state == "COMPLETED", ended.output
     assert ended.output.count("the driver asks to be run again") == ended.output.count("requeueing job") >= 1
-    assert json.loads((output / "result.json").read_text())["iterations"] == 10
+    assert json.loads((output / "result.json").read_text())["iterations"] == 24
     rows = (output / "metrics.csv").read_text().splitlines()[1:]
-    assert [int(row.split(",")[0]) for row in rows] == list(range(1, 11))
+    assert [int(row.split(",")[0]) for row in rows] == list(range(1, 25))
     until_quiet(slurm_cluster)
 
 
