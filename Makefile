@@ -92,7 +92,7 @@ bench: .venv/ready .venv-dashboard/ready  ## beside Ray's own ways to start, wit
 
 test-oldest:  ## the smaller set with the lowest Ray that setup.cfg allows
 	$(PYTHON) -m venv .venv-oldest
-	PIP_CONSTRAINT= .venv-oldest/bin/pip install --quiet 'ray==2.54.0' mpi4py mpich psutil click rich pyyaml pytest pytest-timeout
+	PIP_CONSTRAINT= .venv-oldest/bin/pip install --quiet 'ray==2.54.0' mpi4py mpich psutil click rich pyyaml filelock pytest pytest-timeout
 	PIP_CONSTRAINT= .venv-oldest/bin/pip install --quiet --no-deps --editable .
 	RAYHPC_TEST_MPICH_PYTHON=$(CURDIR)/.venv-oldest/bin/python .venv-oldest/bin/pytest -q tests/cluster -m oldest
 

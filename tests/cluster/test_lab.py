@@ -11,7 +11,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from PIL import Image, ImageChops
 
 from tests.launch import REPOSITORY, Job, Jobs
 
@@ -38,6 +37,8 @@ def ended(job: Job, code: int) -> str:
 
 
 def test_trained_stopped_gone_on_with_and_viewed(jobs: Jobs) -> None:
+    from PIL import Image, ImageChops
+
     job = jobs.start(*TRAIN, "algo=ppo", "env=CartPole-v1", *SMALL, "stop.iterations=50", ranks=4)
     job.until(r"\n +2  ", 120)
     os.kill(job.process.pid, signal.SIGUSR1)
