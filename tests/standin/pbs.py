@@ -1,11 +1,12 @@
-"""Stand-ins for PBS's qsub, qstat, qdel and pbs_tmrsh: they run a job on this host under PBS's rules.
+"""Stand-ins for PBS's qsub, qstat, qdel, qsig and pbs_tmrsh: they run a job on this host under PBS's rules.
 
 The rules are those that a real OpenPBS 23.06 showed. A job runs the spooled copy of its script in a login shell in
 $HOME, with a login's environment and what `-v` passes; its hosts file and TMPDIR exist while it runs. qdel and the
-walltime send SIGTERM to the job's session but the top shell, and SIGKILL after KILL_DELAY to whatever is left of it and
-of its remote tasks. All hosts of a job are this one. The server's state is in $HOME/.pbs, so that jobs find it too.
+walltime send SIGTERM to the job's session but the top shell, and SIGKILL after KILL_DELAY to whatever is left of it
+and of its remote tasks. qsig signals all of the session. All hosts of a job are this one. The server's state is in
+$HOME/.pbs, so that jobs find it too.
 
-usage: pbs.py qsub|qstat|qdel|pbs_tmrsh ARGUMENT...
+usage: pbs.py qsub|qstat|qdel|qsig|pbs_tmrsh ARGUMENT...
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def qsub(*words: str) -> int:
     job = {
         "id": job_id, "name": name, "queue": queue, "account": last.get("A", ""), "resources": wanted,
         "variables": {**origin, **variables(given.get("v", []))}, "state": "Q", "exit": None, "submitted": list(words),
-        "output": last.get("o", f"{Path.cwd()}/{name}.o{number}"),
+        "output": last.get("o", f"{Path.cwd()}/{name}.o{number}").removeprefix("login:"),
     }  # fmt: skip
     (folder / "script").write_text(text)
     (folder / "script").chmod(0o700)
@@ -162,6 +163,7 @@ def mom(number: str) -> int:
         "PBS_QUEUE": job["queue"], "PBS_ENVIRONMENT": "PBS_BATCH", "PBS_NODEFILE": str(nodes),
         "NCPUS": cpus[1] if cpus else "1", "TMPDIR": str(temporary),
     }  # fmt: skip
+    (folder / "environment").write_text(json.dumps(environ))
     job.update(state="R", start=time.time())
     save(folder, job)
     with (folder / "output").open("wb") as output:
@@ -170,6 +172,8 @@ def mom(number: str) -> int:
             ["-bash"], executable="/bin/bash", env=environ, cwd=HOME, start_new_session=True, stdin=subprocess.PIPE,
             stdout=output, stderr=subprocess.STDOUT,
         )  # fmt: skip
+    job.update(shell=shell.pid)
+    save(folder, job)
     assert shell.stdin is not None
     shell.stdin.write(f"{folder / 'script'}\n".encode())
     shell.stdin.close()
@@ -211,6 +215,20 @@ def qdel(*ids: str) -> int:
     return 0
 
 
+def qsig(_flag: str, name: str, job_id: str) -> int:
+    """qsig -s SIGUSR1 JOB: the shell at the top gets it as well."""
+    job = load(SERVER / job_id.partition(".")[0])
+    signal_sessions([int(job["shell"])], signal.Signals[name])
+    return 0
+
+
+def exec_host(job: dict[str, Any]) -> str:
+    """node1/0*2+node2/0*2: the CPUs of each chunk."""
+    cpus = re.search(r"ncpus=(\d+)", job["resources"].get("select", ""))
+    hosts = dict.fromkeys(node_file(job).split())
+    return "+".join(f"{host}/0*{cpus[1] if cpus else 1}" for host in hosts)
+
+
 def qstat(*words: str) -> int:
     ended_too, ids = "-x" in words, [word for word in words if not word.startswith("-")]
     code = 0
@@ -236,7 +254,7 @@ def described(job: dict[str, Any]) -> str:
         "Output_Path": f"login:{job['output']}", "Resource_List.ncpus": "4",
         "Resource_List.nodect": select.partition(":")[0],
         **{f"Resource_List.{name}": value for name, value in job["resources"].items()},
-        **({"stime": time.ctime(job["start"])} if "start" in job else {}),
+        **({"stime": time.ctime(job["start"]), "exec_host": exec_host(job)} if "start" in job else {}),
         "Variable_List": ",".join(f"{name}={value}" for name, value in job["variables"].items()),
         **({"Exit_status": str(job["exit"])} if job["exit"] is not None else {}),
     }  # fmt: skip
@@ -245,11 +263,12 @@ def described(job: dict[str, Any]) -> str:
 
 
 def pbs_tmrsh(host: str, *argv: str) -> int:
-    """Start a task on a host of the job: no shell, a session of its own, and no signals from here."""
+    """Start a task on a host of the job: no shell, a session of its own, the job's first environment, no signals."""
     folder = SERVER / os.environ["PBS_JOBID"].partition(".")[0]
     if host not in node_file(load(folder)).split():
         return refuse(1, f"pbs_tmrsh: {host} is not a host of the job")
-    task = subprocess.Popen(argv, start_new_session=True)
+    environ = json.loads((folder / "environment").read_text())
+    task = subprocess.Popen(argv, start_new_session=True, env=environ)
     (folder / f"task.{task.pid}").write_text(host)
     return task.wait()
 
@@ -258,6 +277,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "qsub": qsub,
     "qstat": qstat,
     "qdel": qdel,
+    "qsig": qsig,
     "pbs_tmrsh": pbs_tmrsh,
     "mom": mom,
 }

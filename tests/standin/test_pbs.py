@@ -137,7 +137,7 @@ def _site(mpi: Mpi, directory: Path) -> Iterator[Site]:
     for folder in (site.home / "bin", site.work):
         folder.mkdir(parents=True)
     (site.home / ".bash_profile").write_text(f"export PATH={shlex.quote(str(site.home / 'bin'))}:/usr/bin:/bin\n")
-    for name in ("qsub", "qstat", "qdel", "pbs_tmrsh"):
+    for name in ("qsub", "qstat", "qdel", "qsig", "pbs_tmrsh"):
         command = shlex.join([sys.executable, str(HERE / "pbs.py"), name])
         site.provide(name, f'#!/bin/sh\nexec {command} "$@"\n')
     with nothing_left(site.work):
@@ -165,13 +165,35 @@ def filled(site: Site, script: Path, command: Sequence[str]) -> Path:
     return copy
 
 
-def test_two_hosts_through_pbs(site: Site) -> None:
+@pytest.mark.parametrize("script", [PBS, THETA], ids=["pbs", "theta"])
+def test_two_hosts_through_pbs(site: Site, script: Path) -> None:
     """Hydra reaches the second host by pbs_tmrsh; each host counts once, whatever its lines in PBS_NODEFILE."""
-    job = site.submit(*TWO_HOSTS, PBS, driver=f"{site.driver('count.py', COUNT)} --lr 3e-4")
+    job = site.submit(*TWO_HOSTS, script, driver=f"{site.driver('count.py', COUNT)} --lr 3e-4")
     assert site.wait(job) == 7, site.output(job)
     assert f"nodes 2 argv ['--lr', '3e-4'] in {site.work}\n" in site.output(job)
     assert [file.read_text() for file in site.spool(job).glob("task.*")] == ["node2"]
     assert (site.work / f"rayhpc.o{job.partition('.')[0]}").read_text() == site.output(job)
+
+
+SETTINGS = """
+import os, ray
+ray.init(log_to_driver=False)
+seen = ray.remote(num_cpus=1)(lambda: os.environ.get("COLOUR"))
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
+tasks = [seen.options(scheduling_strategy=On(node["NodeID"], False)).remote() for node in ray.nodes()]
+print("COLOURS", ray.get(tasks), flush=True)
+"""
+
+
+@pytest.mark.parametrize("mpi", ["mpich", "openmpi"])
+def test_what_the_script_sets_reaches_all_hosts(tmp_path: Path, mpi: str) -> None:
+    """PBS starts the second host's ranks in an environment of its own."""
+    for site in _site(installed(mpi), tmp_path):
+        script = site.work / "own.pbs"
+        script.write_text(PBS.read_text().replace("# rayhpc: settings", "export COLOUR='light blue'"))
+        job = site.submit(*TWO_HOSTS, script, driver=site.driver("settings.py", SETTINGS))
+        assert site.wait(job) == 0, site.output(job)
+        assert "COLOURS ['light blue', 'light blue']" in site.output(job)
 
 
 def test_two_ranks_on_a_host(site_with_openmpi: Site) -> None:
@@ -180,6 +202,54 @@ def test_two_ranks_on_a_host(site_with_openmpi: Site) -> None:
     job = site.submit(*ONE, PBS, driver=driver, RAYHPC_RANKS_PER_HOST="2")
     assert site.wait(job) == 7, site.output(job)
     assert "nodes 2 " in site.output(job)
+
+
+CPUS = """
+import ray
+ray.init(log_to_driver=False)
+print("CPUS", [node["Resources"]["CPU"] for node in ray.nodes()], flush=True)
+"""
+
+
+@pytest.mark.parametrize(("more", "cpus"), [({}, 1.0), ({"RAYHPC_NUM_CPUS": "2"}, 2.0)], ids=["granted", "said"])
+def test_ray_takes_what_was_granted(site: Site, more: dict[str, str], cpus: float) -> None:
+    """One CPU of a host that has several, though nothing binds the job to it; the user may say otherwise."""
+    job = site.submit(*ONE, PBS, driver=site.driver("cpus.py", CPUS), **more)
+    assert site.wait(job) == 0, site.output(job)
+    assert f"CPUS [{cpus}]" in site.output(job)
+    assert ("the job has 1 of this host's CPUs" in site.output(job)) == (not more)
+
+
+SIGNALLED = """
+import signal, sys, time
+def note(signum, frame):
+    print("driver got", signum, flush=True)
+    sys.exit(9)
+signal.signal(signal.SIGUSR1, note)
+print("driver up", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("trapped", [True, False])
+def test_qsig(site: Site, trapped: bool) -> None:
+    """The login shell above the script gets the signal too, and dies of it unless its start file has a trap."""
+    if trapped:
+        with (site.home / ".bash_profile").open("a") as profile:
+            profile.write("trap : USR1 USR2\n")
+    job = site.submit(*ONE, PBS, driver=site.driver("signalled.py", SIGNALLED))
+    assert until(lambda: "driver up" in site.output(job), 120), site.output(job)
+    assert site.run("qsig", "-s", "SIGUSR1", job).returncode == 0
+    assert site.wait(job, 60) == (9 if trapped else 256 + 10), site.output(job)
+    assert ("driver got 10" in site.output(job)) or not trapped
+
+
+def test_a_temporary_directory_that_is_not_there(site: Site) -> None:
+    with (site.home / ".bash_profile").open("a") as profile:
+        profile.write("export TMPDIR=/nowhere/scratch\n")
+    job = site.submit(*ONE, PBS, driver=site.driver("count.py", COUNT))
+    assert site.wait(job) == 7, site.output(job)
+    assert "TMPDIR=/nowhere/scratch is not on this host: /tmp is used" in site.output(job)
 
 
 def test_hostile_arguments(site: Site) -> None:
@@ -230,6 +300,7 @@ def test_the_login_node_follows_all_lives(site: Site) -> None:
     said = site.alloc("logs", ids[1]).stdout
     assert [said.count(f"the next attempt of job {ids[0]} is job {ids[1]}"), said.count("shut down in ")] == [1, 3]
     assert f"job {ids[2]} has ended already" in site.alloc("cancel", first).stderr
+    assert not list(site.work.glob("rayhpc.o*"))
 
 
 @pytest.mark.parametrize("script", [PBS, THETA], ids=["pbs", "theta"])
@@ -289,7 +360,7 @@ def test_no_environment(site: Site, script: Path) -> None:
     assert not (site.work / "rayhpc-runs").exists()
     job = site.submit(*ONE, script, venv=False, RAYHPC_VENV="/nowhere")
     assert site.wait(job) == 78, site.output(job)
-    assert "there is no virtual environment /nowhere" in site.output(job)
+    assert "there is no Python environment /nowhere" in site.output(job)
 
 
 @pytest.mark.parametrize("aprun", [True, False], ids=["aprun", "mpiexec"])

@@ -37,7 +37,7 @@ every_script = pytest.mark.parametrize("script", sorted(FOLDER.iterdir()), ids=l
 @every_script
 def test_directives(script: Path) -> None:
     """All of them above the first command: a scheduler stops reading there."""
-    above, _, below = script.read_text().partition("\nset -euo pipefail\n")
+    above, _, below = script.read_text().partition("\nfail() {\n")
     assert set(re.findall(r"^#(?:SBATCH|PBS|COBALT)\b.*", above, re.MULTILINE)) == EXPECTED[script.name]
     assert not re.search(r"^#(?:SBATCH|PBS|COBALT)\b", below, re.MULTILINE)
     assert all(line.startswith("#") or not line.strip() for line in above.splitlines())
