@@ -98,6 +98,108 @@ def test_through_mpiexec(slurm_cluster: SlurmCluster, tmp_path: Path, mpich_pyth
     slurm_cluster.assert_nothing_left()
 
 
+def test_the_hosts_are_listed_for_other_launchers(
+    slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path
+) -> None:
+    """Hydra cannot read every list that Slurm makes, and reads any that names each host."""
+    driver = write(tmp_path, "hosts.py", 'import os; print("HOSTS", os.environ["SLURM_JOB_NODELIST"])')
+    ended = slurm_cluster.sbatch("-N3", SCRIPT, driver, cwd=tmp_path, env=active(mpich_python)).wait(90)
+    assert "HOSTS node1,node2,node3\n" in ended.output
+
+
+def test_hosts_of_different_size(slurm_cluster: SlurmCluster, tmp_path: Path, python: Path) -> None:
+    """Three tasks on two hosts: the job has two CPUs of one and one of the other, and Ray gets them."""
+    driver = write(tmp_path, "count.py", COUNT)
+    flags = ("-N2", "-n3")
+    job = slurm_cluster.sbatch(*flags, as_asked(tmp_path), driver, cwd=tmp_path, env=active(python))
+    ended = job.wait(120)
+    assert ended.exit_code == 7, ended.output
+    assert [(name, cpus) for name, _, cpus in nodes_of(ended.output)] == [("node1", 2.0), ("node2", 1.0)]
+
+
+def as_asked(directory: Path, settings: str = "") -> Path:
+    """A copy of the script that leaves it to sbatch's flags how much of each host it wants."""
+    text = SCRIPT.read_text().replace("#SBATCH --exclusive\n", "").replace("# rayhpc: settings", settings)
+    return write(directory, "own.sbatch", text)
+
+
+def test_numa_domains_are_counted_on_each_host(slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:
+    """A stand-in for lscpu has two on the first host and one on the second."""
+    (tmp_path / "bin").mkdir()
+    lscpu = write(tmp_path / "bin", "lscpu", '#!/bin/sh\necho "# Node"; echo 0; [ "$(hostname)" != node1 ] || echo 1\n')
+    lscpu.chmod(0o755)
+    driver = write(tmp_path, "count.py", COUNT)
+    env = active(mpich_python, RAYHPC_RANKS_PER_HOST="numa")
+    env = {**env, "PATH": f"{tmp_path / 'bin'}:{env['PATH']}"}
+    ended = slurm_cluster.sbatch("-N2", SCRIPT, driver, cwd=tmp_path, env=env).wait(120)
+    assert ended.exit_code == 7, ended.output
+    assert [name for name, _, _ in nodes_of(ended.output)] == ["node1", "node1", "node2"]
+
+
+@pytest.mark.parametrize("export", ["NONE", "PATH,COLOUR"])
+def test_what_the_script_sets_reaches_the_ranks(
+    slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path, export: str
+) -> None:
+    """With any --export but ALL srun drops what was set after sbatch."""
+    settings = f"export RAYHPC_RUN_DIR={tmp_path}/own RAYHPC_VENV={mpich_python.parents[1]} COLOUR=blue"
+    driver = write(tmp_path, "colour.py", 'import os; print("COLOUR", os.environ["COLOUR"])')
+    flags = ("-N2", f"--export={export}")
+    job = slurm_cluster.sbatch(*flags, as_asked(tmp_path, settings), driver, cwd=tmp_path, env={"COLOUR": "red"})
+    ended = job.wait(90)
+    assert ended.exit_code == 0, ended.output
+    assert "COLOUR blue" in ended.output
+    assert list((tmp_path / "own").glob("20*"))
+
+
+def test_memory_that_salloc_left(slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:
+    env = active(mpich_python, SLURM_MEM_PER_CPU="100")
+    job = slurm_cluster.sbatch("-N2", "--mem=2000", SCRIPT, "/bin/true", cwd=tmp_path, env=env)
+    ended = job.wait(90)
+    assert ended.exit_code == 0, ended.output
+    assert "the job's own is kept: SLURM_MEM_PER_NODE" in ended.output
+
+
+def test_a_heterogeneous_job_is_refused(slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:
+    job = slurm_cluster.sbatch("-N1", ":", "-N2", SCRIPT, "/bin/true", cwd=tmp_path, env=active(mpich_python))
+    ended = job.wait(90)
+    assert (ended.exit_code, ended.output.count("a heterogeneous job")) == (78, 1), ended.output
+
+
+def test_hosts_without_a_rank_are_named(slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:
+    """A rank that nobody launched, in a job of three hosts."""
+    command = f"{mpich_python} -m rayhpc.start /bin/true"
+    ended = slurm_cluster.sbatch("-N3", "--wrap", command, cwd=tmp_path, env=active(mpich_python)).wait(90)
+    assert ended.exit_code == 0, ended.output
+    assert "2 of the job's 3 hosts are not used: node2, node3; start a rank on each of them: srun" in ended.output
+
+
+# Waits until Ray knows that a node is dead.
+OUTLIVES = """
+import ray, sys, time
+ray.init(log_to_driver=False)
+print("driver up", flush=True)
+while sum(node["Alive"] for node in ray.nodes()) > 2:
+    time.sleep(0.2)
+print("sum", ray.get(ray.remote(lambda: 6).remote()), flush=True)
+sys.exit(9)
+"""
+
+
+def test_a_run_outlives_a_host(slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:
+    """Where both Slurm and srun are told to go on. MPICH's end by MPI_Abort may hide the code from srun."""
+    driver = write(tmp_path, "outlives.py", OUTLIVES)
+    env = active(mpich_python, RAYHPC_ON_HOST_LOSS="continue")
+    flags = ("-N3", "--no-kill", "--no-requeue")
+    job = slurm_cluster.sbatch(*flags, SCRIPT, driver, cwd=tmp_path, env=env)
+    job.wait_output("driver up", 90)
+    slurm_cluster.kill("node3")
+    job.wait_output("sum 6", 60)
+    ended = job.wait(60)
+    outcome = json.loads(next((tmp_path / "rayhpc-runs").glob("20*/outcome.json")).read_text())
+    assert outcome["code"] == 9, ended.output
+    assert "LOST rank 2 on node3" in ended.output
+
+
 def test_the_wrong_mpi_is_refused(slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:
     env = active(mpich_python, RAYHPC_LAUNCH="srun --mpi=none --ntasks=2")
     ended = slurm_cluster.sbatch("-N2", SCRIPT, "/bin/true", cwd=tmp_path, env=env).wait(60)
@@ -190,7 +292,7 @@ def test_two_jobs_share_hosts(slurm_cluster: SlurmCluster, tmp_path: Path, mpich
     )
     ended = second.wait(90)
     assert ended.exit_code == 7, ended.output
-    assert len(nodes_of(ended.output)) == 2
+    assert [cpus for _, _, cpus in nodes_of(ended.output)] == [1.0, 1.0]  # what was asked for, though nothing binds it
     assert first.state == "RUNNING"
     first.cancel("--signal=USR1", "--batch")
     assert first.wait(60).exit_code == 9, first.output

@@ -137,3 +137,17 @@ def test_the_two_scripts_of_pbs_start_mpiexec_alike() -> None:
     assert function("pbs.pbs", "through_mpiexec") == function("theta.pbs", "through_mpiexec")
     again = [function("pbs.pbs", "submit_again"), function("theta.pbs", "submit_again_to_pbs")]
     assert again[0] == again[1].replace("submit_again_to_pbs", "submit_again")
+
+
+def test_memory_that_salloc_left(tmp_path: Path, prefix: Path) -> None:
+    """srun refuses two of these variables; scontrol knows which is the job's."""
+    lines = "scontrol() { echo JobId=7 MinMemoryNode=1000M; }"
+    both = {"SLURM_MEM_PER_NODE": "1000", "SLURM_MEM_PER_CPU": "500"}
+    done = run(tmp_path, "slurm.sbatch", lines, RAYHPC_VENV=str(prefix), **both)
+    assert "of several SLURM_MEM_PER_* the job's own is kept: SLURM_MEM_PER_NODE" in done.stderr
+
+
+def test_a_heterogeneous_job_is_refused(tmp_path: Path, prefix: Path) -> None:
+    done = run(tmp_path, "slurm.sbatch", RAYHPC_VENV=str(prefix), SLURM_HET_SIZE="2")
+    assert done.returncode == 78
+    assert "a heterogeneous job" in done.stderr
