@@ -18,7 +18,8 @@ import click
 from rayhpc.cli.base import JSON_OPTION, Told, WithCommand, json_text, print_table, printable, tell
 from rayhpc.clusters.attach import become
 from rayhpc.errors import counted
-from rayhpc.jobs import ray_api, ray_client
+from rayhpc.jobs import address_file, ray_api, ray_client
+from rayhpc.jobs.address_file import Address
 from rayhpc.jobs.find import Found
 from rayhpc.jobs.follow import follow_job
 from rayhpc.jobs.ray_client import RayJobSubmission
@@ -129,7 +130,7 @@ def _tell_entries(entries: Sequence[ClusterEntry], output: str) -> None:
         click.echo(f"{entry.batch_job_id}\t{entry.dashboard}")
     if output:
         file = Path(output).expanduser()
-        number = access.save_addresses(file, entries)
+        number = address_file.save(file, [Address(entry.dashboard, entry.batch_job_id) for entry in entries], ())
         tell(f"{number} address{'' if number == 1 else 'es'} in {file}")
     tell(f"  rayhpc job submit --cluster {entries[-1].batch_job_id} -- python train.py\n  rayhpc cluster list")
 
@@ -288,9 +289,9 @@ def delete(names: tuple[str, ...], prefix: str, every: bool, yes: bool, **said: 
 
 def _forget(entries: Iterable[ClusterEntry]) -> None:
     gone = list(entries)
+    registry.forget_seen(gone)
     for entry in gone:
-        registry.forget(entry)
         tell(f"{entry.batch_job_id} is out of the registry")
     file = Path(_ADDRESS_FILE).expanduser()
     if gone and file.exists():
-        access.save_addresses(file, [], [entry.dashboard for entry in gone])
+        address_file.save(file, [], [entry.dashboard for entry in gone])

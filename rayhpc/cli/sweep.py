@@ -124,13 +124,14 @@ def best_of(name: str, as_args: bool, parent: str, as_json: bool) -> None:
 def retry(name: str, numbers: tuple[int, ...], parent: str) -> None:
     """Let failed trials, or those that are named, run again at the next `run --resume`."""
     folder = trials.find(parent, name)
-    chosen = [
-        trial
-        for trial in trials.read_trials(folder)
-        if trial.result and (trial.number in numbers or (not numbers and trial.result.state == trials.FAILED))
-    ]
-    for trial in chosen:
-        trials.reopen(folder, trial)
+    with trials.only_one(folder):
+        chosen = [
+            trial
+            for trial in trials.read_trials(folder)
+            if trial.result and (trial.number in numbers or (not numbers and trial.result.state == trials.FAILED))
+        ]
+        for trial in chosen:
+            trials.reopen(folder, trial)
     click.echo(f"{len(chosen)} trials run again: rayhpc sweep run SWEEP.YAML --resume")
 
 

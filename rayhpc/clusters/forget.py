@@ -15,8 +15,7 @@ def forget_clusters(entries: Sequence[ClusterEntry], force: bool) -> None:
     """Remove the entries; raises RayhpcError, having removed none, where one may be alive and force is not given."""
     if not force:
         _check_gone(entries)
-    for entry in entries:
-        registry.forget(entry)
+    registry.forget_seen(entries)
 
 
 def _check_gone(entries: Sequence[ClusterEntry]) -> None:
@@ -33,6 +32,5 @@ def forget_gone() -> tuple[list[ClusterEntry], list[Fault]]:
     """Remove all that are surely gone; which those were, and why a scheduler could not be asked."""
     seen, faults = sight.look(registry.every())
     gone = [each.entry for each in seen if each.life is Life.GONE]
-    for entry in gone:
-        registry.forget(entry)
+    registry.forget_seen(gone)
     return gone, faults

@@ -1,12 +1,15 @@
-"""The file of addresses that other tools keep: a dashboard on each line, a name in a comment above it. Pure."""
+"""The file of addresses that other tools keep: one on each line, a name in a comment above it."""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rayhpc.errors import configuration
+from rayhpc.records.lock import only_writer
 
 _NAME = re.compile(r"#\s*Cluster:\s*(.*\S)")
 _ADDRESS = re.compile(r"(?P<scheme>https?://)?(?P<place>(?:\[[0-9A-Fa-f:.%]+\]|[^\s\[\]:/@]+):\d{1,5})/?")
@@ -49,3 +52,31 @@ def text(addresses: Iterable[Address]) -> str:
     """The file's content: parse() gives the same addresses back."""
     lines = [(f"# Cluster: {address.name}\n" if address.name else "") + address.url + "\n" for address in addresses]
     return "".join(lines)
+
+
+def save(file: Path, new: Sequence[Address], gone: Container[str] | None = None) -> int:
+    """Bring a file up to date, under a lock; how many addresses it has then. Raises RayhpcError.
+
+    gone: URLs that are not there any more, while the lines of other tools stay; None: `new` alone is what is there.
+    """
+    try:
+        with only_writer(file):
+            old = () if gone is None else [each for each in _old(file) if each.url not in gone]
+            kept = [each for each in old if not _replaced(each, new)]
+            fresh = file.with_name(f"{file.name}.{os.getpid()}")
+            fresh.write_text(text([*kept, *new]), encoding="utf-8")
+            fresh.replace(file)
+    except OSError as error:
+        raise configuration(
+            f"the address file {file} cannot be written: {error.strerror}", next_step="name a place that is writable"
+        ) from error
+    return len(kept) + len(new)
+
+
+def _old(file: Path) -> tuple[Address, ...]:
+    found = file.read_text(encoding="utf-8") if file.exists() else ""
+    return parse(found, str(file)) if found.strip() else ()
+
+
+def _replaced(old: Address, new: Sequence[Address]) -> bool:
+    return any(old.url == each.url or (old.name and old.name == each.name) for each in new)

@@ -56,13 +56,7 @@ def read(file: str) -> tuple[Address, ...]:
 def write(file: str, entries: Sequence[ClusterEntry]) -> int:
     """Write the addresses of clusters that take jobs into a file; how many these are. Raises RayhpcError."""
     addresses = [Address(entry.dashboard, entry.id) for entry in entries if entry.dashboard]
-    try:
-        Path(file).write_text(address_file.text(addresses))
-    except OSError as error:
-        raise configuration(
-            f"the address file {file} cannot be written: {error.strerror}", next_step="name a place that is writable"
-        ) from error
-    return len(addresses)
+    return address_file.save(Path(file).expanduser(), addresses)
 
 
 def registered() -> list[Server]:

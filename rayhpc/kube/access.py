@@ -8,17 +8,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from rayhpc import paths
 from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration
 from rayhpc.host import network
-from rayhpc.jobs import address_file, ray_api
-from rayhpc.jobs.address_file import Address
+from rayhpc.jobs import ray_api
 from rayhpc.jobs.ray_api import Server
 from rayhpc.kube.kubectl import Kubectl
 from rayhpc.kube.manifest import OWNER
@@ -29,7 +25,6 @@ PLACE = "kube.json"
 LOG = "agent.log"
 DASHBOARD, GCS, RAY_CLIENT = 8265, 6379, 10001
 _REACH_SECONDS = 30.0
-_LOCK_SECONDS = 30.0
 Object = dict[str, Any]
 
 
@@ -40,21 +35,22 @@ def entry_id(cluster: Object) -> str:
 
 def register(kubectl: Kubectl, cluster: Object) -> ClusterEntry:
     """The entry of a ready cluster, made if it is not there, with a process that keeps it; raises RayhpcError."""
-    known = [entry for entry in registry.every() if entry.id == entry_id(cluster)]
-    if known and _alive(known[0]):
-        return known[0]
-    if known:  # its process ended with the host's last start
-        registry.forget(known[0])
     secret = token(kubectl, cluster)
-    port = network.free_port("127.0.0.1")
     run_dir = paths.state_dir(os.environ) / "kube" / entry_id(cluster)
-    run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    agent = _start_agent(entry_id(cluster), run_dir)
-    entry = _entry(cluster, f"http://127.0.0.1:{port}", run_dir, agent.pid)
-    registry.add(entry, secret)
-    # The agent waits for this file, which comes last.
-    place = {"context": kubectl.context, "namespace": cluster["metadata"]["namespace"], "port": port}
-    (registry.directory(entry.id) / PLACE).write_text(json.dumps(place))
+    with registry.changing():
+        known = [entry for entry in registry.every() if entry.id == entry_id(cluster)]
+        if known and _alive(known[0]):
+            return known[0]
+        if known:  # its process ended with the host's last start
+            registry.forget(known[0])
+        port = network.free_port("127.0.0.1")
+        run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        agent = _start_agent(entry_id(cluster), run_dir)
+        entry = _entry(cluster, f"http://127.0.0.1:{port}", run_dir, agent.pid)
+        registry.add(entry, secret)
+        # The agent waits for this file, which comes last.
+        place = {"context": kubectl.context, "namespace": cluster["metadata"]["namespace"], "port": port}
+        (registry.directory(entry.id) / PLACE).write_text(json.dumps(place))
     _reach(entry, agent, run_dir / LOG)
     return entry
 
@@ -122,28 +118,6 @@ def _reach(entry: ClusterEntry, agent: subprocess.Popen[bytes], log: Path) -> No
             evidence = (error.fault.what, *error.fault.evidence, *said)
             what = f"the cluster {entry.batch_job_id} runs, and cannot be reached from here"
             raise RayhpcError(Fault(what, ExitCode.NOT_READY, entry.address, evidence, step)) from error
-
-
-def save_addresses(file: Path, entries: Sequence[ClusterEntry], remove: Sequence[str] = ()) -> int:
-    """Bring a file of addresses up to date, under a lock; how many it has then. Raises RayhpcError.
-
-    remove: URLs that are not there any more; other tools' lines stay.
-    """
-    new = {entry.batch_job_id: Address(entry.dashboard, entry.batch_job_id) for entry in entries}
-    try:
-        with FileLock(f"{file}.lock", timeout=_LOCK_SECONDS):
-            text = file.read_text() if file.exists() else ""
-            old = address_file.parse(text, str(file)) if text.strip() else ()
-            gone = {*remove, *(address.url for address in new.values())}
-            kept = [each for each in old if each.url not in gone and each.name not in new]
-            fresh = file.with_name(f"{file.name}.{os.getpid()}")
-            fresh.write_text(address_file.text([*kept, *new.values()]))
-            fresh.replace(file)
-    except (OSError, Timeout) as error:
-        why = "another command holds its lock" if isinstance(error, Timeout) else str(error)
-        step = "name a place that is writable: --output FILE"
-        raise configuration(f"the address file {file} cannot be written", why, next_step=step) from error
-    return len(kept) + len(new)
 
 
 def place(entry: ClusterEntry) -> Kubectl:

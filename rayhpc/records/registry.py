@@ -1,8 +1,8 @@
 """The registry: the clusters that run, a private directory each, on the file system that login and compute share.
 
-Each entry has one writer, its own run: there is nothing to lock. The login side only adds a line to the file that asks
-for the end. A run that is killed with its host leaves its entry, so an entry is no proof of life
-(rayhpc.clusters.liveness).
+Each entry has one writer, its own run, which waits for no lock. What commands of the login side change, they change
+under one: a line in the file that asks for the end, entries that are gone, those of clusters on Kubernetes. A run that
+is killed with its host leaves its entry, so an entry is no proof of life (rayhpc.clusters.liveness).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import shutil
 import stat
 import time
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from rayhpc import paths
 from rayhpc.errors import RayhpcError, configuration, shortened
 from rayhpc.model import Certificate, ClusterEntry
 from rayhpc.processes import environment
-from rayhpc.records import run_directory
+from rayhpc.records import lock, run_directory
 from rayhpc.records.ids import select
 from rayhpc.records.token import write_authentication
 from rayhpc.schedulers.facts import short
@@ -214,9 +214,28 @@ def heartbeat_age(entry: ClusterEntry) -> float:
 
 def ask_to_stop(entry: ClusterEntry, who: str) -> None:
     """Ask a run to end, as a signal would; a second time hastens it. Raises OSError, FileNotFoundError once it has."""
-    descriptor = os.open(directory(entry.id) / _STOP, os.O_WRONLY | os.O_APPEND)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(who.replace("\n", " ") + "\n")
+    with changing():  # on NFS two that append at once overwrite each other's line
+        descriptor = os.open(directory(entry.id) / _STOP, os.O_WRONLY | os.O_APPEND)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(who.replace("\n", " ") + "\n")
+
+
+@contextlib.contextmanager
+def changing() -> Iterator[None]:
+    """While a command of the login side changes entries; raises RayhpcError where another one hangs, and OSError."""
+    run_directory.make_private(folder().parent, exist_ok=True)
+    with lock.only_writer(folder()):
+        yield
+
+
+def forget_seen(entries: Sequence[ClusterEntry]) -> None:
+    """Remove entries that are as they were seen: one that was made anew meanwhile stays. Raises RayhpcError."""
+    try:
+        with changing():
+            for entry in set(entries).intersection(every()):
+                forget(entry)
+    except OSError as error:
+        raise _unusable(folder(), error) from error
 
 
 def forget(entry: ClusterEntry) -> None:

@@ -18,10 +18,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from rayhpc.errors import RayhpcError, configuration
-from rayhpc.records import run_directory
+from rayhpc.records import lock, run_directory
 from rayhpc.sweep import plan
 from rayhpc.sweep.plan import Sweep
 
@@ -179,17 +177,23 @@ def opened(parent: Path, sweep: Sweep, resume: bool) -> Iterator[Path]:
             f"there is a sweep in {folder}", next_step="go on with it: --resume; or give this one another `name:`"
         )
     (folder / "trials").mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "sweep.lock", timeout=LOCK_SECONDS)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise configuration(
-            f"the sweep in {folder} is run by another process",
-            next_step="wait for its end, or give this one another `name:`",
-        ) from None
-    with lock:
+    with only_one(folder):
         run_directory.write_json(folder / DEFINITION, plan.record(sweep))
         yield folder
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """While a process runs a sweep, or changes its results; raises RayhpcError where another does."""
+    try:
+        taken = lock.take(folder / "sweep.lock", LOCK_SECONDS)
+    except lock.BusyError as busy:
+        raise configuration(
+            f"the sweep in {folder} is run by {busy}",
+            next_step="wait for its end, or give this one another `name:`",
+        ) from None
+    with taken:
+        yield
 
 
 def definition(folder: Path) -> Sweep:

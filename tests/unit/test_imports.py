@@ -48,7 +48,7 @@ OWNERS = {
     "gymnasium": "rllib.environments lab.*",
     "optuna": "sweep.search sweep.plots",
     "tensorboardX": "sweep.metrics",
-    "filelock": "sweep.trials kube.access rllib.output_lock rllib.training",
+    "filelock": "records.lock rllib.output_lock rllib.training",
 }
 # Never imported with the module: the login node works without them.
 LAZY = ("mpi4py", "ray", "torch", "matplotlib", "gymnasium", "optuna", "tensorboardX", "hydra")
@@ -63,7 +63,7 @@ FENCES = {
     "batch.*": "rayhpc errors paths units options model log schedulers* records* batch*",
     "rllib.*": "rayhpc records* rllib*",
     "lab.*": "rayhpc rllib* lab*",
-    "jobs.*": "rayhpc errors units model records.registry records.ids jobs*",
+    "jobs.*": "rayhpc errors units model user_input* records.registry records.ids records.lock jobs*",
     "kube.*": "rayhpc errors paths units model records.registry host.network jobs* kube*",
     "clusters.*": "rayhpc errors paths units model schedulers* records.registry host.network "
     "processes.environment processes.keeper jobs* clusters*",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -155,7 +156,10 @@ def test_one_process_runs_a_sweep_at_a_time(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(trials, "LOCK_SECONDS", 0.1)
     sweep = make(tmp_path)
     with trials.opened(tmp_path, sweep, resume=False) as folder:
-        with pytest.raises(RayhpcError, match="is run by another process"), trials.opened(tmp_path, sweep, resume=True):
+        busy = pytest.raises(RayhpcError, match=rf"is run by pid {os.getpid()} on ")
+        with busy, trials.opened(tmp_path, sweep, resume=True):
+            pass
+        with busy, trials.only_one(folder):  # as `rayhpc sweep retry`
             pass
         with pytest.raises(RayhpcError, match="there is a sweep"), trials.opened(tmp_path, sweep, resume=False):
             pass
