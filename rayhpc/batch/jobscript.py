@@ -10,11 +10,14 @@ from pathlib import Path
 
 import rayhpc
 from rayhpc.errors import configuration
+from rayhpc.user_input import files
 
 # A script says with these lines, alone on a line, where its copy gets the driver's command and the settings.
 COMMAND = "# rayhpc: command"
 SETTINGS = "# rayhpc: settings"
 
+# Slurm takes scripts of 4 MiB.
+_LIMIT = 4 * 2**20
 FOLDER = Path(rayhpc.__file__).with_name("jobscripts")
 
 
@@ -34,7 +37,7 @@ def shipped(name: str) -> Path:
 def read(file: Path) -> str:
     """A script's text, any bytes of it; raises RayhpcError where it cannot be read."""
     try:
-        return file.read_bytes().decode("utf-8", "surrogateescape")
+        return files.read_bytes(file, _LIMIT).decode("utf-8", "surrogateescape")
     except OSError as error:
         raise configuration(
             f"the jobscript {file} cannot be read: {error.strerror}", next_step="rayhpc alloc init makes one to edit"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rayhpc.errors import configuration
 from rayhpc.records.lock import only_writer
+from rayhpc.user_input import files
 
 _NAME = re.compile(r"#\s*Cluster:\s*(.*\S)")
 _ADDRESS = re.compile(r"(?P<scheme>https?://)?(?P<place>(?:\[[0-9A-Fa-f:.%]+\]|[^\s\[\]:/@]+):\d{1,5})/?")
@@ -74,7 +75,7 @@ def save(file: Path, new: Sequence[Address], gone: Container[str] | None = None)
 
 
 def _old(file: Path) -> tuple[Address, ...]:
-    found = file.read_text(encoding="utf-8") if file.exists() else ""
+    found = files.read_text(file) if file.exists() else ""
     return parse(found, str(file)) if found.strip() else ()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tarfile
 import tempfile
@@ -11,10 +12,13 @@ from pathlib import Path, PurePosixPath
 
 from rayhpc.errors import configuration
 from rayhpc.jobs.request import JobRequest
-from rayhpc.jobs.script import BUNDLE, MOUNTS, archive_name, bundle_files, has_bundle
+from rayhpc.jobs.script import BUNDLE, MOUNTS, archive_name, bundle_files, has_bundle, script
 
 # What Ray's dashboard takes in one request (DASHBOARD_CLIENT_MAX_SIZE); it answers 413 to more.
 LIMIT = 100 * 2**20
+# One argument, and one variable, has at most 128 KiB (MAX_ARG_STRLEN): Ray hands the job on as `sh -c SCRIPT`, and its
+# environment as JSON in a variable.
+_COMMAND_LIMIT = 120 * 2**10
 # Headers of tar and zip.
 _ROOM = 2**20
 
@@ -63,7 +67,13 @@ def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def check(request: JobRequest) -> None:
-    """Raises RayhpcError for file mounts that are not there, or together larger than what Ray's job API takes."""
+    """Raises RayhpcError for file mounts that are not there, and for more than Ray's job API, or Linux, takes."""
+    length = len(script(request).encode(errors="replace")) + len(json.dumps(request.environment))
+    if length > _COMMAND_LIMIT:
+        raise configuration(
+            f"the job's command and environment are {-(-length >> 10)} KiB: Linux takes {_COMMAND_LIMIT >> 10} KiB",
+            next_step="write the arguments into a file that the script reads; nothing was submitted",
+        )
     sizes = sorted(((_size(Path(local).expanduser()), local) for local, _ in request.mounts), reverse=True)
     total = sum(size for size, _ in sizes)
     if total > LIMIT - _ROOM:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rayhpc.errors import RayhpcError, configuration
+from rayhpc.user_input import files
 
 _ASK_SECONDS = 10.0
 _CONNECT_SECONDS = 3.0
@@ -145,7 +146,7 @@ def _exchange(server: Server, path: str, method: str) -> tuple[int, str]:
 def token(server: Server) -> str:
     """What lets a request in; raises RayhpcError where it cannot be read."""
     try:
-        return server.token_file.read_text().strip()
+        return files.read_text(server.token_file).strip()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "no text"
         if server.gcs and isinstance(error, FileNotFoundError):  # a run takes its entry in the registry along

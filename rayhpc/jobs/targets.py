@@ -12,6 +12,7 @@ from rayhpc.jobs.address_file import Address
 from rayhpc.jobs.ray_api import Server
 from rayhpc.model import KUBERAY, ClusterEntry
 from rayhpc.records import registry
+from rayhpc.user_input import files
 
 _START = "start one that has it: mpirun -np 4 python -m rayhpc.start --hold --dashboard"
 
@@ -44,7 +45,7 @@ def servers(choice: Choice) -> list[Server]:
 def read(file: str) -> tuple[Address, ...]:
     """The addresses in a file; raises RayhpcError."""
     try:
-        return address_file.parse(Path(file).read_text(), file)
+        return address_file.parse(files.read_text(Path(file).expanduser()), file)
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "no text"
         raise configuration(

@@ -9,6 +9,7 @@ from typing import Any
 from rayhpc import units
 from rayhpc.kube import manifest, options
 from rayhpc.kube.options import Access, ClusterOptions, Group, JobOptions, Size, refused
+from rayhpc.user_input import files
 
 _GROUP = "--group NAME=KEY=VALUE,... with workers, cpus, memory, gpus, accelerator: gpu=workers=0:4,gpus=1,memory=32G"
 _TRACKING = "MLFLOW_TRACKING_URI"
@@ -132,9 +133,10 @@ def _pair(text: str, divider: str, usage: str) -> tuple[str, str]:
 
 def _read(file: str) -> str:
     try:
-        return Path(file).read_text()
+        return files.read_text(Path(file))
     except (OSError, UnicodeDecodeError) as error:
-        raise refused(f"{file} cannot be read", str(error), "-f FILE") from error
+        why = str(error.strerror if isinstance(error, OSError) else error)
+        raise refused(f"{file} cannot be read", why, "-f FILE") from error
 
 
 def deadline(text: str) -> int:

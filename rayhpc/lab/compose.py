@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rayhpc.rllib.errors import UsageError
+from rayhpc.user_input import files
 
 PACKAGE = "rayhpc.lab.conf"
 
@@ -34,6 +35,7 @@ def compose(source: Source) -> dict[str, Any]:
     own = source.config_dir is not None and source.config_name is not None
     if source.config_dir is not None and not Path(source.config_dir).is_dir():
         raise UsageError(f"--config-dir {source.config_dir}: there is no such directory")
+    _check_file(source)
     folder = str(Path(source.config_dir or ".").resolve())
     other = f"pkg://{PACKAGE}" if own else f"file://{folder}"
     begin = partial(initialize_config_dir, folder) if own else partial(initialize_config_module, PACKAGE)
@@ -46,6 +48,18 @@ def compose(source: Source) -> dict[str, Any]:
         raise UsageError(str(problem).strip()) from problem
     assert isinstance(settings, dict)
     return {str(name): value for name, value in settings.items()}
+
+
+def _check_file(source: Source) -> None:
+    """Raises UsageError for a configuration of the user's that is no file of a fitting size; Hydra would read it."""
+    path = Path(source.config_dir or ".") / f"{source.config_name}.yaml"
+    if source.config_dir is None or source.config_name is None or not path.exists():
+        return
+    try:
+        files.read_text(path)
+    except (OSError, UnicodeDecodeError) as problem:
+        why = problem.strerror if isinstance(problem, OSError) else str(problem)
+        raise UsageError(f"{path} cannot be read: {why}") from problem
 
 
 def _additive(source: Source) -> Iterator[str]:

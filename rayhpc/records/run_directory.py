@@ -17,6 +17,7 @@ from typing import Any
 
 from rayhpc import paths
 from rayhpc.errors import configuration
+from rayhpc.user_input.files import check_kind
 
 # A run directory on a full file system or over quota often still accepts an empty file.
 _TRIAL_BYTES = 256 * 1024
@@ -106,11 +107,12 @@ def read_private(file: Path) -> str | None:
     with contextlib.suppress(OSError):
         os.close(os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY))
     try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
     with os.fdopen(descriptor) as stream:
         found = os.fstat(descriptor)
+        check_kind(file, found.st_mode)
         if found.st_uid != os.getuid():
             raise PermissionError(errno.EPERM, "it belongs to another account")
         if found.st_mode & 0o077:

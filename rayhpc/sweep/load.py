@@ -43,7 +43,7 @@ def load(file: Path, environ: Mapping[str, str]) -> Sweep:
         values = _given(document, compose(text), "the file", _READERS)
         sweep = _sweep(document, values, file)
     except BrokenError as broken:
-        document.problems.append(Problem(broken.line, broken.text))
+        document.problems.append(Problem(broken.line, variables.mask(broken.text)))
     if document.problems:
         raise refusal(str(file), document.problems)
     return sweep

@@ -16,7 +16,7 @@ import rayhpc
 
 # The lowest first. A module imports from the layers below its own, and from its own package.
 LAYERS = (
-    "rayhpc driver_api errors units paths options log model messages",
+    "rayhpc driver_api user_input errors units paths options log model messages",
     "inside_ray",
     "processes host",
     "schedulers",
@@ -60,11 +60,11 @@ FENCES = {
     "inside_ray.deferred_agent": "",
     "inside_ray.*": "inside_ray*",
     "clusters.probe.node_probe": "",
-    "batch.*": "rayhpc errors paths units options model log schedulers* records* batch*",
+    "batch.*": "rayhpc user_input* errors paths units options model log schedulers* records* batch*",
     "rllib.*": "rayhpc records* rllib*",
-    "lab.*": "rayhpc rllib* lab*",
+    "lab.*": "rayhpc user_input* rllib* lab*",
     "jobs.*": "rayhpc errors units model user_input* records.registry records.ids records.lock jobs*",
-    "kube.*": "rayhpc errors paths units model records.registry host.network jobs* kube*",
+    "kube.*": "rayhpc user_input* errors paths units model records.registry host.network jobs* kube*",
     "clusters.*": "rayhpc errors paths units model schedulers* records.registry host.network "
     "processes.environment processes.keeper jobs* clusters*",
 }

@@ -16,6 +16,7 @@ from rayhpc.errors import configuration
 from rayhpc.jobs.job_file.document import BrokenError, Document, Problem, Reader, compose, refusal, short
 from rayhpc.jobs.job_file.variables import Variables, settings
 from rayhpc.jobs.request import JobRequest
+from rayhpc.user_input import files
 
 _ENV_FILE = ".env"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -33,14 +34,15 @@ def load(file: Path, environ: Mapping[str, str], env_file: Path | None = None) -
 def read_text(file: Path) -> str:
     """The text of a file that the user named; raises RayhpcError."""
     try:
-        return file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise configuration(
-            f"{file} cannot be read: {error.strerror}", f"working directory: {Path.cwd()}", next_step=f"ls -l {file}"
-        ) from error
+        return files.read_text(file)
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise refusal(str(file), [Problem(line, "bytes that are no UTF-8")]) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in its name
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise configuration(
+            f"{file} cannot be read: {why}", f"working directory: {Path.cwd()}", next_step=f"ls -l {file}"
+        ) from error
 
 
 def secrets_of(file: Path | None) -> dict[str, str]:

@@ -222,7 +222,7 @@ def test_the_env_file(folder: Path, tmp_path: Path) -> None:
 
 
 def test_files_that_cannot_be_read(folder: Path, tmp_path: Path) -> None:
-    for name, what in (("gone.yaml", "No such file"), ("data", "Is a directory")):
+    for name, what in (("gone.yaml", "No such file"), ("data", "it is a directory, no file")):
         with pytest.raises(RayhpcError, match=f"{name} cannot be read: {what}") as caught:
             jobfile.load(folder / name, {})
         assert caught.value.fault.code == ExitCode.CONFIGURATION
