@@ -61,7 +61,7 @@ FENCES = {
     "inside_ray.*": "inside_ray*",
     "clusters.probe.node_probe": "",
     "batch.*": "rayhpc errors paths units options model log schedulers* records* batch*",
-    "rllib.*": "rayhpc records* rllib*",
+    "rllib.*": "rayhpc driver_api records* rllib*",
     "lab.*": "rayhpc rllib* lab*",
     "jobs.*": "rayhpc errors units model records.registry records.ids jobs*",
     "kube.*": "rayhpc errors paths units model records.registry host.network jobs* kube*",
