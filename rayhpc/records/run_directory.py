@@ -17,6 +17,7 @@ from typing import Any
 
 from rayhpc import paths
 from rayhpc.errors import configuration
+from rayhpc.host import ownership
 
 # A run directory on a full file system or over quota often still accepts an empty file.
 _TRIAL_BYTES = 256 * 1024
@@ -40,6 +41,11 @@ def create(parent: str, run_id: str) -> Path:
         ) from error
     _point_latest(directory)
     return directory
+
+
+def planted(directory: Path) -> str:
+    """Where a run really lies whose place is a link, which may be somebody else's; empty where it lies by its name."""
+    return str(directory.resolve()) if directory.parent.is_symlink() else ""
 
 
 def make_private(directory: Path, exist_ok: bool = False) -> None:
@@ -110,11 +116,8 @@ def read_private(file: Path) -> str | None:
     except FileNotFoundError:
         return None
     with os.fdopen(descriptor) as stream:
-        found = os.fstat(descriptor)
-        if found.st_uid != os.getuid():
-            raise PermissionError(errno.EPERM, "it belongs to another account")
-        if found.st_mode & 0o077:
-            raise PermissionError(errno.EPERM, f"others may use it (mode {found.st_mode & 0o777:03o})")
+        if problem := ownership.not_ours_alone(os.fstat(descriptor)):
+            raise PermissionError(errno.EPERM, problem)
         return stream.read()
 
 
