@@ -6,12 +6,10 @@ configuration in the middle, keep the rest.
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rayhpc.rllib.deadline import deadline_in
 from rayhpc.rllib.driver import drive, leave, prepare
 from rayhpc.rllib.env_runners import episode_returns_logger
 from rayhpc.rllib.output import Place
@@ -43,7 +41,7 @@ def config(env_runners: int, seed: int) -> PPOConfig:
 def ready(signals: Signals) -> Training:
     """What to train, until when, and where the results go."""
     stop = StopConditions(mean_return=450, iterations=100)
-    plan = Plan("PPO", ENV, config, stop, deadline=deadline_in(os.environ))
+    plan = Plan("PPO", ENV, config, stop)
     return prepare(plan, Place(ENV, OUTPUT, resume=""), signals)
 
 

@@ -31,14 +31,12 @@ Results to expect: docs/rllib.md.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from rayhpc.rllib import command_line
 from rayhpc.rllib.command_line import DriverOptions, Flag, above_zero, at_least
-from rayhpc.rllib.deadline import deadline_in
 from rayhpc.rllib.driver import drive, leave, prepare
 from rayhpc.rllib.env_runners import episode_returns_logger, most_env_runners
 from rayhpc.rllib.environments import stop_return
@@ -118,7 +116,6 @@ def plan(options: Options) -> Plan:
         ray_address=options.ray_address,
         checkpoint_every=options.checkpoint_every,
         keep=options.keep,
-        deadline=deadline_in(os.environ),
     )
 
 

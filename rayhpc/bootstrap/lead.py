@@ -78,6 +78,8 @@ class Leader:
         run_directory.write_json(Path(spec.run_dir, paths.SPEC), spec)
         ranks = f"{counted(spec.ranks, 'rank')} on {counted(spec.hosts, 'host')}"
         self._context.milestone("agreed", spec.head.host, f"{ranks}; run {spec.run_dir}")
+        if real := run_directory.planted(Path(spec.run_dir)):
+            self._context.console.line(f"{Path(spec.run_dir).parent} is a link: the run lies in {real}")
         for warning in (*self._plan.warnings, *announce.ignored_variables(os.environ)):
             self._context.console.line(f"WARNING: {warning}")
         return None
@@ -97,6 +99,7 @@ class Leader:
             )
             tell = context.console.line
             self._registration = Registration(entry, assignment.token, assignment.certificate, tell)
+            self._supervisor.follow_end(self._registration.move_end)
         return None
 
     def _print_commands(self) -> Outcome | None:

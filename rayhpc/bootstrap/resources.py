@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
-import stat
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -14,15 +13,13 @@ from pathlib import Path
 import rayhpc
 from rayhpc import paths, units
 from rayhpc.errors import configuration
-from rayhpc.host import gpus, this_host
+from rayhpc.host import gpus, ownership, this_host
 from rayhpc.inside_ray.names import DASHBOARD_PACKAGES
 from rayhpc.model import Interface, RankResources, Versions
 from rayhpc.options import Options
 from rayhpc.processes import this_process
 from rayhpc.schedulers.facts import Scheduler
 
-# The owner that a rootless container shows for what belongs to root outside.
-_UNMAPPED = 65534
 # Ray's session of an idle node takes 0.3 MB; its logs grow, and beyond 95 % of the file system nothing is spilled.
 _LEAST_SPACE = 50 * 2**20
 # The largest object store that Ray puts on a disk where /dev/shm is too small.
@@ -171,14 +168,10 @@ def _temp_problem(directory: str, limit: int = _SHORT) -> str:
 def _owner_problem(directory: str) -> str:
     """Why another user could replace our directory, with its token, by another; empty if nobody can."""
     try:
-        found = Path(directory).stat()
+        problem = ownership.ruled_by_others(Path(directory))
     except OSError:
         return ""  # the attempt to write reports it
-    if found.st_uid not in (0, os.getuid(), _UNMAPPED):
-        return "belongs to another account, who could replace our directory by another"
-    if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
-        return "is writable for all without the sticky bit: any user could replace our directory by another"
-    return ""
+    return f"cannot be trusted: {problem}" if problem else ""
 
 
 def _network_problem(directory: str) -> str:

@@ -6,7 +6,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,6 +72,7 @@ class Supervisor:
         self._heartbeats = Heartbeats(context.comm.size, set(range(1, context.comm.size)))
         self._end = EndOfJob(spec.deadline, question(options, os.environ), Path(paths.deadline_file(spec.run_dir)))
         self._warned = False
+        self._tell_end: Callable[[float], None] = lambda _: None
 
     def poll(self) -> Outcome | None:
         """Wait a little for events and process them; the outcome once an event has decided."""
@@ -92,6 +93,11 @@ class Supervisor:
         """The driver runs: it gets the signals, and its exit code is the run's."""
         self.driver = driver
         self.policy = replace(self.policy, driven=True)
+
+    def follow_end(self, tell: Callable[[float], None]) -> None:
+        """Call `tell` with the end of the job as it is now, and with each other that the scheduler gives it."""
+        self._tell_end = tell
+        tell(self._end.at)
 
     def doubtful(self) -> frozenset[int]:
         """Ranks that have sent nothing for a while, and may no longer answer."""
@@ -239,6 +245,7 @@ class Supervisor:
         self._warned = self._warned and self._end.left <= self._options.grace
         self._console.line(f"the end of the job has moved: {_moved(self._end.at, moved)}")
         self._log.write("deadline", HEAD_RANK, self._spec.host(HEAD_RANK), end=self._end.at)
+        self._tell_end(self._end.at)
         self._write_end()
 
     def _write_end(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,6 @@ from rayhpc.lab.environments import agents_of
 from rayhpc.lab.loggers import loggers_of
 from rayhpc.lab.settings import Settings
 from rayhpc.lab.video import recorder_of
-from rayhpc.rllib.deadline import deadline_in
 from rayhpc.rllib.driver import prepare
 from rayhpc.rllib.env_runners import episode_returns_logger, most_env_runners
 from rayhpc.rllib.errors import UsageError
@@ -72,7 +70,6 @@ def plan_of(settings: Settings) -> Plan:
         ray_address=settings.run.ray_address,
         checkpoint_every=settings.checkpoint.every,
         keep=settings.checkpoint.keep,
-        deadline=deadline_in(os.environ),
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from rayhpc.errors import RayhpcError
 from rayhpc.model import Certificate, ClusterEntry
@@ -28,12 +30,17 @@ class Registration:
         self, entry: ClusterEntry, token: str, certificate: Certificate | None, tell: Callable[[str], None]
     ) -> None:
         self._entry = entry
+        self._end = entry.deadline
         self._tell = tell
         self._closed = threading.Event()
         self._problems: list[str] = []
         secrets = (token, certificate)
         self._thread = threading.Thread(target=self._run, args=secrets, name="registration", daemon=True)
         self._thread.start()
+
+    def move_end(self, end: float) -> None:
+        """Enter another end of the job, in Unix seconds, infinite where there is none any more."""
+        self._end = end if end < math.inf else 0.0
 
     def close(self) -> list[str]:
         """Remove the entry; in words what went wrong. Takes up to 5 s where the file system hangs."""
@@ -61,6 +68,7 @@ class Registration:
         while not self._closed.wait(_LOOK_SECONDS):
             try:
                 asked = registry.stops(self._entry)
+                self._follow_end()
                 if time.monotonic() >= beat_at:
                     beat_at = time.monotonic() + _BEAT_SECONDS
                     registry.beat(self._entry)
@@ -72,3 +80,9 @@ class Registration:
                 answered = len(asked)
                 self._tell(f"the end was asked for by {asked[-1]}")
                 os.kill(os.getpid(), signal.SIGTERM)
+
+    def _follow_end(self) -> None:
+        if self._end != self._entry.deadline:
+            moved = replace(self._entry, deadline=self._end)
+            registry.amend(moved)
+            self._entry = moved

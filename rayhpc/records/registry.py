@@ -22,6 +22,7 @@ from typing import Any
 
 from rayhpc import paths
 from rayhpc.errors import RayhpcError, configuration, shortened
+from rayhpc.host import ownership
 from rayhpc.model import Certificate, ClusterEntry
 from rayhpc.processes import environment
 from rayhpc.records import lock, run_directory
@@ -94,20 +95,19 @@ def add(entry: ClusterEntry, token: str, certificate: Certificate | None = None)
         raise _unusable(own.parent, error) from error
 
 
+def amend(entry: ClusterEntry) -> None:
+    """Write what has changed of an entry; raises OSError, FileNotFoundError where the entry was forgotten."""
+    run_directory.write_json(directory(entry.id) / _RECORD, entry)
+
+
 def _check_owner(place: Path) -> None:
     """Raises OSError where somebody else could read what is put there, or put something of his own in its place."""
-    found = place.lstat()
-    if not stat.S_ISDIR(found.st_mode):
+    if not stat.S_ISDIR(place.lstat().st_mode):
         raise NotADirectoryError(0, "it is a link, or no directory", str(place))
-    if found.st_uid != os.getuid():
-        raise PermissionError(0, "it belongs to another account", str(place))
-    if place.parent.stat().st_uid not in (0, os.getuid()):
-        raise PermissionError(0, "others may rename in the directory above it", str(place))
-    for above in place.resolve().parents:
-        mode = above.stat().st_mode
-        if mode & (stat.S_IWOTH | stat.S_IWGRP) and not mode & stat.S_ISVTX:
-            raise PermissionError(0, f"others may rename in {above}", str(place))
-    place.chmod(0o700)
+    with contextlib.suppress(PermissionError):  # another account's, which is said next
+        place.chmod(0o700)
+    if problem := ownership.not_ours_alone(place.lstat()) or ownership.ruled_by_others(place.parent):
+        raise PermissionError(0, problem, str(place))
 
 
 def _unusable(place: Path, error: OSError) -> RayhpcError:

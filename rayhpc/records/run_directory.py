@@ -17,6 +17,7 @@ from typing import Any
 
 from rayhpc import paths
 from rayhpc.errors import configuration
+from rayhpc.host import ownership
 from rayhpc.user_input.files import check_kind
 
 # A run directory on a full file system or over quota often still accepts an empty file.
@@ -41,6 +42,11 @@ def create(parent: str, run_id: str) -> Path:
         ) from error
     _point_latest(directory)
     return directory
+
+
+def planted(directory: Path) -> str:
+    """Where a run really lies whose place is a link, which may be somebody else's; empty where it lies by its name."""
+    return str(directory.resolve()) if directory.parent.is_symlink() else ""
 
 
 def make_private(directory: Path, exist_ok: bool = False) -> None:
@@ -111,6 +117,8 @@ def read_private(file: Path) -> str | None:
     except FileNotFoundError:
         return None
     with os.fdopen(descriptor) as stream:
+        if problem := ownership.not_ours_alone(os.fstat(descriptor)):
+            raise PermissionError(errno.EPERM, problem)
         found = os.fstat(descriptor)
         check_kind(file, found.st_mode)
         if found.st_uid != os.getuid():

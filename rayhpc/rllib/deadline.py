@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 
+from rayhpc import driver_api
 from rayhpc.rllib.errors import UsageError
 from rayhpc.rllib.metrics import Row
 
@@ -12,9 +13,12 @@ DEADLINE_MARGIN_S = 15.0
 RECENT_ITERATIONS = 10
 
 
-def deadline_in(environment: Mapping[str, str]) -> float | None:
-    """The end of the job in Unix seconds, if RAYHPC_DEADLINE tells it; UsageError if it is no number."""
-    return number_in(environment, "RAYHPC_DEADLINE", "a time in Unix seconds")
+def end_of_job() -> float:
+    """The end of the job in Unix seconds as it is now, infinite where none is known; UsageError if it is no number."""
+    try:
+        return driver_api.deadline()
+    except ValueError as problem:
+        raise UsageError(str(problem)) from None
 
 
 def patience_in(environment: Mapping[str, str]) -> float | None:
@@ -31,10 +35,8 @@ def number_in(environment: Mapping[str, str], name: str, what: str) -> float | N
         raise UsageError(f"{name}={text!r} is not {what}") from None
 
 
-def next_iteration_fits(rows: Sequence[Row], deadline: float | None, now: float, checkpoint_s: float) -> bool:
+def next_iteration_fits(rows: Sequence[Row], deadline: float, now: float, checkpoint_s: float) -> bool:
     """Whether one more iteration and its checkpoint will end well before the deadline (Unix seconds)."""
-    if deadline is None:
-        return True
     ends = [0.0, *(row.seconds for row in rows)][-RECENT_ITERATIONS - 1 :]
     longest = max((after - before for before, after in itertools.pairwise(ends)), default=0.0)
     return now + 1.5 * longest + 2 * checkpoint_s + DEADLINE_MARGIN_S < deadline

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -25,7 +26,7 @@ class Signals:
         self.limit = ""
         self._program = program
         self._patience: float | None = None
-        self._deadline: float | None = None
+        self._deadline: Callable[[], float] = lambda: math.inf
         self._deferred = False
         self._killed_at: float | None = None
         self._reserve: float | None = None
@@ -36,11 +37,11 @@ class Signals:
             signal.signal(number, self._receive)
         signal.signal(signal.SIGALRM, self._ring)
 
-    def limit_to(self, patience: float | None, deadline: float | None) -> None:
+    def limit_to(self, patience: float | None, deadline: Callable[[], float]) -> None:
         """Say when the driver is killed.
 
-        patience: seconds from SIGTERM or SIGINT to SIGKILL (rayhpc's --stop-timeout); deadline: the end of the job in
-        Unix seconds; None where nobody kills.
+        patience: seconds from SIGTERM or SIGINT to SIGKILL (rayhpc's --stop-timeout); None where
+        nobody kills; deadline: tells the end of the job in Unix seconds, which may move, infinite where there is none.
         """
         self._patience, self._deadline = patience, deadline
 
@@ -89,8 +90,8 @@ class Signals:
     def _begin_patience(self, number: signal.Signals) -> None:
         """The first of the ends that this signal announces is the one that counts."""
         ends = {}
-        if self._deadline is not None:
-            ends["RAYHPC_DEADLINE"] = time.monotonic() + self._deadline - time.time() - BEFORE_DEADLINE_S
+        if (deadline := self._deadline()) < math.inf:
+            ends["the end of the job"] = time.monotonic() + deadline - time.time() - BEFORE_DEADLINE_S
         if self._patience is not None and number != signal.SIGUSR1:
             ends[f"--stop-timeout {self._patience:g}"] = time.monotonic() + self._patience
         for limit, at in ends.items():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayhpc.rllib.checkpoints import Checkpoint
-from rayhpc.rllib.deadline import next_iteration_fits
+from rayhpc.rllib.deadline import end_of_job, next_iteration_fits
 from rayhpc.rllib.evaluations import Evaluation
 from rayhpc.rllib.metrics import Row
 from rayhpc.rllib.signals import Signals
@@ -26,7 +26,8 @@ class Plan:
 
     config: RLlib's configuration, given the number of env runners and a seed. num_env_runners: None for one per CPU
     but one, at most `most_env_runners`. other_cpus: those of other actors, such as env runners of evaluation.
-    deadline: Unix seconds. require_return: the exit code is 1 where the best mean return is below it.
+    deadline: asked before each iteration, in Unix seconds. require_return: the exit code is 1 where the best mean
+    return is below it.
     """
 
     algorithm: str
@@ -41,7 +42,7 @@ class Plan:
     ray_address: str | None = None
     checkpoint_every: int = 10
     keep: int = 3
-    deadline: float | None = None
+    deadline: Callable[[], float] = end_of_job
 
 
 @dataclass(frozen=True)
@@ -79,5 +80,5 @@ class Training:
         """The reason to start no further iteration; None to go on."""
         if reason := reached(self.plan.stop, self.rows) or self.signals.reason:
             return reason
-        fits = next_iteration_fits(self.rows, self.plan.deadline, time.time(), self.checkpoint_s)
+        fits = next_iteration_fits(self.rows, self.plan.deadline(), time.time(), self.checkpoint_s)
         return None if fits else "deadline"

@@ -636,7 +636,8 @@ def test_a_temporary_directory_that_others_rule_is_refused(account: Account, fau
         finally:
             short.unlink()
     assert code == 78, output
-    said = "belongs to another account" if fault == "somebody else's" else "is writable for all without the sticky bit"
+    theirs, writable = "belongs to another account", "is writable for others without the sticky bit"
+    said = theirs if fault == "somebody else's" else writable
     assert said in output
     met(Cell(STRANGERS, f"--temp-dir is {fault}", f"78 CONFIGURATION: '… {said}'"))
 

@@ -77,15 +77,15 @@ def lead(tmp_path: Path, signals: Signals, monkeypatch: pytest.MonkeyPatch) -> I
     tables: list[HeadTable] = []
     with tempfile.TemporaryDirectory() as short:  # pytest's own are longer than a socket's path may be
 
-        def run(argv: Sequence[str], kind: Callable[..., Leader] = Leader, **options: Any) -> int:
+        def run(argv: Sequence[str], kind: Callable[..., Leader] = Leader, where: str = "run", **options: Any) -> int:
             chosen = Options(register=False, **options)
-            spec = cluster([node(0, temp_dir=f"{short}/p")], run_dir=str(tmp_path / "run"))
+            spec = cluster([node(0, temp_dir=f"{short}/p")], run_dir=str(tmp_path / where))
             head = Node(assignment(spec), spec.head, chosen)
             head.prepare()
             tables.append(HeadTable(paths.node_table(spec.head.temp_dir)))
             comm = SoloComm()
             made = context(
-                tmp_path / "run", comm=comm, options=chosen, argv=tuple(argv), watch=Watch(comm, signals, 0.01)
+                tmp_path / where, comm=comm, options=chosen, argv=tuple(argv), watch=Watch(comm, signals, 0.01)
             )
             return kind(made, ClusterPlan(spec, assignment(spec), tuple(argv), ("a warning",)), head).run()
 
@@ -118,6 +118,17 @@ def test_a_run_from_the_agreed_cluster_to_the_drivers_code(
     assert printed == "10.0.0.1:20001\n"
     assert "WARNING: a warning\n" in lines
     assert "1/1 Ray nodes, 2 CPUs, 0 GPUs\n" in lines
+
+
+def test_a_run_whose_place_is_a_link_says_where_it_lies(
+    lead: Lead, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "rayhpc-runs").symlink_to("theirs")
+    assert lead(["/bin/true"], where="rayhpc-runs/a-run") == 0
+    real = tmp_path / "theirs" / "a-run"
+    assert f"{tmp_path / 'rayhpc-runs'} is a link: the run lies in {real}\n" in capfd.readouterr().err
+    assert (real / "outcome.json").exists()
 
 
 def test_a_driver_asks_rayhpc_about_its_run(lead: Lead, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -59,9 +59,17 @@ def test_bytes_count_and_not_characters() -> None:
 def test_a_directory_in_which_others_may_rename_is_refused(short: str) -> None:
     assert resources._temp_problem(short) == ""
     Path(short).chmod(0o777)
-    assert "is writable for all without the sticky bit" in resources._temp_problem(short)
+    assert "is writable for others without the sticky bit" in resources._temp_problem(short)
     Path(short).chmod(0o1777)
     assert resources._temp_problem(short) == ""
+
+
+def test_so_is_one_below_such_a_directory(short: str) -> None:
+    below = Path(short, "a", "b")
+    below.mkdir(parents=True)
+    assert resources._temp_problem(str(below)) == ""
+    Path(short).chmod(0o777)
+    assert "is writable for others without the sticky bit" in resources._temp_problem(str(below))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a directory away")

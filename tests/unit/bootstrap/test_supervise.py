@@ -218,12 +218,15 @@ def test_an_extended_job_is_signalled_before_its_new_end(
 ) -> None:
     """Extended after the last question, 100 s before its end: it is asked again before the signal."""
     stage, answers = movable
+    told: list[float] = []
+    stage.supervisor.follow_end(told.append)
     pass_seconds(stage, 310)
     answers.append(answers[0] + 3600)
     pass_seconds(stage, 100)
     assert (stage.driver.signals, stage.driver.ends) == ([], 0)
     assert "the end of the job has moved: " in capsys.readouterr().err
     assert (tmp_path / "deadline").read_text() == f"{answers[-1]:.0f}\n"
+    assert told == answers
     pass_seconds(stage, 3530)
     assert stage.driver.signals == [USR1]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -62,6 +63,25 @@ def test_it_beats(monkeypatch: pytest.MonkeyPatch, state: Path) -> None:
     os.utime(state / "clusters" / entry().id / "heartbeat", (1.0, 1.0))
     assert until(lambda: registry.heartbeat_age(entry()) < 60)
     made.close()
+
+
+@pytest.mark.parametrize(("end", "written"), [(1_800_000_000.0, 1_800_000_000.0), (math.inf, 0.0)])
+def test_it_follows_the_end_of_the_job(end: float, written: float) -> None:
+    before = entry(deadline=1_795_300_000.0)
+    made = Registration(before, "s3cret", None, [].append)
+    assert until(lambda: registry.every() == [before])
+    made.move_end(end)
+    assert until(lambda: registry.every() == [entry(deadline=written)])
+    assert made.close() == []
+    assert registry.every() == []
+
+
+def test_an_entry_that_was_forgotten_does_not_come_back_with_another_end(state: Path) -> None:
+    made = begun([])
+    registry.forget(entry())
+    made.move_end(1_800_000_000.0)
+    assert until(lambda: threads() == [])
+    assert list((state / "clusters").iterdir()) == []
 
 
 def test_each_request_is_a_signal(signals: list[int]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from rayhpc.rllib.cluster import check_reachable
 from rayhpc.rllib.command_line import stop_conditions
-from rayhpc.rllib.deadline import deadline_in, next_iteration_fits
+from rayhpc.rllib.deadline import end_of_job, next_iteration_fits
 from rayhpc.rllib.env_runners import env_runner_shares, episode_returns_logger
 from rayhpc.rllib.errors import UsageError, exit_code
 from rayhpc.rllib.metrics import Row, best_return
@@ -62,7 +62,7 @@ def test_the_next_iteration_must_fit_before_the_deadline(seconds: list[float], l
 def test_the_deadline_leaves_time_for_two_checkpoints() -> None:
     assert next_iteration_fits([], 36.0, 0.0, 10.0)
     assert not next_iteration_fits([], 34.0, 0.0, 10.0)
-    assert next_iteration_fits([row(1)], None, 0.0, 1e9)
+    assert next_iteration_fits([row(1)], math.inf, 0.0, 1e9)
 
 
 @pytest.mark.parametrize(
@@ -124,12 +124,12 @@ def test_parts_of_an_episode_are_summed_up() -> None:
     assert logged == [1, 2, 13]
 
 
-def test_the_deadline_is_read_from_the_environment() -> None:
-    assert deadline_in({}) is None
-    assert deadline_in({"RAYHPC_DEADLINE": ""}) is None
-    assert deadline_in({"RAYHPC_DEADLINE": "1750000000"}) == 1_750_000_000
-    with pytest.raises(UsageError, match="soon"):
-        deadline_in({"RAYHPC_DEADLINE": "soon"})
+def test_a_deadline_that_is_no_number_is_the_users_to_correct(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYHPC_DEADLINE", "1750000000")
+    assert end_of_job() == 1_750_000_000
+    monkeypatch.setenv("RAYHPC_DEADLINE", "soon")
+    with pytest.raises(UsageError, match="RAYHPC_DEADLINE: 'soon'"):
+        end_of_job()
 
 
 def test_an_address_where_nobody_listens_is_refused() -> None:

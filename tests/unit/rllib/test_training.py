@@ -8,7 +8,6 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,7 +15,7 @@ import pytest
 
 import rayhpc.rllib.loop as library
 from rayhpc.rllib.command_line import place_of, stop_conditions
-from rayhpc.rllib.deadline import DEADLINE_MARGIN_S
+from rayhpc.rllib.deadline import DEADLINE_MARGIN_S, end_of_job
 from rayhpc.rllib.driver import prepare
 from rayhpc.rllib.learning_curve import learning_curve
 from rayhpc.rllib.loop import train
@@ -102,7 +101,7 @@ def test_an_iteration_that_outlasts_the_patience_is_abandoned(
     signals.install()
     signals.defer()
     run = training(tmp_path, signals)
-    signals.limit_to(PATIENCE_S, None)
+    signals.limit_to(PATIENCE_S, end_of_job)
     began = time.monotonic()
     assert train(run, Counting({13: busy(60, number)})) == reason
     assert 0.1 < time.monotonic() - began < 10
@@ -115,17 +114,18 @@ def test_the_end_of_the_job_is_a_limit_too(tmp_path: Path, signals: Signals, cap
     signals.install()
     signals.defer()
     run = training(tmp_path, signals)
-    signals.limit_to(8.0, time.time() + BEFORE_DEADLINE_S + PATIENCE_S)
+    end = time.time() + BEFORE_DEADLINE_S + PATIENCE_S
+    signals.limit_to(8.0, lambda: end)
     assert train(run, Counting({3: busy(60, signal.SIGUSR1)})) == "signal"
     assert iterations_in(tmp_path) == [2]
-    assert "RAYHPC_DEADLINE" in capfd.readouterr().err
+    assert "would outlast the end of the job" in capfd.readouterr().err
 
 
 def test_an_iteration_within_the_patience_is_finished(tmp_path: Path, signals: Signals) -> None:
     signals.install()
     signals.defer()
     run = training(tmp_path, signals)
-    signals.limit_to(library.EXIT_S + 30, None)
+    signals.limit_to(library.EXIT_S + 30, end_of_job)
     assert train(run, Counting({3: busy(0.3, signal.SIGINT)})) == "interrupt"
     assert iterations_in(tmp_path) == [3]
     assert not run.abandoned
@@ -137,7 +137,7 @@ def test_a_checkpoint_that_takes_too_long_is_left(
     signals.install()
     signals.defer()
     run = training(tmp_path, signals)
-    signals.limit_to(PATIENCE_S, None)
+    signals.limit_to(PATIENCE_S, end_of_job)
     algorithm = Counting({13: busy(60, signal.SIGINT)})
     algorithm.save_s = {12: 60.0}
     assert train(run, algorithm) == "interrupt"
@@ -187,15 +187,20 @@ def test_no_samples_for_long_is_a_failure(tmp_path: Path, signals: Signals, monk
         train(training(tmp_path, signals), Counting(lost=3))
 
 
-def test_the_deadline_ends_training(tmp_path: Path, signals: Signals) -> None:
-    run = training(tmp_path, signals)
-    run.plan = replace(run.plan, deadline=time.time() + DEADLINE_MARGIN_S + 60)
+@pytest.mark.parametrize(("first", "later", "reason"), [(60, 0, "deadline"), (20, 3600, "return")])
+def test_the_deadline_ends_training_where_it_is_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signals: Signals, first: float, later: float, reason: str
+) -> None:
+    file = tmp_path / "deadline"
+    monkeypatch.setenv("RAYHPC_DEADLINE", "1")
+    monkeypatch.setenv("RAYHPC_DEADLINE_FILE", str(file))
 
-    def pass_time() -> None:
-        run.plan = replace(run.plan, deadline=time.time() + DEADLINE_MARGIN_S)
+    def move_end(seconds: float) -> None:
+        file.write_text(f"{time.time() + DEADLINE_MARGIN_S + seconds:.0f}\n")
 
-    assert train(run, Counting({7: pass_time})) == "deadline"
-    assert iterations_in(tmp_path) == [7]
+    move_end(first)
+    assert train(training(tmp_path, signals), Counting({7: lambda: move_end(later)})) == reason
+    assert iterations_in(tmp_path)[-1] == (7 if reason == "deadline" else 45)
 
 
 def test_the_learning_curve_is_a_picture(tmp_path: Path, signals: Signals) -> None:
