@@ -10,7 +10,7 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help setup train test test-oldest test-faults test-soak lint types docs man unit mpi cluster faults slurm bench clean
+.PHONY: help setup train test test-oldest test-faults test-soak lint types docs man packages unit mpi cluster faults slurm bench clean
 .DELETE_ON_ERROR:
 
 help:  ## what there is
@@ -55,7 +55,7 @@ train: .venv/ready  ## set up, then train PPO on CartPole on four ranks
 	$(V)/mpirun -np $(RANKS) $(V)/python -m rayhpc.start examples/train_ppo.py
 	@echo 'next: . .venv/bin/activate   then: rayhpc runs list, or your own driver in the place of examples/train_ppo.py'
 
-test: setup lint types docs unit mpi cluster faults slurm  ## set up, then everything that must pass
+test: setup lint types docs unit packages mpi cluster faults slurm  ## set up, then everything that must pass
 
 lint: .venv/ready  ## ruff, shellcheck, codespell, the workflow and the forms against their schemas
 	$(V)/ruff check .
@@ -71,6 +71,12 @@ types: .venv/ready  ## mypy, strict
 
 docs: .venv-docs/ready  ## the documentation site, strictly; build/site/index.html
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
+
+man: .venv/ready  ## the manual pages; build/man
+	$(V)/python packaging/docs/man.py build/man
+
+packages: .venv/ready .venv-docs/ready  ## wheel and sdist, installed and used; the recipes for conda and Spack
+	$(V)/pytest -q tests/packages
 
 unit: .venv/ready  ## tests without Ray and MPI
 	$(V)/pytest -q tests/unit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from rayhpc import paths
 from rayhpc.cli import main
 from rayhpc.options import Options
 from rayhpc.schedulers import SYSTEMS
+from tests.launch import skip
 
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
@@ -78,6 +80,32 @@ def test_every_command_has_its_entry(made: dict[str, str]) -> None:
 def test_every_scheduler_and_file_has_its_row(made: dict[str, str]) -> None:
     assert [name for name in SYSTEMS if f"| {name} |" not in made["reference/schedulers.md"]] == []
     assert [name for name in paths.RUN_FILES if f"| `{name}` |" not in made["reference/files.md"]] == []
+
+
+@pytest.fixture(scope="module")
+def manuals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """{name: file} of the manual pages."""
+    place = tmp_path_factory.mktemp("man")
+    subprocess.run([sys.executable, ROOT / "packaging/docs/man.py", place], check=True)
+    return {page.stem: page for page in (place / "man1").iterdir()}
+
+
+def test_every_command_has_its_manual(manuals: dict[str, Path]) -> None:
+    top = main.main.list_commands(click.Context(main.main))
+    assert set(manuals) == {"rayhpc", *(f"rayhpc-{name}" for name in top)}
+    below = {words for words in commands(main.main, "rayhpc") if len(words.split()) > 2}
+    headings = {line for page in manuals.values() for line in page.read_text().replace("\\-", "-").splitlines()}
+    assert {f".SS {words}" for words in below} <= headings
+
+
+def test_the_manuals_are_read_without_a_warning(manuals: dict[str, Path]) -> None:
+    if shutil.which("groff") is None:
+        skip("no groff (Debian: groff-base)")
+    for page in manuals.values():
+        words = ["groff", "-Kutf8", "-man", "-ww", "-Tutf8", page]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        assert done.stderr == ""
+        assert "SEE ALSO" in re.sub(r"\x1b\[[0-9;]*m|.\x08", "", done.stdout)
 
 
 def test_every_variable_is_described() -> None:
