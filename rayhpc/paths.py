@@ -11,6 +11,16 @@ OUTCOME = "outcome.json"
 LOGS = "ray-logs.tar.gz"
 LATEST = "latest"
 DEADLINE = "deadline"
+# What a user finds in the directory of a run; N: a rank.
+RUN_FILES = {
+    SPEC: "what was agreed: hosts, ranks, CPUs, GPUs, memory, addresses, versions, the driver's command",
+    EVENTS: "what happened when: a line of JSON for each event of each rank",
+    OUTCOME: "how it ended: exit code and cause; the fault with what, where, evidence and next step",
+    "rank-N.log": "what the Ray node of rank N printed",
+    LOGS: "Ray's own logs of all nodes, unless --logs=never",
+    DEADLINE: "the end of the job in Unix seconds as it is now, where it is known; the driver reads it",
+    "ray-timeline-*.json": "what `ray timeline` wrote during the run",
+}
 
 # AF_UNIX paths end at 107 bytes. To its --temp-dir Ray appends a session and a socket's name.
 AF_UNIX_LIMIT = 107

@@ -11,6 +11,7 @@ from rayhpc import __version__
 from rayhpc.cli.alloc import alloc
 from rayhpc.cli.check import check
 from rayhpc.cli.cluster import cluster
+from rayhpc.cli.completion import completion
 from rayhpc.cli.job import job
 from rayhpc.cli.node import node
 from rayhpc.cli.runs import runs
@@ -59,6 +60,7 @@ def start(arguments: tuple[str, ...]) -> None:
 main.add_command(alloc)
 cluster.add_command(check)
 main.add_command(cluster)
+main.add_command(completion)
 main.add_command(node)
 main.add_command(runs)
 main.add_command(job)

@@ -113,15 +113,20 @@ def test_bash_completes(typed: list[str], completed: set[str], monkeypatch: pyte
     assert set(done.stdout.split()) == completed
 
 
-@pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_other_shells_get_a_script(shell: str) -> None:
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_shell_gets_its_script(shell: str) -> None:
     """zsh and fish are not on every machine: what they would read is asked for as the page says."""
-    assigned = re.search(r"_RAYHPC_COMPLETE=(\w+)", line_of(shell))
-    assert assigned
-    environ = {**os.environ, "_RAYHPC_COMPLETE": assigned[1]}
-    command = [Path(sys.executable).with_name("rayhpc")]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    words = re.search(rf"rayhpc completion {shell}\b", line_of(shell))
+    assert words
+    command = [Path(sys.executable).with_name("rayhpc"), *words[0].split()[1:]]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert f"_RAYHPC_COMPLETE={shell}_complete" in done.stdout
+
+
+def test_another_shell_is_refused() -> None:
+    done = run(Path(sys.executable), "completion", "tcsh")
+    assert done.returncode == ExitCode.USAGE
+    assert "'bash', 'zsh', 'fish'" in done.stderr
 
 
 # --------------------------------------------------------------------------------------------------------- colours
