@@ -60,19 +60,11 @@ FENCES = {
     "inside_ray.deferred_agent": "",
     "inside_ray.*": "inside_ray*",
     "clusters.probe.node_probe": "",
-<<<<<<< HEAD
     "batch.*": "rayhpc user_input* errors paths units options model log schedulers* records* batch*",
-    "rllib.*": "rayhpc records* rllib*",
+    "rllib.*": "rayhpc driver_api records* rllib*",
     "lab.*": "rayhpc user_input* rllib* lab*",
     "jobs.*": "rayhpc errors units model user_input* records.registry records.ids records.lock jobs*",
     "kube.*": "rayhpc user_input* errors paths units model records.registry host.network jobs* kube*",
-=======
-    "batch.*": "rayhpc errors paths units options model log schedulers* records* batch*",
-    "rllib.*": "rayhpc driver_api records* rllib*",
-    "lab.*": "rayhpc rllib* lab*",
-    "jobs.*": "rayhpc errors units model records.registry records.ids jobs*",
-    "kube.*": "rayhpc errors paths units model records.registry host.network jobs* kube*",
->>>>>>> records
     "clusters.*": "rayhpc errors paths units model schedulers* records.registry host.network "
     "processes.environment processes.keeper jobs* clusters*",
 }
