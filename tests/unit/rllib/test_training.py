@@ -187,7 +187,7 @@ def test_no_samples_for_long_is_a_failure(tmp_path: Path, signals: Signals, monk
         train(training(tmp_path, signals), Counting(lost=3))
 
 
-@pytest.mark.parametrize(("first", "later", "reason"), [(60, 0, "deadline"), (20, 3600, "return")])
+@pytest.mark.parametrize(("first", "later", "reason"), [(60, -1, "deadline"), (20, 3600, "return")])
 def test_the_deadline_ends_training_where_it_is_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signals: Signals, first: float, later: float, reason: str
 ) -> None:
