@@ -27,12 +27,15 @@ from rayhpc.records import registry
 _SHOWN_COMMAND = 60
 _HELD = "(held)"
 
-_ID = click.argument("cluster_id", required=False, metavar="[ID]", default="")
+_ID = click.argument("cluster_id", required=False, metavar="[ID]", default="", envvar=targets.VARIABLE)
 
 
 @click.group("cluster", cls=Told, context_settings={"max_content_width": 100})
 def cluster() -> None:
-    """Your running clusters. An ID is a run's, its beginning or end, or its job's; without one: the newest."""
+    """Your running clusters. An ID is a run's, its beginning or end, its job's, or an address.
+
+    Without one that of RAYHPC_ADDRESS is meant, else the newest.
+    """
 
 
 def _warn(faults: Sequence[Fault]) -> None:

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import json
 import os
-import shlex
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -23,11 +22,13 @@ from rayhpc.jobs.address_file import Address
 from rayhpc.jobs.find import Found
 from rayhpc.jobs.follow import follow_job
 from rayhpc.jobs.ray_client import RayJobSubmission
+from rayhpc.jobs.request import command_line
 from rayhpc.kube import access, launch, manifest, objects, parse
 from rayhpc.kube.kubectl import Kubectl, check_access
 from rayhpc.kube.options import JobOptions, refused
 from rayhpc.model import ClusterEntry
 from rayhpc.records import registry
+from rayhpc.user_input.secret_names import RULE
 
 _INTERRUPTED = 130
 _ADDRESS_FILE = "~/.ray_address"
@@ -61,6 +62,7 @@ _CLUSTER = (
     click.option("--image-pull-secret", default="", metavar="NAME", help="For a private registry."),
     _many("--pvc", metavar="NAME:PATH", help="Mount a volume claim in all pods."),
     _many("--env", metavar="NAME=VALUE", help="A variable in all pods; it is no secret there."),
+    _many("--not-secret", metavar="NAME", help=f"For --env, though its name is as {RULE}."),
     _many("--env-from", metavar="SECRET", help="All keys of a Kubernetes secret as variables."),
     click.option("--mlflow", default="", metavar="URL", help="Sets MLFLOW_TRACKING_URI."),
     click.option("--queue", default="", metavar="NAME", help="Wait in this queue of Kueue."),
@@ -95,7 +97,7 @@ def kube() -> None:
 @_with(*_CLUSTER, *_JOB)
 def print_manifest(words: tuple[str, ...], ttl: int, time: str, **said: Any) -> None:
     """Print what `launch` would apply; with a COMMAND, what `job` would."""
-    wanted = JobOptions(shlex.join(words), ttl, parse.deadline(time)) if words else None
+    wanted = JobOptions(_line(words), ttl, parse.deadline(time)) if words else None
     click.echo(manifest.text(parse.documents(said, registry.account(), wanted)), nl=False)
 
 
@@ -228,7 +230,7 @@ def run_job(words: tuple[str, ...], ttl: int, time: str, working_dir: str, timeo
     """Run COMMAND on a cluster that is made for it, and end with its code. Ctrl-C detaches. A .py gets python."""
     if not words or said["clusters"]:
         raise refused("a job is one command", "no COMMAND, or --clusters", "rayhpc kube job --image IMAGE -- train.py")
-    command = shlex.join([*(["python"] if words[0].endswith(".py") else []), *words])
+    command = _line(words)
     name = f"{said['name']}-{uuid.uuid4().hex[:5]}"
     wanted = JobOptions(command, ttl, parse.deadline(time))
     (document,) = parse.documents({**said, "name": name}, registry.account(), wanted)
@@ -240,10 +242,15 @@ def run_job(words: tuple[str, ...], ttl: int, time: str, working_dir: str, timeo
     sys.exit(_follow(_submit(kubectl, entry, name, command, Path(working_dir).resolve())))
 
 
+def _line(words: Sequence[str]) -> str:
+    return command_line([*(["python"] if words[0].endswith(".py") else []), *words])
+
+
 def _submit(kubectl: Kubectl, entry: ClusterEntry, name: str, command: str, directory: Path) -> Found:
     server = access.server(entry)
     environment = {"working_dir": str(directory)}
-    ray_client.submit(server, RayJobSubmission(name, command, environment, {}, registry.account(), command))
+    shown = {ray_api.USER: registry.account(), ray_api.COMMAND: command}
+    ray_client.submit(server, RayJobSubmission(name, command, environment, {}, shown))
     # From now on the operator follows the job: its end, its time, its cluster.
     kubectl.run("patch", "rayjob", name, "--type=merge", "-p", json.dumps({"spec": {"jobId": name}}))
     return Found(server, ray_api.one(server, name))

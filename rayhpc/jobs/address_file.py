@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rayhpc.errors import configuration
@@ -13,15 +13,18 @@ from rayhpc.records.lock import only_writer
 from rayhpc.user_input import files
 
 _NAME = re.compile(r"#\s*Cluster:\s*(.*\S)")
+# Ray's own ports: tools that keep HOST:6379 mean a cluster whose dashboard is at 8265.
+_GCS, _DASHBOARD = "6379", "8265"
 _ADDRESS = re.compile(r"(?P<scheme>https?://)?(?P<place>(?:\[[0-9A-Fa-f:.%]+\]|[^\s\[\]:/@]+):\d{1,5})/?")
 
 
 @dataclass(frozen=True)
 class Address:
-    """A cluster's dashboard, http://HOST:PORT, and its name, empty where the file tells none."""
+    """A cluster's dashboard, http://HOST:PORT, and its name, empty where the file tells none; said: the file's word."""
 
     url: str
     name: str = ""
+    said: str = field(default="", compare=False)
 
 
 def parse(text: str, file: str) -> tuple[Address, ...]:
@@ -33,7 +36,7 @@ def parse(text: str, file: str) -> tuple[Address, ...]:
             match = _NAME.fullmatch(word)
             name = match[1] if match else name
         elif word:
-            found.append(Address(_url(word, f"{file}, line {number}"), name))
+            found.append(Address(_url(word, f"{file}, line {number}"), name, word))
             name = ""
     if not found:
         raise configuration(f"{file} names no address", next_step="a line for each cluster: http://HOST:PORT")
@@ -46,7 +49,9 @@ def _url(word: str, place: str) -> str:
         raise configuration(
             f"{place}: {word[:80]!r} is no address", next_step="a line is http://HOST:PORT or HOST:PORT"
         )
-    return (match["scheme"] or "http://") + match["place"]
+    host, _, port = match["place"].rpartition(":")
+    dashboard = f"{host}:{_DASHBOARD}" if port == _GCS and not match["scheme"] else match["place"]
+    return (match["scheme"] or "http://") + dashboard
 
 
 def text(addresses: Iterable[Address]) -> str:

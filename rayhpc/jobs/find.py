@@ -45,10 +45,26 @@ def everywhere(servers: Sequence[Server]) -> tuple[list[Found], list[Fault]]:
     return sorted(found, key=lambda entry: (entry.job.started_at, entry.job.id)), faults
 
 
-def meant(servers: Sequence[Server], words: Iterable[str]) -> list[Found]:
-    """The jobs that are meant by ids or their beginnings; raises RayhpcError for what is not there or is several."""
+def meant(servers: Sequence[Server], words: Iterable[str], account: str = "") -> list[Found]:
+    """The jobs that are meant by ids or their beginnings, without any the newest of an account.
+
+    Raises RayhpcError for what is not there or is several.
+    """
     known, faults = everywhere(servers)
-    return [_selected(known, faults, word) for word in words]
+    return [_selected(known, faults, word) for word in words] or [_newest(known, faults, account)]
+
+
+def _newest(known: Sequence[Found], faults: Sequence[Fault], account: str) -> Found:
+    own = [entry for entry in known if entry.job.is_of(account)]
+    if own:
+        return own[-1]
+    if faults:
+        raise RayhpcError(faults[0])
+    raise configuration(
+        f"{account} has submitted no job",
+        f"clusters: {shortened(list(dict.fromkeys(entry.server.name for entry in known))) or 'none has any'}",
+        next_step="rayhpc job submit -- python train.py; others' jobs: rayhpc job list --all-users --all-statuses",
+    )
 
 
 def _selected(known: Sequence[Found], faults: Sequence[Fault], word: str) -> Found:

@@ -19,7 +19,8 @@ _LATE_SECONDS = 15.0
 
 def follow_job(entry: Found, write: Callable[[str], None]) -> Job:
     """Write what the job writes, from its beginning, until it has ended: its last state. Raises RayhpcError."""
-    tail, skip = Tail(entry.server, entry.job.id), _Skip(write)
+    heading = _Heading(entry.job, write)
+    tail, skip = Tail(entry.server, entry.job.id), _Skip(heading.write)
     asked = time.monotonic()
     while True:
         skip.write(tail.read(_LOOK_SECONDS))
@@ -28,6 +29,7 @@ def follow_job(entry: Found, write: Callable[[str], None]) -> Job:
         job, asked = current_state(entry), time.monotonic()
         if job.ended:
             _finish(entry, tail, skip)
+            heading.close()
             return job
         if tail.over:  # the connection was lost, the job was not
             time.sleep(_LOOK_SECONDS)
@@ -65,3 +67,44 @@ class _Skip:
         self._written = max(self._written, self._seen)
         if fresh:
             self._write(fresh)
+
+
+def shown_log(job: Job, log: str) -> str:
+    """A whole log, which Ray begins with the job's script: with what the user typed in its place."""
+    return log.replace(*_headings(job), 1)
+
+
+def _headings(job: Job) -> tuple[str, str]:
+    """Ray's first line, as it is and as it is shown."""
+    begin = f"Running entrypoint for job {job.id}: "
+    return f"{begin}{job.script}\n", f"{begin}{job.entrypoint}\n"
+
+
+class _Heading:
+    """Writes a log as shown_log() has it, piece by piece."""
+
+    def __init__(self, job: Job, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._raw, self._shown = _headings(job)
+        self._kept = ""
+        self._done = False
+
+    def write(self, piece: str) -> None:
+        """Write what cannot be the beginning of Ray's line; that is kept until it is whole."""
+        if self._done:
+            self._write(piece)
+            return
+        text = self._kept + piece
+        if self._raw in text:
+            self._done = True
+            self._write(text.replace(self._raw, self._shown, 1))
+            return
+        kept = next(size for size in range(min(len(text), len(self._raw)), -1, -1) if text.endswith(self._raw[:size]))
+        self._kept = text[len(text) - kept :]
+        if kept < len(text):
+            self._write(text[: len(text) - kept])
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._kept and not self._done:
+            self._write(self._kept)

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 
 from rayhpc.jobs import bundle
-from rayhpc.jobs.job_file.variables import MASK, masked
 from rayhpc.jobs.request import JobRequest
-from rayhpc.jobs.script import script
+from rayhpc.jobs.script import whole_script
+from rayhpc.user_input.secret_names import MASK, masked
 
 
-def preview(request: JobRequest) -> str:
-    """The job in full; raises RayhpcError for file mounts that cannot be sent."""
+def preview(request: JobRequest, secrets: Iterable[str] = ()) -> str:
+    """The job in full; raises RayhpcError for file mounts that cannot be sent. secrets: others that nobody may see."""
     bundle.check(request)
     lines = [
         *(f"resource     {name}: {value}" for name, value in request.resources.items() if value),
         *(f"environment  {name}={_shown(request, name)}" for name in request.environment),
         *(f"file mount   {shlex.quote(local)} -> {shlex.quote(remote)}" for local, remote in request.mounts),
+        *(f"package      {shlex.quote(local)}" for local in request.packages),
+        *(f"left out     {pattern}" for pattern in request.excludes),
+        *([f"python       {request.py_executable}"] if request.py_executable else []),
+        *([f"user         {request.user}"] if request.user else []),
         "--- the script",
-        script(request),
+        whole_script(request),
     ]
-    return masked("\n".join(lines), (request.environment[name] for name in request.secrets))
+    return masked("\n".join(lines), [*(request.environment[name] for name in request.secrets), *secrets])
 
 
 def _shown(request: JobRequest, name: str) -> str:

@@ -14,7 +14,7 @@ import json
 import socket
 import urllib.parse
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +24,29 @@ from rayhpc.user_input import files
 _ASK_SECONDS = 10.0
 _CONNECT_SECONDS = 3.0
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
-# What lists of jobs show is in a job's metadata.
-USER, COMMAND = "user", "command"
+# What lists of jobs show is in a job's metadata. The user may be another name than the account that submitted it.
+USER, ACCOUNT, COMMAND = "user", "account", "command"
 
 
 @dataclass(frozen=True)
 class Server:
-    """A cluster's job API. name: the run's id, or the URL; gcs: HOST:PORT of the GCS, empty if it is not registered."""
+    """A cluster's job API. name: the run's id, or the URL; gcs: HOST:PORT of the GCS, empty if it is not registered.
+
+    token_file: None for a cluster of another tool's, which may ask for none.
+    """
 
     name: str
     url: str
-    token_file: Path
+    token_file: Path | None
     gcs: str = ""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job. status: Ray's word; started_at, ended_at: Unix seconds, 0.0 before; code: None if not known."""
+    """A job. status: Ray's word; started_at, ended_at: Unix seconds, 0.0 before; code: None if not known.
+
+    user: whom lists show; account: who submitted it; script: what Ray runs, and entrypoint what the user typed.
+    """
 
     id: str
     cluster: str
@@ -51,6 +57,12 @@ class Job:
     entrypoint: str
     code: int | None
     message: str
+    account: str = ""
+    script: str = field(default="", repr=False)
+
+    def is_of(self, account: str) -> bool:
+        """True for what this account has submitted, or what was submitted in its name."""
+        return account in (self.user, self.account)
 
     @property
     def ended(self) -> bool:
@@ -116,6 +128,8 @@ def _job(server: Server, row: dict[str, Any]) -> Job:
         entrypoint=str(metadata.get(COMMAND) or row.get("entrypoint", "")),
         code=row.get("driver_exit_code"),
         message=str(row.get("message") or ""),
+        account=str(metadata.get(ACCOUNT, "")),
+        script=str(row.get("entrypoint", "")),
     )
 
 
@@ -133,7 +147,7 @@ def _exchange(server: Server, path: str, method: str) -> tuple[int, str]:
     """Status and text of an answer. No proxy, no redirection: the token goes nowhere else."""
     address = urllib.parse.urlsplit(server.url)
     kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
-    headers = {"Authorization": f"Bearer {token(server)}"}
+    headers = authorization(server)
     with closing(kind(address.hostname or "", address.port, timeout=_ASK_SECONDS)) as connection:
         try:
             connection.request(method, address.path.rstrip("/") + path, headers=headers)
@@ -143,17 +157,21 @@ def _exchange(server: Server, path: str, method: str) -> tuple[int, str]:
             raise silence(server, error) from error
 
 
-def token(server: Server) -> str:
-    """What lets a request in; raises RayhpcError where it cannot be read."""
+def authorization(server: Server) -> dict[str, str]:
+    """The header that lets a request in, if there is a token; raises RayhpcError where it cannot be read."""
+    return {"Authorization": f"Bearer {_token(server, server.token_file)}"} if server.token_file else {}
+
+
+def _token(server: Server, file: Path) -> str:
     try:
-        return files.read_text(server.token_file).strip()
+        return files.read_text(file).strip()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "no text"
         if server.gcs and isinstance(error, FileNotFoundError):  # a run takes its entry in the registry along
-            raise _gone(server, f"{server.token_file}: {why}", next_step="rayhpc cluster list") from error
+            raise _gone(server, f"{file}: {why}", next_step="rayhpc cluster list") from error
         raise configuration(
             f"the token of {server.name} cannot be read: {why}",
-            f"file: {server.token_file}",
+            f"file: {file}",
             next_step="ask who runs the cluster for a file that you may read, and name it with --token-file",
         ) from error
 
@@ -202,6 +220,12 @@ def _listens(address: str) -> str:
 
 def _refusal(server: Server, status: int, text: str) -> RayhpcError:
     evidence = (f"{server.url}: HTTP {status}", *last_lines(text))
+    if status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN) and server.token_file is None:
+        return configuration(
+            f"cluster {server.name} asks for a token, and is none of the registered ones",
+            *evidence,
+            next_step="ask who runs it for a file with its token that you may read: --token-file FILE",
+        )
     if status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
         return configuration(
             f"cluster {server.name} refuses the token",

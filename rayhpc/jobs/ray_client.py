@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayhpc.errors import RayhpcError, configuration
-from rayhpc.jobs.ray_api import COMMAND, USER, Server, last_lines, silence, token
+from rayhpc.jobs.ray_api import Server, authorization, last_lines, silence
 
 # Packages of up to 100 MiB are packed and sent.
 _SUBMIT_SECONDS = 300.0
-# By these, Ray's client would talk to another cluster than the one that it is told.
+# By these, Ray's client would talk to another cluster than the one that it is told; by RAY_AUTH_MODE, it would send the
+# shell's token to a cluster for which there is none.
 _OVERRIDING = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 
 
@@ -29,15 +30,14 @@ _OVERRIDING = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 class RayJobSubmission:
     """A job that is ready to go. script: for the shell; runtime_env: Ray's, with local directories to be sent along.
 
-    resources: as in JobRequest; user and command: what lists of jobs show.
+    resources: as in JobRequest; metadata: what lists of jobs show, as ray_api reads it.
     """
 
     id: str
     script: str
     runtime_env: dict[str, Any]
     resources: dict[str, Any]
-    user: str
-    command: str
+    metadata: dict[str, str]
 
 
 def submit(server: Server, submission: RayJobSubmission) -> None:
@@ -45,7 +45,7 @@ def submit(server: Server, submission: RayJobSubmission) -> None:
     arguments = {
         "entrypoint": submission.script,
         "submission_id": submission.id,
-        "metadata": {USER: submission.user, COMMAND: submission.command},
+        "metadata": submission.metadata,
         "runtime_env": submission.runtime_env,
         **_resources(submission.resources),
     }
@@ -61,7 +61,7 @@ def _client(server: Server) -> Any:
     """Ray's client; raises what Ray does, and ImportError before it is asked for what it cannot do without aiohttp."""
     if importlib.util.find_spec("aiohttp") is None:
         raise ImportError("there is no module aiohttp")
-    for name in _OVERRIDING:
+    for name in _OVERRIDING if server.token_file else (*_OVERRIDING, "RAY_AUTH_MODE"):
         os.environ.pop(name, None)
     known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
     direct = ",".join(filter(None, [known, urllib.parse.urlsplit(server.url).hostname]))
@@ -69,7 +69,7 @@ def _client(server: Server) -> Any:
     from ray.job_submission import JobSubmissionClient
 
     logging.disable(logging.INFO)
-    return JobSubmissionClient(server.url, headers={"Authorization": f"Bearer {token(server)}"})
+    return JobSubmissionClient(server.url, headers=authorization(server))
 
 
 def _within(seconds: float, server: Server, call: Callable[[], Any]) -> Any:

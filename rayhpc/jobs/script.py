@@ -1,9 +1,10 @@
 """What Ray runs for a job: the lines of its shell, and the runtime environment. Pure.
 
-What a job brings along is one package for Ray, the bundle: an archive for each file mount, and the secrets. Ray writes
-the values of env_vars into its own logs, on every node, and the content of packages it does not: so the secrets are in
-the bundle, as shell for the job, and as a module with a hook for all other processes that Ray starts for it. The
-bundle is no working_dir: with one, Ray's remote tasks would not find the modules beside the job's program.
+What a job brings along is one package for Ray, the bundle: an archive for each mount, packages, secrets. Ray writes the
+values of env_vars into its own logs, on every node, and the content of packages it does not: so the secrets are in
+the bundle, as shell for the job, and as a module with a hook for all other processes that Ray starts for it. What the
+shell does before the user's command is there as well: Ray begins the job's log with the script. The bundle is no
+working_dir: with one, Ray's remote tasks would not find the modules beside the job's program.
 """
 
 from __future__ import annotations
@@ -17,26 +18,37 @@ from rayhpc.jobs.request import JobRequest
 
 BUNDLE = "rayhpc_job"
 MOUNTS = "mounts.sh"
+PACKAGES = "packages"
+BEGIN = "begin.sh"
 _SECRETS = "secrets.sh"
 _MODULE = "__init__.py"
-_HOOK = "set_secrets"
+_HOOK = "prepare"
 
-# Ray puts the directory of the bundle on PYTHONPATH.
-_FIND = f"""\
-set -f
-IFS=:
-for rayhpc_job in $PYTHONPATH; do
-    rayhpc_job=$rayhpc_job/{BUNDLE}
-    [ ! -f "$rayhpc_job/{_MODULE}" ] || break
-done
-set +f
-unset IFS
+# Ray puts the directory of the bundle on PYTHONPATH, among others. Python might take seconds to find it, a shell none.
+_FIND = (
+    f"IFS=:; set -f; for rayhpc_job in $PYTHONPATH; do rayhpc_job=$rayhpc_job/{BUNDLE};"
+    f' [ ! -f "$rayhpc_job/{BEGIN}" ] || break; done; . "$rayhpc_job/{BEGIN}"\n'
+)
+
+
+# What the job's other processes do before they run anything of the user's.
+_PROGRAM = """\
+import json
+import os
+import sys
+
+
+def {hook}():
+    os.environ.update(json.loads({secrets}))
+    packages = os.path.join(os.path.dirname(__file__), "{packages}")
+    if os.path.isdir(packages):
+        sys.path.insert(0, packages)
 """
 
 
 def has_bundle(request: JobRequest) -> bool:
     """True for a job that brings anything along."""
-    return bool(request.mounts or request.secrets)
+    return bool(request.mounts or request.secrets or request.packages or request.init)
 
 
 def archive_name(number: int, directory: bool) -> str:
@@ -45,11 +57,11 @@ def archive_name(number: int, directory: bool) -> str:
 
 
 def bundle_files(request: JobRequest) -> dict[str, str]:
-    """The bundle's files beside archives and mounts.sh: names and contents."""
+    """The bundle's files beside archives, packages and mounts.sh: names and contents."""
     secrets = {name: request.environment[name] for name in request.secrets}
     exports = [f"export {name}={shlex.quote(value)}\n" for name, value in secrets.items()]
-    module = f"import json\nimport os\n\n\ndef {_HOOK}():\n    os.environ.update(json.loads({json.dumps(secrets)!r}))\n"
-    return {_SECRETS: "".join(exports), _MODULE: module}
+    module = _PROGRAM.format(hook=_HOOK, packages=PACKAGES, secrets=repr(json.dumps(secrets)))
+    return {_SECRETS: "".join(exports), _MODULE: module, BEGIN: _begin(request)}
 
 
 def runtime_env(request: JobRequest, bundle: str) -> dict[str, Any]:
@@ -58,20 +70,43 @@ def runtime_env(request: JobRequest, bundle: str) -> dict[str, Any]:
     return {
         **({"env_vars": shown} if shown else {}),
         **({"py_modules": [bundle]} if has_bundle(request) else {}),
-        **({"worker_process_setup_hook": f"{BUNDLE}.{_HOOK}"} if request.secrets else {}),
+        **({"worker_process_setup_hook": f"{BUNDLE}.{_HOOK}"} if request.secrets or request.packages else {}),
+        **({"py_executable": request.py_executable} if request.py_executable else {}),
     }
 
 
 def script(request: JobRequest) -> str:
-    """The script for sh. It ends with the first step that fails, else with the entrypoint's code."""
-    prepares = [
-        _FIND if has_bundle(request) else "",
+    """The script for sh, which Ray shows in its lists and at the beginning of the log: so it is short.
+
+    It ends with the first step of the beginning that fails, else with the entrypoint's code.
+    """
+    if has_bundle(request):
+        return _FIND + request.entrypoint
+    return _directory(request, " || exit") + request.entrypoint
+
+
+def whole_script(request: JobRequest) -> str:
+    """All that the job's shell does, for people."""
+    return (_begin(request) if has_bundle(request) else _directory(request, " || exit")) + request.entrypoint
+
+
+def _begin(request: JobRequest) -> str:
+    """What the job's shell does before the entrypoint: read into it from the bundle."""
+    packages = f'PYTHONPATH="$rayhpc_job/{PACKAGES}${{PYTHONPATH:+:$PYTHONPATH}}"\nexport PYTHONPATH\n'
+    steps = [
+        "set +f\nunset IFS\nset -e\n",
         _mount_lines(request.mounts) if request.mounts else "",
         f'. "$rayhpc_job/{_SECRETS}"\n' if request.secrets else "",
-        f"cd -- {_word(PurePosixPath(request.working_dir))}\n" if request.working_dir else "",
+        packages if request.packages else "",
+        _directory(request),
         *(f"{command.rstrip()}\n" for command in request.init),
+        "set +e\n",
     ]
-    return "".join(["set -e\n", *prepares, "set +e\n", request.entrypoint] if any(prepares) else [request.entrypoint])
+    return "".join(steps)
+
+
+def _directory(request: JobRequest, otherwise: str = "") -> str:
+    return f"cd -- {_word(PurePosixPath(request.working_dir))}{otherwise}\n" if request.working_dir else ""
 
 
 def _mount_lines(mounts: tuple[tuple[str, str], ...]) -> str:

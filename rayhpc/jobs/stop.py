@@ -20,7 +20,7 @@ _PENDING_SECONDS = 10.0
 def stop_jobs(wanted: Sequence[Found], user: str, force: bool, tell: Callable[[str], None]) -> None:
     """Stop jobs and wait until they have; raises RayhpcError, before any is stopped, if one is somebody else's."""
     for entry in wanted:
-        if entry.job.user != user and not force:
+        if not entry.job.is_of(user) and not force:
             raise configuration(
                 f"job {entry.job.id} is not yours: nothing was stopped",
                 f"submitted by {entry.job.user or 'somebody without rayhpc'}: {entry.job.entrypoint[:80]}",

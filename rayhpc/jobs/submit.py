@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from rayhpc.errors import ExitCode, Fault, RayhpcError, counted
 from rayhpc.jobs import bundle, find, ray_api, ray_client
 from rayhpc.jobs.find import Found
-from rayhpc.jobs.ray_api import Server
+from rayhpc.jobs.ray_api import ACCOUNT, COMMAND, USER, Server
 from rayhpc.jobs.ray_client import RayJobSubmission
 from rayhpc.jobs.request import JobRequest
 from rayhpc.jobs.script import runtime_env, script
@@ -54,6 +54,7 @@ def submit_job(pair: Pair, user: str) -> Found:
     request = pair.request
     with bundle.packed(request) as package:
         environment = runtime_env(request, package)
-        submission = RayJobSubmission(job_id, script(request), environment, request.resources, user, request.entrypoint)
+        shown = {USER: request.user or user, ACCOUNT: user, COMMAND: request.entrypoint}
+        submission = RayJobSubmission(job_id, script(request), environment, request.resources, shown)
         ray_client.submit(pair.server, submission)
     return Found(pair.server, ray_api.one(pair.server, job_id))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration, shortened
@@ -17,29 +17,83 @@ from rayhpc.user_input import files
 _START = "start one that has it: mpirun -np 4 python -m rayhpc.start --hold --dashboard"
 
 
+FILE = "~/.ray_address"
+VARIABLE = "RAYHPC_ADDRESS"
+
+
 @dataclass(frozen=True)
 class Choice:
-    """What the user says of the cluster: at most one of the first three; token_file: for addresses."""
+    """What the user says of the cluster: at most one of the first three; token_file: for addresses.
+
+    source: where that was said, empty if nowhere.
+    """
 
     cluster: str = ""
     address: str = ""
     address_file: str = ""
     token_file: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Meant:
+    """The clusters that are meant, in the order of their list, and on whose word: an option, a variable, a file."""
+
+    servers: tuple[Server, ...]
+    source: str = ""
 
 
 def servers(choice: Choice) -> list[Server]:
     """The clusters that are meant, in the order of their list; raises RayhpcError where there is none."""
+    return list(meant(choice).servers)
+
+
+def meant(choice: Choice) -> Meant:
+    """What the command line says, else the registry, else ~/.ray_address; raises RayhpcError where there is none."""
     if bool(choice.cluster) + bool(choice.address) + bool(choice.address_file) > 1:
         raise RayhpcError(
             Fault("--cluster, --address and --address-file say the same thing", ExitCode.USAGE, next_step="give one")
         )
     if choice.cluster:
-        return [with_job_api(registry.find(choice.cluster))]
+        return Meant((with_job_api(registry.find(choice.cluster)),), choice.source or "--cluster")
     if choice.address:
-        return [_at(Address(address_file.parse(choice.address, "--address")[0].url), choice.token_file)]
+        source = choice.source or "--address"
+        return Meant((resolve(choice.address, source, token_file=choice.token_file),), source)
     if choice.address_file:
-        return [_at(address, choice.token_file) for address in read(choice.address_file)]
-    return registered()
+        return _of_file(choice.address_file, choice.token_file)
+    file = default_file()
+    if file and not any(entry.dashboard for entry in registry.every()):
+        return _of_file(file, choice.token_file)
+    return Meant(tuple(registered()))
+
+
+def _of_file(file: str, token_file: str) -> Meant:
+    found = [resolve(each.said, file, each.name, token_file) for each in read(file)]
+    return Meant(tuple(found), file)
+
+
+def default_file() -> str:
+    """~/.ray_address, empty if there is none."""
+    try:
+        file = Path(FILE).expanduser()
+    except RuntimeError:  # no home
+        return ""
+    return str(file) if file.exists() else ""
+
+
+def resolve(word: str, source: str, name: str = "", token_file: str = "") -> Server:
+    """The cluster meant by an address of its GCS or dashboard, or by a name; raises RayhpcError for what is neither.
+
+    One that is registered is reached as the registry says, with its token. name: as a file has it, for an address that
+    is not registered any more.
+    """
+    known = registry.matching(word) or (registry.matching(name) if name else [])
+    if known:
+        entry = known[0] if len(known) == 1 else registry.find(word)
+        server = with_job_api(entry)
+        return replace(server, token_file=Path(token_file)) if token_file else server
+    (address,) = address_file.parse(word, source)
+    return Server(name or word.rstrip("/"), address.url, Path(token_file) if token_file else None)
 
 
 def read(file: str) -> tuple[Address, ...]:
@@ -88,16 +142,3 @@ def _server(entry: ClusterEntry) -> Server:
     # The GCS of a cluster on Kubernetes is for its pods alone: that nobody answers from here says nothing.
     gcs = "" if entry.scheduler == KUBERAY else entry.address
     return Server(entry.id, entry.dashboard, registry.token_file(entry), gcs)
-
-
-def _at(address: Address, token_file: str) -> Server:
-    """The cluster at an address, with the token of the file, else of the registered cluster that is there."""
-    if token_file:
-        return Server(address.name or address.url, address.url, Path(token_file))
-    for entry in registry.every():
-        if entry.dashboard == address.url:
-            return _server(entry)
-    raise configuration(
-        f"the token of the cluster at {address.url} is not known: it is none of the registered ones",
-        next_step="ask who runs it for a file with its token that you may read: --token-file FILE",
-    )

@@ -10,6 +10,7 @@ from rayhpc import units
 from rayhpc.kube import manifest, options
 from rayhpc.kube.options import Access, ClusterOptions, Group, JobOptions, Size, refused
 from rayhpc.user_input import files
+from rayhpc.user_input.secret_names import is_secret
 
 _GROUP = "--group NAME=KEY=VALUE,... with workers, cpus, memory, gpus, accelerator: gpu=workers=0:4,gpus=1,memory=32G"
 _TRACKING = "MLFLOW_TRACKING_URI"
@@ -117,10 +118,16 @@ def _access(said: Mapping[str, Any]) -> Access:
     tracking = ((_TRACKING, said["mlflow"]),) if said["mlflow"] else ()
     if said["mlflow"] and "://" not in said["mlflow"]:
         raise refused("--mlflow is no URL", said["mlflow"], "--mlflow http://mlflow.tracking.svc:5000")
+    variables = tuple(_pair(text, "=", "--env NAME=VALUE") for text in said["env"])
+    hidden = [name for name, _ in variables if is_secret(name) and name not in said["not_secret"]]
+    if hidden:
+        why = "who may read the cluster's document could read its value"
+        step = "kubectl create secret generic NAME --from-env-file=.env, and --env-from NAME; else: --not-secret"
+        raise refused(f"--env {hidden[0]} is a secret by its name", why, step)
     return Access(
         said["service_account"], said["image_pull_secret"], tuple(said["env_from"]),
         tuple(_pair(text, ":", "--pvc NAME:/PATH") for text in said["pvc"]),
-        (*tracking, *(_pair(text, "=", "--env NAME=VALUE") for text in said["env"])),
+        (*tracking, *variables),
     )  # fmt: skip
 
 

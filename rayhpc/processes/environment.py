@@ -63,6 +63,7 @@ _RANK_DROPPED = frozenset(
         "RAYHPC_TOKEN_FILE",
         "RAYHPC_RENDEZVOUS",
         "RAYHPC_RENDEZVOUS_FILE",
+        "RAYHPC_ADDRESS",
     ]
 )
 # Up to here a node is declared dead after three checks that fail; larger clusters keep Ray's patience.
@@ -193,6 +194,7 @@ def of_guest(environ: Mapping[str, str], entry: ClusterEntry, private: str) -> d
         **_without_proxies(inherited, {entry.address.rpartition(":")[0].strip("[]")}),
         **authentication(private, entry.tls),
         "RAY_ADDRESS": entry.address,
+        "RAYHPC_ADDRESS": entry.address,
         # `ray job` wants the dashboard, and would take RAY_ADDRESS for it.
         **({"RAY_API_SERVER_ADDRESS": entry.dashboard} if entry.dashboard else {}),
     }

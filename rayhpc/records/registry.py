@@ -23,7 +23,7 @@ from typing import Any
 from rayhpc import paths
 from rayhpc.errors import RayhpcError, configuration, shortened
 from rayhpc.host import ownership
-from rayhpc.model import Certificate, ClusterEntry
+from rayhpc.model import KUBERAY, Certificate, ClusterEntry
 from rayhpc.processes import environment
 from rayhpc.records import lock, run_directory
 from rayhpc.records.ids import select
@@ -164,7 +164,7 @@ def _typed(value: Any, hint: Any) -> Any:
 
 
 def find(word: str) -> ClusterEntry:
-    """The entry meant by an id, its beginning or end, or the id of its job; without a word the newest.
+    """The entry meant by an id, its beginning or end, the id of its job, or an address; without a word the newest.
 
     Raises RayhpcError, naming what there is, where there is none or where several are meant.
     """
@@ -175,7 +175,7 @@ def find(word: str) -> ClusterEntry:
             f"looked in {folder()}",
             next_step="start one: mpirun -np 4 python -m rayhpc.start --hold; another place: RAYHPC_STATE_DIR",
         )
-    meant = _selected(known, word) if word else known[-1:]
+    meant = matching(word) if word else known[-1:]
     if len(meant) == 1:
         return meant[0]
     names = shortened([entry.id for entry in reversed(meant or known)])
@@ -183,13 +183,29 @@ def find(word: str) -> ClusterEntry:
     raise configuration(what, f"known: {names}", next_step="rayhpc cluster list")
 
 
-def _selected(known: Sequence[ClusterEntry], word: str) -> list[ClusterEntry]:
+def matching(word: str) -> list[ClusterEntry]:
+    """The entries that a user may mean: by id, job, address (GCS or dashboard, with or without http://), part of an id.
+
+    On Kubernetes the job is the cluster's name there.
+    """
     return select(
-        known,
+        every(),
         lambda entry: entry.id == word,
         lambda entry: bool(entry.batch_job_id) and word in (entry.batch_job_id, short(entry.batch_job_id)),
+        lambda entry: _is_at(entry, word),
         lambda entry: entry.id.startswith(word) or entry.id.endswith(word),
     )
+
+
+def _is_at(entry: ClusterEntry, word: str) -> bool:
+    """True for HOST:PORT of the GCS or the dashboard, or its URL; HOST may be the head's name."""
+    place = word.rstrip("/").rpartition("://")[2]
+    own = {entry.address, entry.dashboard.rpartition("://")[2]}
+    host, _, port = place.rpartition(":")
+    if entry.scheduler == KUBERAY:  # the head's host is no login node
+        return bool(port) and place in own | {entry.address.partition(".")[0] + f":{entry.address.rpartition(':')[2]}"}
+    names = {entry.host, entry.host.partition(".")[0]}
+    return bool(port) and (place in own or (host in names and port in {each.rpartition(":")[2] for each in own}))
 
 
 def exists(entry: ClusterEntry) -> bool:

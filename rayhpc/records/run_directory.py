@@ -19,6 +19,7 @@ from rayhpc import paths
 from rayhpc.errors import configuration
 from rayhpc.host import ownership
 from rayhpc.user_input.files import check_kind
+from rayhpc.user_input.secret_names import masked_log
 
 # A run directory on a full file system or over quota often still accepts an empty file.
 _TRIAL_BYTES = 256 * 1024
@@ -83,8 +84,9 @@ def _point_latest(directory: Path) -> None:
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Write a JSON file that is there whole or not at all, readable by its owner alone."""
-    write_whole(file, json.dumps(content, indent=2, default=plain).encode() + b"\n")
+    """Write a JSON file that is there whole or not at all, readable by its owner alone, without the user's secrets."""
+    text = json.dumps(content, indent=2, default=plain).encode() + b"\n"
+    write_whole(file, masked_log(text, os.environ))
 
 
 def write_whole(file: Path, content: bytes) -> None:
@@ -155,7 +157,8 @@ class EventLog:
         """Append one event; at is Unix seconds, now if not given."""
         entry = {"at": round(time.time() if at is None else at, 4), "stage": stage, "rank": rank, "host": host}
         try:
-            self._file.write(json.dumps({**entry, **details}, default=plain).encode() + b"\n")
+            line = json.dumps({**entry, **details}, default=plain).encode() + b"\n"
+            self._file.write(masked_log(line, os.environ))
         except OSError:
             self.lost += 1
 
@@ -193,7 +196,7 @@ def _end_of(path: Path, share: int) -> bytes:
 
 
 def archive(file: Path, logs: Mapping[str, tuple[tuple[str, bytes], ...]]) -> None:
-    """Write one tar.gz of all nodes' logs, a folder a node; an existing archive is replaced."""
+    """Write one tar.gz of all nodes' logs, without the user's secrets, a folder a node; an existing one is replaced."""
     import tarfile  # at the end of a run alone
 
     fresh = file.with_name(f".{file.name}")
@@ -201,7 +204,8 @@ def archive(file: Path, logs: Mapping[str, tuple[tuple[str, bytes], ...]]) -> No
     descriptor = _private(fresh, os.O_TRUNC)
     with os.fdopen(descriptor, "wb") as stream, tarfile.open(fileobj=stream, mode="w:gz", compresslevel=1) as tar:
         for node, entries in logs.items():
-            for name, content in entries:
+            for name, written in entries:
+                content = masked_log(written, os.environ)
                 info = tarfile.TarInfo(f"{node}/{name}")
                 info.size, info.mtime, info.mode = len(content), int(now), 0o600
                 tar.addfile(info, io.BytesIO(content))

@@ -15,9 +15,8 @@ import yaml
 from yaml.nodes import Node, ScalarNode, SequenceNode
 
 from rayhpc import units
-from rayhpc.jobs.job_file.document import BrokenError, Document, Problem, compose, refusal, short
-from rayhpc.jobs.job_file.load import read_text, secrets_of
-from rayhpc.jobs.job_file.variables import Variables
+from rayhpc.jobs.job_file.document import Document, Problem, refusal, short
+from rayhpc.jobs.job_file.load import Said, composed, read_text
 from rayhpc.sweep import plan
 from rayhpc.sweep.plan import Parameter, Reader, Resources, Sweep
 
@@ -35,36 +34,19 @@ _PAIRS = {"uniform", "loguniform", "randint", "normal"}
 
 def load(file: Path, environ: Mapping[str, str]) -> Sweep:
     """The sweep of a file; raises RayhpcError with all that is wrong with it."""
-    text = read_text(file)
-    folder = file.absolute().parent
-    variables = Variables(environ, secrets_of(_env_file(text, folder)))
-    document = Document(folder, variables)
-    try:
-        values = _given(document, compose(text), "the file", _READERS)
-        sweep = _sweep(document, values, file)
-    except BrokenError as broken:
-        document.problems.append(Problem(broken.line, variables.mask(broken.text)))
+    node, variables = composed(file, read_text(file), Said(environ))
+    document = Document(file.absolute().parent, variables, "env")
+    sweep = _sweep(document, _given(document, node, "the file", _READERS), file)
     if document.problems:
         raise refusal(str(file), document.problems)
     return sweep
 
 
-def _env_file(text: str, folder: Path) -> Path | None:
-    """The .env file that the text names, which must be known before its variables are replaced."""
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return None  # compose() says what is wrong, and where
-    named = content.get("env_file") if isinstance(content, dict) else None
-    return folder / str(named) if named else None
-
-
 def _sweep(document: Document, values: dict[str, Any], file: Path) -> Sweep:
     """What the keys make together; of use only if there is no problem."""
-    environment, secrets = values.pop("env", ({}, ()))
-    values.pop("env_file", None)
-    named = {"name": file.stem, **values}
-    sweep = Sweep(**named, directory=str(document.folder), environment=environment, secrets=secrets)
+    environment = values.pop("env", {})
+    given = {name: value for name, value in values.items() if name not in ("env_file", "not_secret")}
+    sweep = Sweep(**{"name": file.stem, **given}, directory=str(document.folder), environment=environment)
     if sweep.search == "grid" and sweep.space:
         sweep = Sweep(**{**vars(sweep), "samples": plan.grid_size(sweep.space)})
     for problem in _contradictions(sweep):
@@ -244,15 +226,10 @@ def _given(document: Document, node: Node, what: str, readers: Mapping[str, Any]
     return {name: value for name, (_, value) in document.values(node, what, readers).items() if value is not None}
 
 
-def _environment(document: Document, node: Node, what: str) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The variables, and the names of those whose values come from the .env file."""
-    values, secrets = {}, []
-    for name, _, value in document.pairs(node, what):
-        found = document.scalar(value, name, secret=True)
-        if found:
-            values[name] = found[0]
-            secrets += [name] if found[1] else []
-    return values, tuple(secrets)
+def _environment(document: Document, node: Node, what: str) -> dict[str, str]:
+    """The variables of the trials, which may be secrets."""
+    found = {name: document.scalar(value, name, secret=True) for name, _, value in document.pairs(node, what)}
+    return {name: value[0] for name, value in found.items() if value}
 
 
 def _name(document: Document, node: Node, what: str) -> str | None:
@@ -283,6 +260,7 @@ _READERS: dict[str, Any] = {
     "reader": _reader,
     "env": _environment,
     "env_file": Document.text,
+    "not_secret": lambda document, node, what: document.items(node, what, Document.word),
     "pip": lambda document, node, what: document.items(node, what, Document.text),
     "py_modules": lambda document, node, what: document.items(node, what, Document.text),
 }

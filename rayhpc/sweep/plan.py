@@ -61,7 +61,7 @@ class Sweep:
 
     repeat: trials of each sample, which differ in {seed}; stall: seconds without output or report after which a trial
     is ended, 0 for never; max_failures: how often a trial that fails is started again; processes: of one trial;
-    concurrent: all trials start together or none; secrets: names in environment whose values no record may hold.
+    concurrent: all trials start together or none; environment: may hold secrets, so no record has it.
     """
 
     name: str
@@ -84,7 +84,6 @@ class Sweep:
     max_failures: int = 0
     reader: Reader = Reader()
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-    secrets: tuple[str, ...] = ()
     pip: tuple[str, ...] = ()
     py_modules: tuple[str, ...] = ()
 
@@ -101,7 +100,7 @@ class Sweep:
 
 def record(sweep: Sweep) -> dict[str, Any]:
     """A sweep as JSON, without the environment, which may hold secrets."""
-    return {name: value for name, value in asdict(sweep).items() if name not in ("environment", "secrets")}
+    return {name: value for name, value in asdict(sweep).items() if name != "environment"}
 
 
 def from_record(content: Mapping[str, Any]) -> Sweep:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -46,9 +47,9 @@ def command_of(mpi: Mpi, state: dict[str, str]) -> Command:
     """`rayhpc …` with this registry."""
     env = environment_of(mpi, state)
 
-    def run(*words: str | Path) -> Done:
+    def run(*words: str | Path, **more: str) -> Done:
         argv = [mpi.python, "-m", "rayhpc", *map(str, words)]
-        return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=300, check=False)
+        return subprocess.run(argv, env={**env, **more}, capture_output=True, text=True, timeout=300, check=False)
 
     return run
 
@@ -77,6 +78,7 @@ def test_a_cluster_runs_the_jobs_of_files(jobs_with_dashboard: Jobs, example: Pa
         *the_example_runs(rayhpc, example),
         *a_job_is_stopped(rayhpc, example),
         *broken_files_are_refused(rayhpc, example),
+        *a_file_of_another_tool_runs(rayhpc, example),
     ]
     assert not [done for done in shown if SECRET in done.stdout + done.stderr]
     held.process.terminate()
@@ -91,6 +93,7 @@ def all_is_well(rayhpc: Command, held: Job) -> list[Done]:
     assert header[:3] == ["CLUSTER", "RANK", "HOST"]
     assert [row[:2] for row in rows] == [[held.run.name, "0"], [held.run.name, "1"]]
     assert all(float(row[-1]) > 1 for row in rows), rows
+    assert re.fullmatch(r"1 probe on 1 cluster\n2 nodes well; 1 probe in [\d.]+ s\n", done.stderr), done.stderr
     many = rayhpc("cluster", "check", held.run.name, "--num-jobs", "3", "--json")
     assert many.returncode == 0, many.stdout + many.stderr
     (found,) = json.loads(many.stdout)
@@ -162,6 +165,64 @@ def broken_files_are_refused(rayhpc: Command, example: Path) -> list[Done]:
     assert (broken.returncode, broken.stdout) == (78, "")
     assert f"{file}:2: broken YAML: " in broken.stderr
     return [wrong, broken]
+
+
+BACKEND = """
+import zipfile
+def build_wheel(directory, config_settings=None, metadata_directory=None):
+    name = "labpkg-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(f"{directory}/{name}", "w") as wheel:
+        wheel.write("labpkg.py")
+        wheel.writestr("labpkg-1.0.dist-info/METADATA", "Metadata-Version: 2.1\\nName: labpkg\\nVersion: 1.0\\n")
+        wheel.writestr("labpkg-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\n")
+        wheel.writestr("labpkg-1.0.dist-info/RECORD", "")
+    return name
+"""
+LAB = """
+import importlib.metadata, os, sys
+import labpkg, ray
+
+@ray.remote
+def look():
+    return labpkg.VALUE, importlib.metadata.version("labpkg"), len(os.environ["HF_TOKEN"]), "lab" in sys._xoptions
+
+ray.init()
+print("task", *ray.get(look.remote()), "driver", labpkg.VALUE, "lab" in sys._xoptions, *sys.argv[1:])
+"""
+
+
+def a_file_of_another_tool_runs(rayhpc: Command, example: Path) -> list[Done]:
+    """Its keys, a package for all processes, a secret that the shell has exported, arguments of the command line."""
+    (example / "lib").mkdir()
+    build = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    files = {"pyproject.toml": build, "backend.py": BACKEND, "labpkg.py": "VALUE = 'installed'\n", "large.bin": "x"}
+    for name, text in files.items():
+        (example / "lib" / name).write_text(text)
+    (example / "lab.py").write_text(LAB)
+    (example / "lab.env").write_text(f"HF_TOKEN={SECRET}\n")
+    (example / "lab.yaml").write_text(
+        "python_script: lab.py\nenv_file: lab.env\nuser_id: grace\npy_executable: python -X lab\nexcludes: ['*.bin']\n"
+        f"file_mounts: {{lib: {{to: {MOUNT}, install: true}}}}\nenv_vars: {{HF_TOKEN: '${{HF_TOKEN}}'}}\n"
+        f"init_commands: 'ls {MOUNT}'\n"
+    )
+    words = ("--config", example / "lab.yaml", "--env", "WANDB_API_KEY", "--", "--task", "reach-v0")
+    planned = rayhpc("job", "submit", "--dry-run", *words, WANDB_API_KEY=SECRET)
+    assert planned.returncode == 0, planned.stderr
+    assert "environment  WANDB_API_KEY=***" in planned.stdout
+    assert f"{example}/lab.yaml, line 1: python_script is called script here\n" in planned.stderr
+    done = rayhpc("job", "submit", "--follow", *words, WANDB_API_KEY=SECRET)
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, *rest = done.stdout.splitlines()
+    assert first.startswith("Running entrypoint for job job-")
+    assert first.endswith(": python -X lab ./lab.py --task reach-v0")
+    assert rest[:3] == ["backend.py", "labpkg.py", "pyproject.toml"]
+    assert f"task installed 1.0 {len(SECRET)} True driver installed True --task reach-v0" in rest
+    assert not MOUNT.exists()
+    listed = rayhpc("job", "list", "--all-statuses", "--json")
+    assert [job["user"] for job in json.loads(listed.stdout) if "reach-v0" in job["entrypoint"]] == ["grace"]
+    logs = rayhpc("job", "logs")
+    assert logs.stdout == done.stdout
+    return [planned, done, listed, logs]
 
 
 def a_lost_node_is_a_finding(rayhpc: Command, held: Job) -> None:

@@ -19,7 +19,7 @@ from rayhpc.clusters.probe.node_probe import MARK
 from rayhpc.errors import Fault, RayhpcError, configuration
 from rayhpc.jobs import ray_api, ray_client
 from rayhpc.jobs.find import Found
-from rayhpc.jobs.ray_api import Job, Server
+from rayhpc.jobs.ray_api import COMMAND, USER, Job, Server
 from rayhpc.jobs.ray_client import RayJobSubmission
 from rayhpc.jobs.wait import current_state
 
@@ -83,7 +83,7 @@ def _run(server: Server, terms: Terms) -> list[dict[str, Any]]:
         shutil.copy(_PROGRAM, folder)
         # Ray 2.54 hides all GPUs from a task that asks for none, unless told.
         environment = {"working_dir": folder, "env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}}
-        ray_client.submit(server, RayJobSubmission(job_id, words, environment, {}, terms.user, words))
+        ray_client.submit(server, RayJobSubmission(job_id, words, environment, {}, {USER: terms.user, COMMAND: words}))
     job = _ended(Found(server, ray_api.one(server, job_id)), terms)
     return _report(server, job, ray_api.logs(server, job_id))
 

@@ -72,13 +72,27 @@ def compose(text: str) -> Node:
     return node
 
 
+def raw(node: Node | None, key: str) -> tuple[str, ...]:
+    """What stands under a key of the file, before anything is replaced in it: one value, or a list of them."""
+    pairs = node.value if isinstance(node, MappingNode) else ()
+    found = next((value for name, value in pairs if isinstance(name, ScalarNode) and name.value == key), None)
+    entries = found.value if isinstance(found, SequenceNode) else [found]
+    return tuple(entry.value for entry in entries if isinstance(entry, ScalarNode) and entry.tag != _NOTHING)
+
+
 class Document:
     """Reads nodes as what is expected of them, and gathers what is wrong: a reader then returns None."""
 
-    def __init__(self, folder: Path, variables: Variables) -> None:
+    def __init__(self, folder: Path, variables: Variables, environment: str = "environment") -> None:
         self.folder = folder
         self.problems: list[Problem] = []
+        self.hints: list[str] = []
         self._variables = variables
+        self._environment = environment
+
+    def hides(self, name: str) -> bool:
+        """True for a variable whose value nobody may see."""
+        return self._variables.hides(name)
 
     def note(self, node: Node, text: str, offset: int = 0) -> None:
         """A problem in a node's line; offset: where in a text of several lines."""
@@ -112,6 +126,25 @@ class Document:
                 self.note(key, f"unknown key {name}: {_suggestion(name, readers)}")
         return found
 
+    def renamed(self, node: Node, names: Mapping[str, str], refused: Mapping[str, str]) -> Node:
+        """The mapping with keys of other tools called as ours are, which is a hint; some are refused with a reason."""
+        if not isinstance(node, MappingNode):
+            return node
+        given = {key.value for key, _ in node.value if isinstance(key, ScalarNode)}
+        pairs = []
+        for key, value in node.value:
+            old = key.value if isinstance(key, ScalarNode) else ""
+            new = names.get(old, old)
+            if old in refused:
+                self.note(key, f"{old} is none of our keys: {refused[old]}")
+                continue
+            if new != old and new in given:
+                self.note(key, f"{old} and {new} say the same thing: give one")
+            elif new != old:
+                self.hints.append(f"line {key.start_mark.line + 1}: {old} is called {new} here")
+            pairs.append((ScalarNode(key.tag, new, key.start_mark, key.end_mark) if new != old else key, value))
+        return MappingNode(node.tag, pairs, node.start_mark, node.end_mark)
+
     def _kind(self, node: Node) -> str:
         return "empty" if node.tag == _NOTHING else _KINDS[type(node)]
 
@@ -123,12 +156,13 @@ class Document:
         expanded = self._variables.expand(node.value)
         for wrong in expanded.wrong:
             self.note(node, wrong.text, wrong.offset)
-        if expanded.secret and not secret:
-            self.note(node, f"{what} holds a value of the .env file, a secret: only `environment` takes it")
+        if expanded.secrets and not secret:
+            names = ", ".join(expanded.secrets)
+            self.note(node, f"{what} holds {names}, a secret: only `{self._environment}` takes it; else: not_secret")
         elif not _is_text(expanded.text):
             self.note(node, f"{what} holds a NUL, or half a character")
         elif not expanded.wrong:
-            return expanded.text, expanded.secret
+            return expanded.text, bool(expanded.secrets)
         return None
 
     def word(self, node: Node, what: str) -> str | None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from yaml.nodes import Node
+from yaml.nodes import MappingNode, Node, ScalarNode
 
 from rayhpc import units
 from rayhpc.errors import configuration
-from rayhpc.jobs.job_file.document import BrokenError, Document, Problem, Reader, compose, refusal, short
+from rayhpc.jobs.job_file import old_names
+from rayhpc.jobs.job_file.document import BrokenError, Document, Problem, Reader, compose, raw, refusal, short
 from rayhpc.jobs.job_file.variables import Variables, settings
 from rayhpc.jobs.request import JobRequest
 from rayhpc.user_input import files
@@ -22,13 +24,42 @@ _ENV_FILE = ".env"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def load(file: Path, environ: Mapping[str, str], env_file: Path | None = None) -> JobRequest:
-    """The job of a file; raises RayhpcError with all that is wrong with it. env_file: else .env beside it, if any."""
-    text = read_text(file)
-    beside = file.parent / _ENV_FILE
-    chosen = env_file or (beside if beside.is_file() else None)
-    secrets = secrets_of(chosen)
-    return parse(text, str(file), file.absolute().parent, Variables(environ, secrets))
+@dataclass(frozen=True)
+class Said:
+    """What the command line says beside a file. env_file: in the place of the file's; public: names of no secrets.
+
+    arguments: for the script, after those of the file.
+    """
+
+    environ: Mapping[str, str] = field(repr=False)
+    env_file: Path | None = None
+    public: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+
+
+def load(file: Path, said: Said) -> JobRequest:
+    """The job of a file; raises RayhpcError with all that is wrong with it. Without an env_file: .env beside it."""
+    return parse(read_text(file), file, said)
+
+
+def composed(file: Path, text: str, said: Said, beside: str = "") -> tuple[Node, Variables]:
+    """A file's tree, and the variables that it may name; raises RayhpcError. beside: its env_file, if none is named."""
+    folder = file.absolute().parent
+    try:
+        node = compose(text)
+    except BrokenError as broken:
+        shown = _variables(None, folder, said, beside).mask(broken.text)
+        raise refusal(str(file), [Problem(broken.line, shown)]) from broken
+    return node, _variables(node, folder, said, beside)
+
+
+def _variables(node: Node | None, folder: Path, said: Said, beside: str) -> Variables:
+    """env_file and not_secret must be known before the texts are read."""
+    named = raw(node, "env_file")
+    own = folder / os.path.expanduser(Variables(said.environ).expand(named[0]).text) if named else None  # noqa: PTH111
+    default = folder / beside if beside and (folder / beside).is_file() else None
+    public = frozenset([*raw(node, "not_secret"), *said.public])
+    return Variables(said.environ, secrets_of(said.env_file or own or default), public)
 
 
 def read_text(file: Path) -> str:
@@ -55,16 +86,14 @@ def secrets_of(file: Path | None) -> dict[str, str]:
     return found.values
 
 
-def parse(text: str, name: str, folder: Path, variables: Variables) -> JobRequest:
-    """The job that a text describes; paths in it are relative to the folder. Raises RayhpcError as load() does."""
-    document = Document(folder, variables)
-    try:
-        values = document.values(compose(text), "the file", _READERS)
-        request = _request(document, values)
-    except BrokenError as broken:
-        document.problems.append(Problem(broken.line, variables.mask(broken.text)))
+def parse(text: str, file: Path, said: Said) -> JobRequest:
+    """The job that a text describes; paths in it are relative to the file. Raises RayhpcError as load() does."""
+    node, variables = composed(file, text, said, _ENV_FILE)
+    document = Document(file.absolute().parent, variables)
+    known = document.renamed(node, old_names.RENAMED, old_names.REFUSED)
+    request = _request(document, document.values(known, "the file", _READERS), said.arguments)
     if document.problems:
-        raise refusal(name, document.problems)
+        raise refusal(str(file), document.problems)
     return request
 
 
@@ -88,17 +117,64 @@ def _texts(document: Document, node: Node, what: str) -> tuple[str, ...] | None:
     return document.items(node, what, Document.text)
 
 
-def _mounts(document: Document, node: Node, what: str) -> tuple[tuple[str, str], ...]:
-    """(local, remote) pairs: what there is, and places of their own."""
+def _lines(document: Document, node: Node, what: str) -> tuple[str, ...] | None:
+    """A list of shell lines; one text is one entry."""
+    if isinstance(node, ScalarNode):
+        text = document.text(node, what)
+        return None if text is None else (text,)
+    return _texts(document, node, what)
+
+
+def _patterns(document: Document, node: Node, what: str) -> tuple[str, ...] | None:
+    found = _texts(document, node, what)
+    if any(pattern.startswith("!") for pattern in found or ()):
+        document.note(node, f"{what}: nothing is taken in again with !")
+    return found
+
+
+@dataclass(frozen=True)
+class _Mounts:
+    """(local, remote) pairs, and what of the local ones is a package to be installed."""
+
+    places: tuple[tuple[str, str], ...] = ()
+    packages: tuple[str, ...] = ()
+
+
+def _mounts(document: Document, node: Node, what: str) -> _Mounts:
+    """What there is, and places of their own: `local: remote`, or `local: {to: remote, install: true}`."""
     found: list[tuple[str, str]] = []
-    for _, key, value in document.pairs(node, what):
-        local, remote = _local(document, key), _remote(document, value)
+    packages: list[str] = []
+    for name, key, value in document.pairs(node, what):
+        local = _local(document, key)
+        place: Node | None = value
+        if isinstance(value, MappingNode):
+            read = document.values(value, short(name), {"to": lambda _, place, __: place, "install": _flag})
+            place = read["to"][1] if "to" in read else None
+            if read.get("install", (value, False))[1]:
+                packages += [local] if local and _is_package(document, key, name, Path(local)) else []
+            elif place is None:
+                document.note(value, f"{short(name)} needs a place: to: /tmp/x, or install: true")
+        remote = _remote(document, place) if place is not None else None
         clash = remote and next((other for _, other in found if _overlap(PurePosixPath(remote), other)), None)
         if clash:
             document.note(value, f"{short(str(remote))} and {short(clash)} are in each other's place")
         elif local and remote:
             found.append((local, remote))
-    return tuple(found)
+    return _Mounts(tuple(found), tuple(packages))
+
+
+def _is_package(document: Document, node: Node, name: str, place: Path) -> bool:
+    if place.suffix == ".whl" or any((place / name).is_file() for name in ("pyproject.toml", "setup.py")):
+        return True
+    document.note(node, f"{short(name)} is no package to install: it has no pyproject.toml or setup.py")
+    return False
+
+
+def _flag(document: Document, node: Node, what: str) -> bool | None:
+    text = document.word(node, what)
+    if text not in (None, "true", "false"):
+        document.note(node, f"{what} must be true or false, not {short(str(text))}")
+    return text == "true"
 
 
 def _local(document: Document, node: Node) -> str | None:
@@ -137,7 +213,7 @@ def _environment(document: Document, node: Node, what: str) -> tuple[dict[str, s
             document.note(key, f"{short(name)} is no name of a variable")
         elif found := document.scalar(value, name, secret=True):
             values[name] = found[0]
-            secrets += [name] if found[1] else []
+            secrets += [name] if found[1] or document.hides(name) else []
     return values, tuple(secrets)
 
 
@@ -172,38 +248,53 @@ _READERS: dict[str, Reader] = {
     "command": Document.text,
     "working_dir": _directory,
     "file_mounts": _mounts,
-    "init_commands": _texts,
+    "init_commands": _lines,
     "environment": _environment,
     "resources": _resources,
+    "env_file": Document.text,
+    "not_secret": _words,
+    "user_id": Document.text,
+    "py_executable": Document.text,
+    "excludes": _patterns,
 }
 
 
-def _request(document: Document, values: dict[str, tuple[Node, Any]]) -> JobRequest:
+def _request(document: Document, values: dict[str, tuple[Node, Any]], arguments: Sequence[str]) -> JobRequest:
     """What the keys make together; of use only if there is no problem."""
     read = {name: value for name, (_, value) in values.items()}
     environment, secrets = read.get("environment", ({}, ()))
+    mounts = read.get("file_mounts") or _Mounts()
     return JobRequest(
-        entrypoint=_entrypoint(document, values),
+        entrypoint=_entrypoint(document, values, arguments),
         environment=environment,
         resources=read.get("resources", {}),
         working_dir=_started_in(document, values) or "",
-        mounts=read.get("file_mounts", ()),
+        mounts=mounts.places,
         init=read.get("init_commands") or (),
         secrets=secrets,
+        packages=mounts.packages,
+        excludes=read.get("excludes") or (),
+        py_executable=read.get("py_executable") or "",
+        user=read.get("user_id") or "",
+        hints=tuple(document.hints),
     )
 
 
-def _entrypoint(document: Document, values: dict[str, tuple[Node, Any]]) -> str:
+def _entrypoint(document: Document, values: dict[str, tuple[Node, Any]], more: Sequence[str]) -> str:
     script, command, args = (values.get(name) for name in ("script", "command", "args"))
     if script is None and command is None:
         document.problems.append(Problem(1, "neither script nor command says what to run"))
     if script and command:
         document.note(command[0], "script and command say the same thing: give one")
+    if command and more:
+        document.note(command[0], "a command takes no arguments of the command line: say script in its place")
     if args and not script:
         document.note(args[0], "args belong to a script: write them into the command")
     if script and script[1] is not None:
         program = _program(document, *script, _started_in(document, values))
-        return shlex.join([*program, *(args[1] or () if args else ())])
+        python = values["py_executable"][1] if "py_executable" in values else "python"
+        runs = f"{python} " if script[1].endswith(".py") else ""
+        return runs + shlex.join([program, *(args[1] or () if args else ()), *more])
     return str(command[1]) if command else ""
 
 
@@ -212,12 +303,11 @@ def _started_in(document: Document, values: dict[str, tuple[Node, Any]]) -> str 
     return values["working_dir"][1] if "working_dir" in values else os.path.normpath(document.folder)
 
 
-def _program(document: Document, node: Node, script: str, directory: str | None) -> list[str]:
-    """The words that run a script: a .py by the cluster's Python, anything else by itself."""
+def _program(document: Document, node: Node, script: str, directory: str | None) -> str:
+    """The word that names a script: a .py is run by the cluster's Python, anything else by itself."""
     if directory and not script.startswith(("/", "~")) and not directory.startswith("~"):
         _check_script(document, node, script, Path(directory, script))
-    word = script if script.startswith("/") else f"./{script}"
-    return ["python", word] if script.endswith(".py") else [word]
+    return script if script.startswith("/") else f"./{script}"
 
 
 def _check_script(document: Document, node: Node, script: str, path: Path) -> None:

@@ -1,30 +1,17 @@
-"""`${VAR}` in a file of the user's: from the environment, or from an .env file, whose values are secrets. Pure."""
+"""`${VAR}` in a file of the user's: from the environment, or from an .env file. Which of them are secrets. Pure."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import groupby
 
-MASK = "***"
+from rayhpc.user_input.secret_names import is_secret, masked, secrets_in
 
 _USE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|\$\{")
 _SETTING = re.compile(r"(?:export\s+)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)\s*=\s*(?P<value>.*)")
 _QUOTED = re.compile(r"""(?:'(?P<plain>[^']*)'|"(?P<escaped>(?:[^"\\]|\\.)*)")\s*(?:#.*)?""")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
-
-
-def masked(text: str, secrets: Iterable[str]) -> str:
-    """The text with every secret in it hidden, also within a word; of secrets that overlap nothing is left."""
-    hidden = bytearray(len(text))
-    for secret in filter(None, secrets):
-        place = text.find(secret)
-        while place >= 0:
-            hidden[place : place + len(secret)] = bytes([1]) * len(secret)
-            place = text.find(secret, place + 1)
-    parts = groupby(zip(text, hidden, strict=True), key=lambda pair: pair[1])
-    return "".join(MASK if hide else "".join(char for char, _ in part) for hide, part in parts)
 
 
 @dataclass(frozen=True)
@@ -37,19 +24,27 @@ class Wrong:
 
 @dataclass(frozen=True)
 class Expanded:
-    """A text whose variables were replaced; secret: a value of the .env file went into it."""
+    """A text whose variables were replaced; secrets: the names of those in it that nobody may see."""
 
     text: str = field(repr=False)
-    secret: bool
+    secrets: tuple[str, ...]
     wrong: tuple[Wrong, ...] = ()
 
 
 @dataclass(frozen=True)
 class Variables:
-    """What `${VAR}` may name: the environment wins over the .env file, and is as secret as that where both have it."""
+    """What `${VAR}` may name: the environment wins over the .env file, and is as secret as that where both have it.
+
+    Secret is what the .env file has, and what is called as secrets are; but for the names in `public`.
+    """
 
     environ: Mapping[str, str] = field(repr=False)
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    public: frozenset[str] = frozenset()
+
+    def hides(self, name: str) -> bool:
+        """True for a variable whose value nobody may see."""
+        return name not in self.public and (name in self.secrets or is_secret(name))
 
     def expand(self, text: str) -> Expanded:
         """The text with ${VAR} and ${VAR:-default} replaced, and `$${` for the characters `${`."""
@@ -64,7 +59,8 @@ class Variables:
             return found
 
         expanded = _USE.sub(value, text)
-        return Expanded(expanded, any(self._value_of(name) for name in names & set(self.secrets)), tuple(wrong))
+        secrets = sorted(name for name in names if self.hides(name) and self._value_of(name))
+        return Expanded(expanded, tuple(secrets), tuple(wrong))
 
     def _value(self, match: re.Match[str]) -> str | Wrong:
         if match["name"] is None:
@@ -79,7 +75,10 @@ class Variables:
 
     def mask(self, text: str) -> str:
         """The text without any secret's value."""
-        return masked(text, [*self.secrets.values(), *(self.environ.get(name, "") for name in self.secrets)])
+        named = {name: value for name, value in self.secrets.items() if name not in self.public}
+        overriding = (self.environ.get(name, "") for name in named)
+        shown = {name: value for name, value in self.environ.items() if name not in self.public}
+        return masked(text, [*named.values(), *overriding, *secrets_in(shown)])
 
 
 @dataclass(frozen=True)

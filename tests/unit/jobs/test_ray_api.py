@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -295,15 +295,127 @@ def test_no_cluster_and_none_with_a_dashboard(state: Path) -> None:
         targets.servers(Choice())
 
 
-def test_addresses_need_a_token(state: Path) -> None:
-    Path(state, "file").write_text("# Cluster: left\nhttp://a:1\n")
-    with pytest.raises(RayhpcError, match="the token of the cluster at http://a:1 is not known"):
-        targets.servers(Choice(address_file=str(state / "file")))
-    (made,) = targets.servers(Choice(address_file=str(state / "file"), token_file="t"))
+def test_addresses_of_clusters_that_are_not_registered(state: Path) -> None:
+    Path(state, "file").write_text("# Cluster: left\nhttp://a:1\nb:6379\n")
+    found = targets.servers(Choice(address_file=str(state / "file")))
+    assert found == [Server("left", "http://a:1", None), Server("b:6379", "http://b:8265", None)]
+    (made, _) = targets.servers(Choice(address_file=str(state / "file"), token_file="t"))
     assert made == Server("left", "http://a:1", Path("t"))
     with pytest.raises(RayhpcError, match="say the same thing") as error:
         targets.servers(Choice(cluster="x", address="http://a:1"))
     assert code_of(error.value) is ExitCode.USAGE
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_without_a_token_none_is_sent_and_one_that_is_asked_for_is_told(status: int, dashboard: Dashboard) -> None:
+    dashboard.tells(row())
+    server = Server("other", dashboard.url, None)
+    assert [found.id for found in ray_api.every(server)] == ["job-1"]
+    assert dashboard.requests == [("GET", "/api/jobs/", "")]
+    dashboard.answers["/api/jobs/"] = (status, "no")
+    with pytest.raises(RayhpcError, match="cluster other asks for a token") as error:
+        ray_api.every(server)
+    assert "--token-file FILE" in error.value.fault.next_step
+
+
+WORDS = [
+    "10.0.0.1:20001", "http://10.0.0.1:20002", "10.0.0.1:20002", "http://10.0.0.1:20002/", "node1:20001",
+    "http://node1.example.org:20002", "run-1", "4711", "left",
+]  # fmt: skip
+
+
+@pytest.fixture
+def two(state: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two clusters, one of them on Kubernetes: run-2 is the newest. No ~/.ray_address."""
+    monkeypatch.setenv("HOME", str(state))
+    monkeypatch.delenv("RAYHPC_ADDRESS", raising=False)
+    own = {"dashboard": "http://10.0.0.1:20002", "host": "node1.example.org", "batch_job_id": "4711"}
+    registry.add(entry(id="run-1-left", started_at=1.0, **own), TOKEN)
+    kube = {"address": "b-head-svc.ns.svc:6379", "dashboard": "http://127.0.0.1:3", "scheduler": "kuberay"}
+    registry.add(entry(id="run-2-b", started_at=2.0, batch_job_id="b", host="login", **kube), TOKEN)
+    return state
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_any_address_or_name_is_the_cluster_wherever_one_is_taken(word: str, two: Path) -> None:
+    (two / "file").write_text(f"{word}\n")
+    file = Choice(address_file=str(two / "file"))
+    choices = [Choice(cluster=word), Choice(address=word), *([file] if ":" in word else [])]
+    for choice in choices:
+        (server,) = targets.servers(choice)
+        assert (server.name, server.url) == ("run-1-left", "http://10.0.0.1:20002")
+        assert server.token_file == registry.token_file(registry.find("run-1"))
+    done = CliRunner().invoke(main.main, ["cluster", "address", word])
+    assert (done.exit_code, done.stdout) == (0, "10.0.0.1:20001\n")
+    assert targets.servers(Choice(address=word, token_file="t"))[0].token_file == Path("t")
+
+
+def test_addresses_on_kubernetes(two: Path) -> None:
+    for word in ("b-head-svc.ns.svc:6379", "b-head-svc:6379", "127.0.0.1:3", "b"):
+        assert targets.servers(Choice(address=word))[0].name == "run-2-b"
+    assert targets.servers(Choice(address="login:6379"))[0] == Server("login:6379", "http://login:8265", None)
+
+
+def test_a_name_finds_a_cluster_whose_address_has_changed(two: Path) -> None:
+    (two / "file").write_text("# Cluster: b\n10.9.9.9:6379\n")
+    assert targets.servers(Choice(address_file=str(two / "file")))[0].url == "http://127.0.0.1:3"
+
+
+def test_what_is_no_address_is_told(two: Path) -> None:
+    with pytest.raises(RayhpcError, match="--address, line 1: 'auto' is no address"):
+        targets.servers(Choice(address="auto"))
+
+
+def test_the_file_of_the_home_directory_is_the_last_to_be_asked(
+    two: Path, dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An option, the variable, the registry, the file; the line says which."""
+    dashboard.tells(row(metadata={"user": registry.account()}))
+    (two / ".ray_address").write_text(f"# Cluster: theirs\n{dashboard.url}\n")
+    monkeypatch.setenv("RAYHPC_ADDRESS", dashboard.url)
+    assert job_command("logs", "--cluster", "nothing")[2].startswith("rayhpc: there is no cluster nothing")
+    assert job_command("list")[2] == f"{dashboard.url} (RAYHPC_ADDRESS)\n"
+    assert targets.meant(Choice()).servers[-1].name == "run-2-b"
+    for each in registry.every():
+        registry.forget(each)
+    assert targets.meant(Choice()).source == str(two / ".ray_address")
+    monkeypatch.delenv("RAYHPC_ADDRESS")
+    code, out, err = job_command("list")
+    assert (code, err, "job-1\t" in out) == (0, f"theirs ({two}/.ray_address)\n", True)
+
+
+def test_without_an_id_the_newest_of_mine(server: Server, dashboard: Dashboard) -> None:
+    mine = {"user": "grace", "account": registry.account()}
+    dashboard.tells(row("job-1", start_time=1000, metadata=mine), row("job-2", start_time=2000, metadata=mine),
+                    row("job-3", start_time=3000))  # fmt: skip
+    assert find.meant([server], [], registry.account())[0].job.id == "job-2"
+    with pytest.raises(RayhpcError, match="eve has submitted no job"):
+        find.meant([server], [], "eve")
+
+
+def test_logs_and_wait_without_an_id(state: Path, dashboard: Dashboard) -> None:
+    registry.add(entry(id="run-1", dashboard=dashboard.url), TOKEN)
+    own = {"user": registry.account(), "command": "python x.py"}
+    script = "cd /x || exit\npython x.py"
+    dashboard.tells(row(status="FAILED", driver_exit_code=3, metadata=own, entrypoint=script))
+    log = "setup\nRunning entrypoint for job job-1: cd /x || exit\npython x.py\nout\n"
+    dashboard.answers["/api/jobs/job-1/logs"] = (200, json.dumps({"logs": log}))
+    shown = "setup\nRunning entrypoint for job job-1: python x.py\nout\n"
+    assert job_command("logs") == (0, shown, "job job-1, the newest\n")
+    assert job_command("wait") == (3, "", "job job-1, the newest\njob job-1 FAILED, exit code 3\n")
+    assert job_command("stop")[0] == 2
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+def test_a_followed_log_begins_with_what_the_user_typed(size: int) -> None:
+    found = replace(job(), id="j", script="IFS=:; set -f\npython x.py", entrypoint="python x.py")
+    log = "Running\nRunning entrypoint for job j: IFS=:; set -f\npython x.py\nRunning entrypoint for job j: IFS\nRun"
+    written: list[str] = []
+    heading = follow._Heading(found, written.append)
+    for place in range(0, len(log), size):
+        heading.write(log[place : place + size])
+    heading.close()
+    assert "".join(written) == log.replace("IFS=:; set -f\n", "", 1)
 
 
 def test_more_jobs_than_clusters(token: Path) -> None:

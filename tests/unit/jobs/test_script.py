@@ -208,13 +208,13 @@ def test_secrets_reach_the_job_and_nothing_else(shell: list[str], tmp_path: Path
     told = script(request) + json.dumps(runtime_env(request, "/x"), ensure_ascii=False)
     assert [value for value in HOSTILE if value in told] == []
     assert runtime_env(request, "/x") == {
-        "env_vars": {"OPEN": "seen"}, "py_modules": ["/x"], "worker_process_setup_hook": "rayhpc_job.set_secrets",
+        "env_vars": {"OPEN": "seen"}, "py_modules": ["/x"], "worker_process_setup_hook": "rayhpc_job.prepare",
     }  # fmt: skip
 
 
 def test_the_hook_of_other_processes(tmp_path: Path) -> None:
     secrets = dict(zip("ABCDEFGH", HOSTILE, strict=True))
-    look = "import rayhpc_job, os, json; rayhpc_job.set_secrets(); print(json.dumps(dict(os.environ)))"
+    look = "import rayhpc_job, os, json; rayhpc_job.prepare(); print(json.dumps(dict(os.environ)))"
     with bundle.packed(JobRequest("x", environment=secrets, secrets=tuple(secrets))) as packed:
         assert Path(packed).parent.stat().st_mode & 0o77 == 0
         environment = {"PYTHONPATH": str(Path(packed).parent)}

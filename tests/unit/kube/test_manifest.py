@@ -19,8 +19,8 @@ from tests.unit.kube.schemas import problems
 SAID: dict[str, Any] = {
     "base": "", "name": "a", "clusters": 0, "image": "rayproject/ray:2.60.0", "ray_version": "", "workers": "",
     "cpus": 2.0, "memory": "8G", "gpus": 0, "accelerator": "", "group": (), "head_cpus": 2.0, "head_memory": "8G",
-    "head_no_tasks": False, "autoscale": False, "service_account": "", "image_pull_secret": "", "pvc": (), "env": (),
-    "env_from": (), "mlflow": "", "queue": "", "user_id": None, "set": (), "namespace": "", "has_groups": False,
+    "head_no_tasks": False, "autoscale": False, "service_account": "", "image_pull_secret": "", "pvc": (),
+    "env": (), "not_secret": (), "env_from": (), "mlflow": "", "queue": "", "user_id": None, "set": (), "namespace": "", "has_groups": False,
 }  # fmt: skip
 LABEL = st.from_regex(r"[a-z]([-a-z0-9]{0,18}[a-z0-9])?", fullmatch=True)
 SIZES = st.builds(
@@ -118,6 +118,7 @@ def test_the_validator_refuses() -> None:
         ({"pvc": ("data",)}, "--pvc has no :"),
         ({"pvc": ("data:/dev/shm",)}, "a volume needs an absolute path of its own"),
         ({"env": ("A=1", "A=2")}, "--env is no variable, or is there twice"),
+        ({"env": ("HF_TOKEN=x",)}, "--env HF_TOKEN is a secret by its name"),
         ({"mlflow": "somewhere"}, "--mlflow is no URL"),
         ({"user_id": 0}, "--user-id 0 is root"),
         ({"set": ("spec.nothing",)}, "--set has no path or no value"),

@@ -71,14 +71,13 @@ def test_a_whole_file(tmp_path: Path) -> None:
         max_failures=1,
         reader=Reader("csv", "progress.csv"),
         environment={"WANDB_MODE": "offline", "KEY": "hunter2"},
-        secrets=("KEY",),
         pip=("cowsay==6.1",),
         seed=7,
     )
     assert found.trials == 40
     assert "hunter2" not in repr(found)
     assert "hunter2" not in str(record(found))
-    assert from_record(record(found)) == Sweep(**{**vars(found), "environment": {}, "secrets": ()})
+    assert from_record(record(found)) == Sweep(**{**vars(found), "environment": {}})
 
 
 def test_tasks(tmp_path: Path) -> None:

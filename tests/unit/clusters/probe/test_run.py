@@ -103,9 +103,7 @@ def test_a_dry_run_needs_no_cluster_and_shows_no_secret(state: Path, file: Path)
         "environment  KEY=***",
         "environment  OLD=***.old",
         "--- the script",
-        *["set -e", "set -f", "IFS=:", "for rayhpc_job in $PYTHONPATH; do", "    rayhpc_job=$rayhpc_job/rayhpc_job"],
-        '    [ ! -f "$rayhpc_job/__init__.py" ] || break',
-        *["done", "set +f", "unset IFS", '. "$rayhpc_job/secrets.sh"', "cd -- /tmp", "set +e", "echo ***"],
+        *["set +f", "unset IFS", "set -e", '. "$rayhpc_job/secrets.sh"', "cd -- /tmp", "set +e", "echo ***"],
     ]
 
 
@@ -119,15 +117,71 @@ def test_a_dry_run_for_each_cluster(state: Path, file: Path) -> None:
     ("words", "what"),
     [
         ((), "there is no command and no --config"),
-        (("--config", "job.yaml", "--", "x"), "--config is in place of a command"),
+        (("--config", "job.yaml", "x"), "--config is in place of a command"),
+        (("--config", "job.yaml", "x", "--", "y"), "--config is in place of a command"),
+        (("--env", "1X=2", "--", "x"), "--env '1X' is no name of a variable"),
+        (("--env", "NOT_SET_HERE", "--", "x"), "--env NOT_SET_HERE: it is not set here"),
         (("--env-file", "x", "--", "x"), "--env-file is for --config"),
-        (("--each", "--config", "job.yaml"), "there is no command and no --config"),
+        (("--each", "--config", "job.yaml"), "there is no command\n"),
     ],
 )
 def test_words_that_do_not_go_together(state: Path, words: tuple[str, ...], what: str) -> None:
     done = run("job", "submit", *words)
     assert done.exit_code == ExitCode.USAGE
     assert f"rayhpc: {what}" in done.stderr
+
+
+def test_arguments_behind_the_file_go_to_its_script(state: Path) -> None:
+    (state / "train.py").touch()
+    (state / "job.yaml").write_text("script: train.py\nargs: [--lr, 3]\n")
+    done = run("job", "submit", "--dry-run", "--config", state / "job.yaml", "--", "--task", "reach v0", "--", "-x")
+    assert done.stdout.splitlines()[-1] == "python ./train.py --lr 3 --task 'reach v0' -- -x"
+    (state / "job.yaml").write_text("command: ls\n")
+    done = run("job", "submit", "--dry-run", "--config", state / "job.yaml", "--", "--task", "reach-v0")
+    assert done.exit_code == ExitCode.CONFIGURATION
+    assert "job.yaml:1: a command takes no arguments of the command line: say script in its place" in done.stderr
+
+
+@pytest.mark.parametrize("how", [[], ["--all"], ["--each"]])
+def test_words_are_read_by_one_rule(state: Path, how: list[str]) -> None:
+    """One word is a line for the shell, as with --each, where each is a job of its own."""
+    done = run("job", "submit", "--dry-run", *how, "--", "echo hi; hostname")
+    assert done.stdout.splitlines()[-1] == "echo hi; hostname"
+    done = run("job", "submit", "--dry-run", *how, "--", "echo", "a b")
+    assert done.stdout.splitlines()[-1] == ("a b" if how == ["--each"] else "echo 'a b'")
+
+
+def test_secrets_are_known_by_their_names_wherever_they_come_from(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "exported-secret")
+    monkeypatch.setenv("OPEN", "seen")
+    (state / "job.yaml").write_text(
+        "command: echo exported-secret\nenvironment: {A: 'x${WANDB_API_KEY}', DB_PASSWORD: literal-one, B: '${OPEN}'}\n"
+    )
+    words = ["--config", state / "job.yaml", "--env", "HF_TOKEN=typed-secret", "--env", "WANDB_API_KEY", "--env", "C=4"]
+    done = run("job", "submit", "--dry-run", *words)
+    assert done.exit_code == 0, done.stderr
+    assert not [word for word in ("exported-secret", "literal-one", "typed-secret") if word in done.stdout]
+    shown = ["A=***", "DB_PASSWORD=***", "B=seen", "HF_TOKEN=***", "WANDB_API_KEY=***", "C=4"]
+    assert [line.split(maxsplit=1)[1] for line in done.stdout.splitlines() if line.startswith("environment")] == shown
+    done = run("job", "submit", "--dry-run", *words, "--not-secret", "HF_TOKEN", "--not-secret", "DB_PASSWORD")
+    assert "HF_TOKEN=typed-secret" in done.stdout
+    assert "DB_PASSWORD=literal-one" in done.stdout
+    assert "exported-secret" not in done.stdout
+
+
+def test_a_secret_of_the_shell_is_for_the_environment_alone(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An argument is seen by everybody on the host."""
+    monkeypatch.setenv("HF_TOKEN", "exported-secret")
+    (state / "x.py").touch()
+    (state / "job.yaml").write_text("script: x.py\nargs: ['${HF_TOKEN}']\n")
+    done = run("job", "submit", "--dry-run", "--config", state / "job.yaml")
+    assert done.exit_code == ExitCode.CONFIGURATION
+    told = "job.yaml:2: an entry of args holds HF_TOKEN, a secret: only `environment` takes it; else: not_secret\n"
+    assert told in done.stderr
+    (state / "job.yaml").write_text("script: x.py\nargs: ['${HF_TOKEN}']\nnot_secret: [HF_TOKEN]\n")
+    assert run("job", "submit", "--dry-run", "--config", state / "job.yaml").exit_code == 0
 
 
 def test_a_file_is_refused_before_a_cluster_is_sought(state: Path, file: Path) -> None:

@@ -14,11 +14,14 @@ from hypothesis import strategies as st
 
 from rayhpc.errors import ExitCode, RayhpcError
 from rayhpc.jobs.job_file import load as jobfile
-from rayhpc.jobs.job_file.variables import Variables
+from rayhpc.jobs.job_file.load import Said
 from rayhpc.jobs.request import JobRequest
 from tests.unit.making import HOSTILE
 
-KEYS = ["script", "args", "command", "working_dir", "file_mounts", "init_commands", "environment", "resources"]
+KEYS = [
+    "script", "args", "command", "working_dir", "file_mounts", "init_commands", "environment", "resources", "env_file",
+    "not_secret", "user_id", "py_executable", "excludes",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def load(folder: Path, text: str, env: str | None = None, environ: Mapping[str, str] | None = None) -> JobRequest:
     (folder / "job.yaml").write_text(text)
     (folder / ".env").write_text(env or "")
-    return jobfile.load(folder / "job.yaml", environ or {})
+    return jobfile.load(folder / "job.yaml", Said(environ or {}))
 
 
 def problems(folder: Path, text: str, env: str | None = None, environ: Mapping[str, str] | None = None) -> list[str]:
@@ -172,18 +175,19 @@ def test_many_problems_fit_on_a_screen(folder: Path) -> None:
     assert caught.value.fault.evidence[-1] == "and 480 more"
 
 
-@pytest.mark.parametrize("key", [key for key in KEYS if key != "environment"])
+@pytest.mark.parametrize("key", [key for key in KEYS if key not in ("environment", "env_file", "not_secret")])
 def test_secrets_go_into_the_environment_only(folder: Path, key: str) -> None:
     value = "${TOKEN}"
     shapes = {
         "args": f"[{value!r}]",
+        "excludes": f"[{value!r}]",
         "init_commands": f"[{value!r}]",
         "file_mounts": f"{{run: '/tmp/{value}'}}",
         "resources": f"{{memory: {value!r}}}",
     }
     given = "" if key in ("script", "command") else "script: run\n"
     found = problems(folder, f"{given}{key}: {shapes.get(key, value)}\n", env="TOKEN=s3cret\n")
-    assert any("holds a value of the .env file, a secret: only `environment` takes it" in line for line in found)
+    assert any("holds TOKEN, a secret: only `environment` takes it" in line for line in found)
     assert "s3cret" not in "".join(found)
 
 
@@ -215,20 +219,20 @@ def test_the_env_file(folder: Path, tmp_path: Path) -> None:
     other.write_text("A=other\n")
     text = "command: a\nenvironment: {A: '${A}', B: '${B:-none}'}\n"
     assert load(folder, text, env="A=own\nB=own\n").secrets == ("A", "B")
-    request = jobfile.load(folder / "job.yaml", {}, other)
+    request = jobfile.load(folder / "job.yaml", Said({}, other))
     assert (request.secrets, request.environment) == (("A",), {"A": "other", "B": "none"})
     with pytest.raises(RayhpcError, match="gone cannot be read: No such file"):
-        jobfile.load(folder / "job.yaml", {}, tmp_path / "gone")
+        jobfile.load(folder / "job.yaml", Said({}, tmp_path / "gone"))
 
 
 def test_files_that_cannot_be_read(folder: Path, tmp_path: Path) -> None:
     for name, what in (("gone.yaml", "No such file"), ("data", "it is a directory, no file")):
         with pytest.raises(RayhpcError, match=f"{name} cannot be read: {what}") as caught:
-            jobfile.load(folder / name, {})
+            jobfile.load(folder / name, Said({}))
         assert caught.value.fault.code == ExitCode.CONFIGURATION
     (tmp_path / "job.yaml").write_bytes(b"command: a\n# \xff\n")
     with pytest.raises(RayhpcError) as caught:
-        jobfile.load(tmp_path / "job.yaml", {})
+        jobfile.load(tmp_path / "job.yaml", Said({}))
     assert caught.value.fault.evidence == (f"{tmp_path}/job.yaml:2: bytes that are no UTF-8",)
 
 
@@ -269,7 +273,7 @@ def test_what_was_written_is_read(
         text = yaml.safe_dump(content, allow_unicode=True, default_style=style)
         if style and wanted:
             continue  # numbers become text, with a tag
-        request = jobfile.parse(text, "job.yaml", Path("/"), Variables({}))
+        request = jobfile.parse(text, Path("/job.yaml"), Said({}))
         assert (request.entrypoint, request.environment, request.init) == (command, environment, tuple(init))
         assert request.resources == wanted
 
@@ -277,7 +281,7 @@ def test_what_was_written_is_read(
 @given(st.lists(words, max_size=5))
 def test_arguments_arrive(arguments: list[str]) -> None:
     text = yaml.safe_dump({"script": "/x", "args": [escaped(word) for word in arguments]})
-    request = jobfile.parse(text, "job.yaml", Path("/"), Variables({}))
+    request = jobfile.parse(text, Path("/job.yaml"), Said({}))
     assert shlex.split(request.entrypoint) == ["/x", *arguments]
 
 
@@ -300,7 +304,7 @@ pieces = st.sampled_from(
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_any_text_is_a_job_or_refused(text: str) -> None:
     try:
-        request = jobfile.parse(text, "job.yaml", Path("/"), Variables({"A": "a"}, {"T": "t"}))
+        request = jobfile.parse(text, Path("/job.yaml"), Said({"A": "a", "T_KEY": "t"}))
     except RayhpcError as error:
         assert error.fault.code == ExitCode.CONFIGURATION
         assert error.fault.evidence

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rayhpc.jobs.job_file.variables import MASK, Variables, masked, settings
+from rayhpc.jobs.job_file.variables import Variables, settings
+from rayhpc.user_input.secret_names import MASK, masked
 
 VARIABLES = Variables({"A": "one", "EMPTY": ""}, {"TOKEN": "s3cret", "A": "of the file"})
 
@@ -28,7 +29,7 @@ VARIABLES = Variables({"A": "one", "EMPTY": ""}, {"TOKEN": "s3cret", "A": "of th
 )
 def test_expansion(text: str, expanded: str, secret: bool) -> None:
     found = VARIABLES.expand(text)
-    assert (found.text, found.secret) == (expanded, secret)
+    assert (found.text, bool(found.secrets)) == (expanded, secret)
     assert bool(found.wrong) == text.endswith(" ${")
 
 
