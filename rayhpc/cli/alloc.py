@@ -172,7 +172,7 @@ def _print_lines(seen: Seen, runs: Sequence[Run]) -> None:
 @click.argument("ids", nargs=-1, required=True)
 @RUN_DIR
 def cancel_jobs(ids: tuple[str, ...], run_dir: str) -> None:
-    """End jobs: each driver gets SIGTERM and has its grace."""
+    """End jobs: each driver gets SIGTERM, and time to end (--stop-timeout)."""
     seen, _ = status.current(allocations.find(run_dir, ids))
     cancel_allocations([entry.allocation for entry in seen], tell)
 

@@ -178,7 +178,7 @@ def _kube_tunnel(entry: ClusterEntry, extra: Sequence[tuple[str, int]]) -> NoRet
 @click.option("--timeout", default=120.0, type=click.FloatRange(0), metavar="S", show_default=True,
               help="How many seconds to wait.")  # fmt: skip
 def stop(ids: tuple[str, ...], wait: bool, timeout: float) -> None:
-    """End clusters in order. Each gets what SIGTERM to its rank 0 is; a second time hastens it."""
+    """End clusters, each by SIGTERM to its rank 0, and wait for it. Asked twice, a cluster ends at once."""
     entries = _distinct([registry.find(word) for word in ids]) if ids else [_only()]
     ask_to_stop(entries)
     if wait:

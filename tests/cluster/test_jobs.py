@@ -131,6 +131,27 @@ def test_twenty_jobs(lab: Lab) -> None:
     assert "\ntwo  words; $HOME `id`\n" in lab.run("job", "logs", ids[-3]).stdout
 
 
+def test_any_address_finds_the_cluster_and_one_word_is_a_line(lab: Lab) -> None:
+    """That of the GCS, the dashboard's, a line of another tool's file; a variable; the newest job without an id."""
+    name, entry = lab.runs[0].run.name, lab.entry(0)
+    address = lab.run("cluster", "address", name).stdout.strip()
+    (lab.home / "theirs").write_text(f"# Cluster: theirs\n{address}\n")
+    said = (["--address", address], ["--address", entry["dashboard"]], ["--address-file", str(lab.home / "theirs")])
+    for words in said:
+        done = lab.run("job", "submit", *words, "--", "echo hi; exit 3")
+        assert done.returncode == 0, done.stderr
+        source = words[1] if "file" in words[0] else words[0]
+        assert f" to cluster {name} ({source})\n" in done.stderr
+        assert lab.run("job", "wait", *words).returncode == 3
+    for word in (address, entry["dashboard"]):
+        assert json.loads(lab.run("cluster", "show", word, "--json").stdout)["id"] == name
+    shell = ["cluster", "attach", address, "--", lab.mpi.python, "-m", "rayhpc", "job"]
+    done = lab.run(*shell, "submit", "--follow", "--", "sh", "-c", "echo up; exit 5")
+    assert (done.returncode, f" to cluster {name} (RAYHPC_ADDRESS)\n" in done.stderr) == (5, True), done.stderr
+    assert lab.run("job", "logs").stdout == done.stdout
+    assert done.stdout.splitlines()[-2].endswith(": sh -c 'echo up; exit 5'")
+
+
 def test_more_jobs_than_clusters_and_one_that_is_gone(lab: Lab) -> None:
     done = lab.run("job", "submit", "--each", "--", *["true"] * (CLUSTERS + 1))
     assert (done.returncode, done.stdout) == (2, "")

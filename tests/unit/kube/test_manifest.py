@@ -20,7 +20,8 @@ SAID: dict[str, Any] = {
     "base": "", "name": "a", "clusters": 0, "image": "rayproject/ray:2.60.0", "ray_version": "", "workers": "",
     "cpus": 2.0, "memory": "8G", "gpus": 0, "accelerator": "", "group": (), "head_cpus": 2.0, "head_memory": "8G",
     "head_no_tasks": False, "autoscale": False, "service_account": "", "image_pull_secret": "", "pvc": (),
-    "env": (), "not_secret": (), "env_from": (), "mlflow": "", "queue": "", "user_id": None, "set": (), "namespace": "", "has_groups": False,
+    "env": (), "not_secret": (), "env_from": (), "mlflow": "", "queue": "", "user_id": None, "set": (),
+    "namespace": "", "has_groups": False,
 }  # fmt: skip
 LABEL = st.from_regex(r"[a-z]([-a-z0-9]{0,18}[a-z0-9])?", fullmatch=True)
 SIZES = st.builds(
