@@ -6,6 +6,7 @@ from __future__ import annotations
 READ = {
     "RAYHPC_RAY_PATCHES": "`0` leaves out everything that touches Ray's private names: Ray starts as it always does",
     "RAYHPC_STATE_DIR": "the registry of clusters, for login and compute hosts; default `~/.local/state/rayhpc`",
+    "RAYHPC_ADDRESS": "the cluster of `rayhpc job` and `rayhpc cluster`, where no option names one",
     "RAYHPC_SWEEP_DIR": "where `rayhpc sweep` records its sweeps",
     "RAYHPC_RANK": "`--rendezvous=file`: the number of this process",
     "RAYHPC_SIZE": "`--rendezvous=file` and `tcp`: the number of processes",

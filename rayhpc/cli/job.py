@@ -126,8 +126,8 @@ def _check_words(command: Sequence[str], said: dict[str, Any], follow: bool, eac
     if follow + each + to_all > 1:
         raise _usage("--follow, --each and --all exclude each other", "to wait for many jobs: rayhpc job wait ID...")
     if not command and (each or not said["config"]):
-        what = "there is no command" + ("" if each else " and no --config")
-        raise _usage(what, "rayhpc job submit -- python train.py, or rayhpc job submit --config job.yaml")
+        step = "rayhpc job submit -- python train.py, or rayhpc job submit --config job.yaml"
+        raise _usage("--each names no command" if each else "there is no command and no --config", step)
     if command and said["config"] and not each and not said["divided"]:
         step = f"arguments for its script stand behind --: rayhpc job submit --config {said['config']} -- {command[0]}"
         raise _usage("--config is in place of a command", step)

@@ -122,7 +122,7 @@ def test_a_dry_run_for_each_cluster(state: Path, file: Path) -> None:
         (("--env", "1X=2", "--", "x"), "--env '1X' is no name of a variable"),
         (("--env", "NOT_SET_HERE", "--", "x"), "--env NOT_SET_HERE: it is not set here"),
         (("--env-file", "x", "--", "x"), "--env-file is for --config"),
-        (("--each", "--config", "job.yaml"), "there is no command\n"),
+        (("--each", "--config", "job.yaml"), "--each names no command\n"),
     ],
 )
 def test_words_that_do_not_go_together(state: Path, words: tuple[str, ...], what: str) -> None:
