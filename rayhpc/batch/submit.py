@@ -17,6 +17,7 @@ from rayhpc.options import Options
 from rayhpc.records.ids import new_id
 from rayhpc.schedulers import commands
 from rayhpc.schedulers.facts import BatchSystem, Request
+from rayhpc.user_input.secret_names import masked, secrets_among, secrets_in, shown_words
 
 # Options of the bootstrap that belong to one run or are said in another way.
 _NOT_HANDED_ON = ("RAYHPC_RUN_DIR", "RAYHPC_DEADLINE")
@@ -36,11 +37,11 @@ class Submission:
     text: str
     argv: tuple[str, ...]
 
-    @property
-    def preview(self) -> str:
-        """The command and the script, for people."""
+    def preview(self, environ: Mapping[str, str]) -> str:
+        """The command and the script, for people: without secrets of the environment, or among the words."""
         stdin = f" < {shlex.quote(str(self.script))}" if self.system.on_stdin else ""
-        return f"{shlex.join(self.argv)}{stdin}\n\n--- {self.script}\n{self.text}"
+        secrets = (*secrets_in(environ), *secrets_among([*self.command, *self.argv]))
+        return masked(f"{shlex.join(self.argv)}{stdin}\n\n--- {self.script}\n{self.text}", secrets)
 
 
 def plan_submission(
@@ -119,8 +120,8 @@ def submit_allocation(submission: Submission) -> Allocation:
         directory=str(directory),
         scheduler=submission.system.name,
         job_id=job_id,
-        command=submission.command,
-        submit=submission.argv,
+        command=shown_words(submission.command, os.environ),
+        submit=shown_words(submission.argv, os.environ),
         submitted_from=str(Path.cwd()),
         submitted_at=submitted_at,
         script=str(submission.script),
@@ -135,6 +136,8 @@ def doubts(command: Sequence[str]) -> list[str]:
     first = command[0]
     if first.endswith(".py") and not os.access(first, os.R_OK):
         return [f"{first} cannot be read from {Path.cwd()}, where the job starts"]
+    if shown_words(command, os.environ) != tuple(command):
+        return ["there is a secret among the driver's words: everybody on its host sees them (ps). Export it instead"]
     return []
 
 

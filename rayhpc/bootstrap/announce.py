@@ -12,6 +12,7 @@ from rayhpc.model import AliveNode, ClusterEntry, ClusterSpec
 from rayhpc.options import Options
 from rayhpc.processes import environment
 from rayhpc.records import registry
+from rayhpc.user_input.secret_names import shown_words
 
 _SHOWN = 100
 
@@ -30,7 +31,7 @@ def cluster_entry(spec: ClusterSpec, alive: Sequence[AliveNode], command: Sequen
         run_dir=spec.run_dir,
         scheduler=spec.scheduler,
         batch_job_id=spec.batch_job_id,
-        command=tuple(command),
+        command=shown_words(command, os.environ),
         started_at=time.time(),
         deadline=spec.deadline,
         tls=tls,

@@ -22,6 +22,7 @@ from rayhpc.processes.children import Child
 from rayhpc.ranks.comm import internal
 from rayhpc.records import run_directory
 from rayhpc.records.registration import Registration
+from rayhpc.user_input.secret_names import shown_words
 
 Stage = Callable[[], Outcome | None]
 _SHOWN = 200
@@ -114,7 +115,8 @@ class Leader:
     def _run_driver(self) -> Outcome:
         """The driver, until something decides."""
         context, spec = self._context, self._bring_up.spec
-        context.milestone("driver", spec.head.host, f"driver: {shlex.join(context.argv)[:_SHOWN]}")
+        shown = shlex.join(shown_words(context.argv, os.environ))
+        context.milestone("driver", spec.head.host, f"driver: {shown[:_SHOWN]}")
         child = self._driver = self._driver or driver.keeper(spec.run_id)
         alive, stop_timeout = len(self._bring_up.alive), context.options.stop_timeout
         driver.start(child, context.argv, self._plan.assignment, spec, stop_timeout, alive)

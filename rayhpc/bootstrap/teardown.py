@@ -19,6 +19,7 @@ from rayhpc.processes.children import Child, until_gone
 from rayhpc.ranks.comm import Comm
 from rayhpc.records import run_directory
 from rayhpc.records.registration import Registration
+from rayhpc.user_input.secret_names import shown_words
 
 # Ray's logs of one run, packed into one archive, of which each node gets an equal share.
 LOGS_LIMIT = 64 * 2**20
@@ -164,13 +165,13 @@ def _record(
         "code": outcome.code,
         "cause": outcome.cause,
         "fault": outcome.fault,
-        "command": list(context.argv),
+        "command": shown_words(context.argv, os.environ),
         "release_seconds": round(released, 3),
         "problems": list(problems),
     }
     file = Path(spec.run_dir, paths.OUTCOME)
     try:
-        run_directory.write_json(file, record)
+        run_directory.write_report(file, record)
     except OSError as error:
         return [f"{file} could not be written: {error.strerror}"]
     return [f"{context.log.lost} events could not be written"] if context.log.lost else []

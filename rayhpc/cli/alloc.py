@@ -60,7 +60,7 @@ def _submit_command(system: BatchSystem) -> click.Command:
         for doubt in doubts(driver):
             tell(f"WARNING: {doubt}")
         if dry_run:
-            click.echo(submission.preview, nl=False)
+            click.echo(submission.preview(os.environ), nl=False)
             return
         allocation = submit_allocation(submission)
         click.echo(allocation.job_id)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable
 
-from rayhpc.jobs import bundle
+from rayhpc.jobs.bundle import pack
+from rayhpc.jobs.bundle.script import whole_script
 from rayhpc.jobs.request import JobRequest
-from rayhpc.jobs.script import whole_script
 from rayhpc.user_input.secret_names import MASK, masked
 
 
 def preview(request: JobRequest, secrets: Iterable[str] = ()) -> str:
     """The job in full; raises RayhpcError for file mounts that cannot be sent. secrets: others that nobody may see."""
-    bundle.check(request)
+    pack.check(request)
     lines = [
         *(f"resource     {name}: {value}" for name, value in request.resources.items() if value),
         *(f"environment  {name}={_shown(request, name)}" for name in request.environment),

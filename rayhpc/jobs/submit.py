@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rayhpc.errors import ExitCode, Fault, RayhpcError, counted
-from rayhpc.jobs import bundle, find, ray_api, ray_client
+from rayhpc.jobs import find, ray_api, ray_client
+from rayhpc.jobs.bundle import pack
+from rayhpc.jobs.bundle.script import runtime_env, script
 from rayhpc.jobs.find import Found
 from rayhpc.jobs.ray_api import ACCOUNT, COMMAND, USER, Server
 from rayhpc.jobs.ray_client import RayJobSubmission
 from rayhpc.jobs.request import JobRequest
-from rayhpc.jobs.script import runtime_env, script
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def to_each(servers: Sequence[Server], request: JobRequest, commands: Sequence[s
 def check_before_submitting(pairs: Sequence[Pair]) -> None:
     """Raises RayhpcError, before anything is submitted, if one of the clusters or one of the files is not there."""
     for pair in pairs:
-        bundle.check(pair.request)
+        pack.check(pair.request)
     for _, fault in find.each([pair.server for pair in pairs], ray_api.probe):
         if fault is not None:
             raise RayhpcError(fault)
@@ -52,7 +53,7 @@ def submit_job(pair: Pair, user: str) -> Found:
     """Hand a job in, which was checked before; the job as its cluster has it. Raises RayhpcError."""
     job_id = f"job-{uuid.uuid4().hex[:8]}"
     request = pair.request
-    with bundle.packed(request) as package:
+    with pack.packed(request) as package:
         environment = runtime_env(request, package)
         shown = {USER: request.user or user, ACCOUNT: user, COMMAND: request.entrypoint}
         submission = RayJobSubmission(job_id, script(request), environment, request.resources, shown)

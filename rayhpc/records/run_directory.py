@@ -84,9 +84,17 @@ def _point_latest(directory: Path) -> None:
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Write a JSON file that is there whole or not at all, readable by its owner alone, without the user's secrets."""
-    text = json.dumps(content, indent=2, default=plain).encode() + b"\n"
-    write_whole(file, masked_log(text, os.environ))
+    """Write a JSON file that is there whole or not at all, readable by its owner alone."""
+    write_whole(file, _json(content))
+
+
+def write_report(file: Path, content: Any) -> None:
+    """Write JSON that people read: as write_json(), without the secrets of the environment."""
+    write_whole(file, masked_log(_json(content), os.environ))
+
+
+def _json(content: Any) -> bytes:
+    return json.dumps(content, indent=2, default=plain).encode() + b"\n"
 
 
 def write_whole(file: Path, content: bytes) -> None:

@@ -10,6 +10,7 @@ from itertools import groupby
 MASK = "***"
 RULE = "*_KEY, *_TOKEN, *SECRET*, *PASSWORD*"
 _SECRET = re.compile(r".+_KEY|.+_TOKEN|.*SECRET.*|.*PASSWORD.*", re.IGNORECASE | re.DOTALL)
+_ASSIGNMENT = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_-]*)=(?P<value>[^,\s]{4,})")
 # Shorter values, such as 1 or true, stand in any text by chance.
 _LEAST = 8
 
@@ -36,6 +37,19 @@ def masked(text: str, secrets: Iterable[str]) -> str:
         return text
     parts = groupby(zip(text, hidden, strict=True), key=lambda pair: pair[1])
     return "".join(MASK if hide else "".join(char for char, _ in part) for hide, part in parts)
+
+
+def secrets_among(words: Iterable[str]) -> tuple[str, ...]:
+    """What stands behind NAME= in a command, where NAME is a secret's."""
+    found = (match for word in words for match in _ASSIGNMENT.finditer(word))
+    return tuple(match["value"] for match in found if is_secret(match["name"].replace("-", "_")))
+
+
+def shown_words(words: Iterable[str], environ: Mapping[str, str]) -> tuple[str, ...]:
+    """A command as lists and records have it: without secrets of the environment, and without NAME=secret."""
+    given = tuple(words)
+    secrets = (*secrets_in(environ), *secrets_among(given))
+    return tuple(masked(word, secrets) for word in given)
 
 
 def masked_log(content: bytes, environ: Mapping[str, str]) -> bytes:

@@ -85,7 +85,7 @@ def test_the_wheel_has_what_a_user_needs(archives: Archives) -> None:
     names = set(zipfile.ZipFile(archives.wheel).namelist())
     there = {path.name for path in (ROOT / "jobscripts").iterdir()}
     assert {f"rayhpc/jobscripts/{name}" for name in there} <= names
-    data = {"py.typed", "jobs/mounts.sh", "lab/conf/lab.yaml", "examples/train_ppo.py"}
+    data = {"py.typed", "jobs/bundle/mounts.sh", "lab/conf/lab.yaml", "examples/train_ppo.py"}
     assert {f"rayhpc/{name}" for name in data} <= names
     tops = {name.partition("/")[0] for name in names}
     assert tops == {"rayhpc", f"rayhpc-{rayhpc.__version__}.dist-info"}

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from rayhpc.cli.main import main
-from rayhpc.jobs import bundle
+from rayhpc.jobs.bundle import pack
 from rayhpc.ranks.rendezvous import secret_file
 from rayhpc.user_input import files
 
@@ -99,5 +99,5 @@ def test_two_million_arguments(folder: Path) -> None:
 
 
 def test_a_command_at_the_limit_is_one_that_a_shell_takes() -> None:
-    done = subprocess.run(["sh", "-c", "true " + "a" * bundle._COMMAND_LIMIT], check=False)
+    done = subprocess.run(["sh", "-c", "true " + "a" * pack._COMMAND_LIMIT], check=False)
     assert done.returncode == 0

@@ -6,9 +6,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from rayhpc.cli.main import main
 from rayhpc.records import run_directory
-from rayhpc.user_input.secret_names import is_secret, masked_log
+from rayhpc.user_input.secret_names import is_secret, masked_log, shown_words
 
 SECRET = 'a"b\\c-exported-größe'
 
@@ -34,12 +36,29 @@ def test_logs_and_records_are_kept_without_them(tmp_path: Path, monkeypatch: pyt
         file = tar.extractfile(entry)
         assert file
         assert file.read() == b"env *** '***' 1\n\xff\n"
-    run_directory.write_json(tmp_path / "outcome.json", {"command": ["train.py", f"--key={SECRET}"]})
+    run_directory.write_report(tmp_path / "outcome.json", {"command": ["train.py", f"--key={SECRET}"]})
     assert '"--key=***"' in (tmp_path / "outcome.json").read_text()
     log = run_directory.EventLog(tmp_path)
     log.write("driver", 0, "host", command=[SECRET])
     log.close()
     assert '"command": ["***"]' in (tmp_path / "events.jsonl").read_text()
+
+
+def test_a_command_is_shown_without_them() -> None:
+    words = ["env", "HF_TOKEN=typed", "x.py", f"--wandb={SECRET}", "--api-key=also", "lr=0.1", "A_KEY=0.1", "typed"]
+    shown = ["env", "HF_TOKEN=***", "x.py", "--wandb=***", "--api-key=***", "lr=0.1", "A_KEY=0.1", "***"]
+    assert shown_words(words, {"WANDB_API_KEY": SECRET}) == tuple(shown)
+
+
+def test_an_allocation_is_shown_and_recorded_without_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_API_KEY", "exported-secret")
+    words = ["--", "env", "HF_TOKEN=typed-secret", "x.py", "--key", "exported-secret"]
+    done = CliRunner().invoke(main, ["alloc", "submit", "slurm", "--dry-run", *words])
+    assert done.exit_code == 0, done.output
+    assert "env HF_TOKEN=*** x.py --key ***" in done.stdout
+    assert "secret" not in done.stdout
+    assert "there is a secret among the driver's words: everybody on its host sees them (ps)" in done.stderr
 
 
 def test_nothing_is_changed_without_secrets() -> None:

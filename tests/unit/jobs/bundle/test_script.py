@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from rayhpc.errors import ExitCode, RayhpcError
-from rayhpc.jobs import bundle
+from rayhpc.jobs.bundle import pack
+from rayhpc.jobs.bundle.script import BUNDLE, runtime_env, script
 from rayhpc.jobs.request import JobRequest
-from rayhpc.jobs.script import BUNDLE, runtime_env, script
 from tests.launch import until
 from tests.unit.making import HOSTILE
 
@@ -35,7 +35,7 @@ def shell(request: pytest.FixtureRequest) -> list[str]:
 @contextmanager
 def started(shell: list[str], request: JobRequest, place: Path) -> Iterator[subprocess.Popen[str]]:
     """The job's shell as Ray's supervisor starts it, with the unpacked bundle on PYTHONPATH."""
-    with bundle.packed(request) as packed:
+    with pack.packed(request) as packed:
         if packed:
             shutil.copytree(packed, place / "py modules" / BUNDLE)
     environment = {
@@ -84,7 +84,7 @@ def test_a_plain_job_is_its_command() -> None:
     request = JobRequest("a; b", environment={"A": "1"})
     assert script(request) == "a; b"
     assert runtime_env(request, "") == {"env_vars": {"A": "1"}}
-    with bundle.packed(request) as packed:
+    with pack.packed(request) as packed:
         assert packed == ""
 
 
@@ -215,7 +215,7 @@ def test_secrets_reach_the_job_and_nothing_else(shell: list[str], tmp_path: Path
 def test_the_hook_of_other_processes(tmp_path: Path) -> None:
     secrets = dict(zip("ABCDEFGH", HOSTILE, strict=True))
     look = "import rayhpc_job, os, json; rayhpc_job.prepare(); print(json.dumps(dict(os.environ)))"
-    with bundle.packed(JobRequest("x", environment=secrets, secrets=tuple(secrets))) as packed:
+    with pack.packed(JobRequest("x", environment=secrets, secrets=tuple(secrets))) as packed:
         assert Path(packed).parent.stat().st_mode & 0o77 == 0
         environment = {"PYTHONPATH": str(Path(packed).parent)}
         done = subprocess.run([sys.executable, "-c", look], env=environment, capture_output=True, text=True, check=True)
@@ -225,15 +225,15 @@ def test_the_hook_of_other_processes(tmp_path: Path) -> None:
 
 def test_what_is_too_large(tmp_path: Path) -> None:
     (tmp_path / "large").touch()
-    os.truncate(tmp_path / "large", bundle.LIMIT)
+    os.truncate(tmp_path / "large", pack.LIMIT)
     request = JobRequest("x", mounts=((str(tmp_path), "/tmp/x"),))
     with pytest.raises(RayhpcError, match="the file mounts are 100 MiB: Ray's job API takes 100 MiB at once") as caught:
-        bundle.check(request)
+        pack.check(request)
     assert caught.value.fault.evidence == (f"100 MiB  {tmp_path}",)
-    os.truncate(tmp_path / "large", bundle.LIMIT - 2**21)
-    bundle.check(request)
+    os.truncate(tmp_path / "large", pack.LIMIT - 2**21)
+    pack.check(request)
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(RayhpcError, match="gone is not there: No such file"):
-        bundle.check(JobRequest("x", mounts=((str(tmp_path / "gone"), "/tmp/x"),)))
+        pack.check(JobRequest("x", mounts=((str(tmp_path / "gone"), "/tmp/x"),)))

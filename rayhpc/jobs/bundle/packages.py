@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from rayhpc.errors import RayhpcError, configuration
-from rayhpc.jobs.excludes import left_out
+from rayhpc.jobs.bundle.excludes import left_out
 
 _INSTALL_SECONDS = 600.0
 _SHOWN_LINES = 8
@@ -47,7 +47,7 @@ def _pip(source: Path, named: Path, target: Path) -> None:
             timeout=_INSTALL_SECONDS,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
-        step = "pip waits for an index that it cannot reach: PIP_NO_BUILD_ISOLATION=0 builds with what is installed"
+        step = "pip may wait for an index: build a wheel where it is reached (pip wheel --no-deps .), and name that"
         raise _failed(named, (f"pip has not ended within {_INSTALL_SECONDS:g} s",), step) from error
     if done.returncode:
         lines = [line[:200] for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]

@@ -10,10 +10,10 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from rayhpc.errors import RayhpcError
-from rayhpc.jobs import bundle, packages
-from rayhpc.jobs.excludes import left_out
+from rayhpc.jobs.bundle import pack, packages
+from rayhpc.jobs.bundle.excludes import left_out
+from rayhpc.jobs.bundle.script import PACKAGES
 from rayhpc.jobs.request import JobRequest
-from rayhpc.jobs.script import PACKAGES
 
 # A build without network: pip needs nothing but what is here.
 BACKEND = """
@@ -69,18 +69,18 @@ def test_what_is_left_out_is_neither_sent_nor_counted(tmp_path: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(name)
     with (tmp_path / "data" / "keep" / "large.ckpt").open("r+b") as large:
-        large.truncate(bundle.LIMIT)
+        large.truncate(pack.LIMIT)
     request = JobRequest("x", mounts=((f"{tmp_path}/data", "/tmp/data"),), excludes=("*.ckpt", ".git/"))
-    bundle.check(request)
-    with bundle.packed(request) as packed, tarfile.open(Path(packed, "mount-1.d")) as tar:
+    pack.check(request)
+    with pack.packed(request) as packed, tarfile.open(Path(packed, "mount-1.d")) as tar:
         assert sorted(tar.getnames()) == ["data", "data/keep", "data/keep/x"]
     with pytest.raises(RayhpcError, match="the file mounts are 101 MiB"):
-        bundle.check(JobRequest("x", mounts=request.mounts))
+        pack.check(JobRequest("x", mounts=request.mounts))
 
 
 def test_a_package_is_there_for_the_job_and_for_its_tasks(package: Path) -> None:
     look = "import importlib.metadata as m, labpkg; print(labpkg.VALUE, m.version('labpkg'))"
-    with bundle.packed(JobRequest("x", packages=(str(package),))) as packed:
+    with pack.packed(JobRequest("x", packages=(str(package),))) as packed:
         place = Path(packed)
         hooked = f"import rayhpc_job; rayhpc_job.prepare(); {look}"
         for program, path in ((look, place / PACKAGES), (hooked, place.parent)):
@@ -94,7 +94,7 @@ def test_a_package_that_cannot_be_built_is_told_with_pips_words(package: Path) -
     (package / "backend.py").write_text("raise SystemError('no compiler here')\n")
     request = JobRequest("x", packages=(str(package),))
     refused = pytest.raises(RayhpcError, match=f"the package {package} cannot be installed")
-    with refused as caught, bundle.packed(request):
+    with refused as caught, pack.packed(request):
         pytest.fail("it was packed")
     assert any("no compiler here" in line for line in caught.value.fault.evidence)
     assert caught.value.fault.next_step == f"try it: pip install {package}; nothing was submitted"
@@ -103,6 +103,6 @@ def test_a_package_that_cannot_be_built_is_told_with_pips_words(package: Path) -
 def test_a_build_that_does_not_end(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (package / "backend.py").write_text("import time\ntime.sleep(60)\n")
     monkeypatch.setattr(packages, "_INSTALL_SECONDS", 1.5)
-    with pytest.raises(RayhpcError) as caught, bundle.packed(JobRequest("x", packages=(str(package),))):
+    with pytest.raises(RayhpcError) as caught, pack.packed(JobRequest("x", packages=(str(package),))):
         pytest.fail("it was packed")
     assert caught.value.fault.evidence == ("pip has not ended within 1.5 s",)

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from rayhpc.errors import configuration
-from rayhpc.jobs.excludes import left_out
-from rayhpc.jobs.packages import install_packages
+from rayhpc.jobs.bundle.excludes import left_out
+from rayhpc.jobs.bundle.packages import install_packages
+from rayhpc.jobs.bundle.script import BUNDLE, MOUNTS, PACKAGES, archive_name, bundle_files, has_bundle, script
 from rayhpc.jobs.request import JobRequest
-from rayhpc.jobs.script import BUNDLE, MOUNTS, PACKAGES, archive_name, bundle_files, has_bundle, script
 
 # What Ray's dashboard takes in one request (DASHBOARD_CLIENT_MAX_SIZE); it answers 413 to more.
 LIMIT = 100 * 2**20
