@@ -36,11 +36,16 @@ def parse(text: str, file: str) -> tuple[Address, ...]:
             match = _NAME.fullmatch(word)
             name = match[1] if match else name
         elif word:
-            found.append(Address(_url(word, f"{file}, line {number}"), name, word))
+            found.append(address(word, f"{file}, line {number}", name))
             name = ""
     if not found:
         raise configuration(f"{file} names no address", next_step="a line for each cluster: http://HOST:PORT")
     return tuple(found)
+
+
+def address(word: str, place: str, name: str = "") -> Address:
+    """The address that a word is; raises RayhpcError for one that is none, with the place where it was said."""
+    return Address(_url(word, place), name, word)
 
 
 def _url(word: str, place: str) -> str:
@@ -56,7 +61,7 @@ def _url(word: str, place: str) -> str:
 
 def text(addresses: Iterable[Address]) -> str:
     """The file's content: parse() gives the same addresses back."""
-    lines = [(f"# Cluster: {address.name}\n" if address.name else "") + address.url + "\n" for address in addresses]
+    lines = [(f"# Cluster: {each.name}\n" if each.name else "") + (each.said or each.url) + "\n" for each in addresses]
     return "".join(lines)
 
 

@@ -92,8 +92,8 @@ def resolve(word: str, source: str, name: str = "", token_file: str = "") -> Ser
         entry = known[0] if len(known) == 1 else registry.find(word)
         server = with_job_api(entry)
         return replace(server, token_file=Path(token_file)) if token_file else server
-    (address,) = address_file.parse(word, source)
-    return Server(name or word.rstrip("/"), address.url, Path(token_file) if token_file else None)
+    url = address_file.address(word, source).url
+    return Server(name or word.rstrip("/"), url, Path(token_file) if token_file else None)
 
 
 def read(file: str) -> tuple[Address, ...]:

@@ -245,11 +245,13 @@ def changing() -> Iterator[None]:
 
 
 def forget_seen(entries: Sequence[ClusterEntry]) -> None:
-    """Remove entries that are as they were seen: one that was made anew meanwhile stays. Raises RayhpcError."""
+    """Remove entries that were seen: one that another process has made anew meanwhile stays. Raises RayhpcError."""
     try:
         with changing():
-            for entry in set(entries).intersection(every()):
-                forget(entry)
+            there = {(entry.id, entry.pid, entry.started_at) for entry in every()}
+            for entry in entries:
+                if (entry.id, entry.pid, entry.started_at) in there:
+                    forget(entry)
     except OSError as error:
         raise _unusable(folder(), error) from error
 

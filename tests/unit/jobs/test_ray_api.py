@@ -362,7 +362,7 @@ def test_a_name_finds_a_cluster_whose_address_has_changed(two: Path) -> None:
 
 
 def test_what_is_no_address_is_told(two: Path) -> None:
-    with pytest.raises(RayhpcError, match="--address, line 1: 'auto' is no address"):
+    with pytest.raises(RayhpcError, match="--address: 'auto' is no address"):
         targets.servers(Choice(address="auto"))
 
 

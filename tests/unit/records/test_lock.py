@@ -57,11 +57,12 @@ def _save(file: Path, host: str) -> None:
 
 def test_addresses_of_two_commands_and_of_other_tools_are_kept(tmp_path: Path) -> None:
     file = tmp_path / "addresses"
-    file.write_text("# Cluster: theirs\nhttp://10.0.0.9:8265\n")
+    file.write_text("# Cluster: theirs\n10.0.0.9:6379\n")
     side_by_side(_save, (file, "a"), (file, "b"))
     found = address_file.parse(file.read_text(), "f")
     assert {each.name for each in found} == {"theirs", *(f"{host}-{turn}" for turn in range(10) for host in "ab")}
     assert address_file.save(file, [], [each.url for each in found[1:]]) == 1
+    assert file.read_text() == "# Cluster: theirs\n10.0.0.9:6379\n"
     assert address_file.save(file, [Address("http://10.0.0.2:1", "x")]) == 1
 
 
@@ -82,5 +83,5 @@ def test_an_entry_that_was_made_anew_is_not_forgotten(tmp_path: Path, monkeypatc
     registry.add(entry(pid=2), "s3cret")
     registry.forget_seen([entry(pid=1)])
     assert registry.every() == [entry(pid=2)]
-    registry.forget_seen([entry(pid=2)])
+    registry.forget_seen([entry(pid=2, deadline=5.0)])  # the end of its job has moved meanwhile
     assert registry.every() == []
