@@ -191,9 +191,11 @@ def silence(server: Server, error: Exception) -> RayhpcError:
             next_step=f"try again; if it hangs for good: rayhpc cluster stop {server.name}, and start another",
         )
         return Late(hung.fault)
+    given = [f"given as {server.name}"] if server.name != server.url else []
     return configuration(
         f"nobody answers at {server.url}",
         *evidence,
+        *given,
         next_step="check the address and that the cluster still runs; from outside, open a tunnel: ssh -L",
     )
 

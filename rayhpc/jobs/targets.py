@@ -73,12 +73,12 @@ def _of_file(file: str, token_file: str) -> Meant:
 
 
 def default_file() -> str:
-    """~/.ray_address, empty if there is none."""
+    """~/.ray_address, empty if there is none, or nothing is in it."""
     try:
         file = Path(FILE).expanduser()
     except RuntimeError:  # no home
         return ""
-    return str(file) if file.exists() else ""
+    return str(file) if file.exists() and file.stat().st_size else ""
 
 
 def resolve(word: str, source: str, name: str = "", token_file: str = "") -> Server:

@@ -18,7 +18,7 @@ from typing import Any
 from rayhpc import paths
 from rayhpc.errors import configuration
 from rayhpc.host import ownership
-from rayhpc.user_input.files import check_kind
+from rayhpc.user_input.files import LIMIT, check_kind
 from rayhpc.user_input.secret_names import masked_log
 
 # A run directory on a full file system or over quota often still accepts an empty file.
@@ -135,7 +135,7 @@ def read_private(file: Path) -> str | None:
             raise PermissionError(errno.EPERM, "it belongs to another account")
         if found.st_mode & 0o077:
             raise PermissionError(errno.EPERM, f"others may use it (mode {found.st_mode & 0o777:03o})")
-        return stream.read()
+        return stream.read(LIMIT)
 
 
 def plain(value: Any) -> Any:

@@ -382,6 +382,8 @@ def test_the_file_of_the_home_directory_is_the_last_to_be_asked(
     monkeypatch.delenv("RAYHPC_ADDRESS")
     code, out, err = job_command("list")
     assert (code, err, "job-1\t" in out) == (0, f"theirs ({two}/.ray_address)\n", True)
+    (two / ".ray_address").write_text("")  # as `rayhpc kube delete` leaves it
+    assert job_command("list")[2].startswith("rayhpc: no cluster is registered")
 
 
 def test_without_an_id_the_newest_of_mine(server: Server, dashboard: Dashboard) -> None:
