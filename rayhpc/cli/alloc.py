@@ -162,7 +162,7 @@ def _print_lines(seen: Seen, runs: Sequence[Run]) -> None:
         ("by", shlex.join(allocation.submit)),
         ("script", allocation.script),
         ("output", str(allocation.output)),
-        *(("run", f"{run.directory}  {run.cause or 'no outcome yet'}") for run in runs),
+        *(("run", f"{run.directory}  {run.words}") for run in runs),
     ]
     for name, text in lines:
         click.echo(f"{name:<10} {text.encode(errors='replace').decode()}")
