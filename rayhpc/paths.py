@@ -8,6 +8,7 @@ from pathlib import Path
 SPEC = "cluster.json"
 EVENTS = "events.jsonl"
 OUTCOME = "outcome.json"
+ROOM = ".outcome-room"
 LOGS = "ray-logs.tar.gz"
 LATEST = "latest"
 DEADLINE = "deadline"

@@ -20,6 +20,14 @@ def seconds(text: str) -> float:
     return total + int(days or 0) * 86400
 
 
+def age(past: float) -> str:
+    """So many seconds in one unit: 12 s, 3 h, 2 d."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if past >= 2 * length:
+            return f"{past / length:.0f} {unit}"
+    return f"{past:.0f} s"
+
+
 _LARGEST = 2.0**63
 _SIZES = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 

@@ -16,7 +16,7 @@ from rayhpc.records import run_directory
 from rayhpc.records import runs as recorded
 from rayhpc.records.runs import Run
 from rayhpc.schedulers import SYSTEMS
-from rayhpc.schedulers.facts import JobState, State, short
+from rayhpc.schedulers.facts import JobState, State, job_of, short
 
 _FOLDER = "allocations"
 _RECORD = "allocation.json"
@@ -33,7 +33,8 @@ class Allocation:
     """What was submitted, and how it ended once that is known. directory, script and run_dir are absolute paths.
 
     submit: the command that submitted it, run in submitted_from; submitted_at: Unix seconds; earlier: ids of the job's
-    earlier attempts, where a scheduler runs a job again under another id; ended: its last state.
+    earlier attempts, where a scheduler runs a job again under another id; ended: its last state; tasks: those of an
+    array that were seen to have ended, which a scheduler forgets before the others have.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Allocation:
     run_dir: str
     earlier: tuple[str, ...] = ()
     ended: JobState | None = None
+    tasks: tuple[tuple[str, JobState], ...] = ()
 
     @property
     def output(self) -> Path:
@@ -92,6 +94,14 @@ def ended(allocation: Allocation, state: JobState) -> Allocation:
     return known
 
 
+def remembered(allocation: Allocation, tasks: Iterable[tuple[str, JobState]]) -> Allocation:
+    """The allocation with the tasks of its array that have ended, which are written down."""
+    known = replace(allocation, tasks=tuple(entry for entry in tasks if entry[1].ended))
+    if known != allocation:
+        write(known)
+    return known
+
+
 def next_life(allocation: Allocation) -> Allocation | None:
     """The allocation with the job that its own job has submitted to be run again, which is written down; else None.
 
@@ -120,13 +130,21 @@ def _read(directory: Path) -> Allocation | None:
     """The record of a directory, which may have been moved since; None if there is none that we understand."""
     try:
         content: dict[str, Any] = json.loads((directory / _RECORD).read_text())
-        wanted = {field.name: content[field.name] for field in fields(Allocation)}
-        state = wanted["ended"]
-        wanted["ended"] = JobState(**{**state, "state": State[state["state"]]}) if state else None
+        wanted = {field.name: content[field.name] for field in fields(Allocation) if field.name != "tasks"}
+        wanted["ended"] = _state(wanted["ended"]) if wanted["ended"] else None
+        wanted["tasks"] = _tasks(content.get("tasks", ()))  # earlier versions knew none
         wanted.update({name: tuple(wanted[name]) for name in ("command", "submit", "earlier")})
         return Allocation(**{**wanted, "directory": str(directory)}) if wanted["scheduler"] in SYSTEMS else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _state(content: dict[str, Any]) -> JobState:
+    return JobState(**{**content, "state": State[content["state"]], "tasks": _tasks(content.get("tasks", ()))})
+
+
+def _tasks(content: Iterable[Any]) -> tuple[tuple[str, JobState], ...]:
+    return tuple((str(task), _state(state)) for task, state in content)
 
 
 def find(run_dir: str, words: Iterable[str]) -> list[Allocation]:
@@ -156,4 +174,4 @@ def runs(allocation: Allocation) -> list[Run]:
     """The runs of the bootstrap in this allocation, the oldest first: more than one where the job was requeued."""
     first = time.strftime("%Y%m%d-%H%M%S", time.localtime(allocation.submitted_at - _CLOCK_SECONDS))
     ids = set(map(short, (allocation.job_id, *allocation.earlier)))
-    return [run for run in recorded.every(allocation.run_dir, first) if short(run.batch_job_id) in ids]
+    return [run for run in recorded.every(allocation.run_dir, first) if job_of(run.batch_job_id) in ids]

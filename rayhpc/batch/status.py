@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rayhpc.batch import allocations
 from rayhpc.batch.allocations import Allocation
 from rayhpc.errors import ExitCode, Fault, RayhpcError
+from rayhpc.records.runs import Run
 from rayhpc.schedulers import SYSTEMS, commands
-from rayhpc.schedulers.facts import JobState, State, short
+from rayhpc.schedulers.arrays import combined
+from rayhpc.schedulers.facts import JobState, State, short, task_of
 
 # Our word for a job that ended to be run again under another id.
 GOES_ON = "submitted again"
@@ -36,10 +38,14 @@ class Seen:
     @property
     def words(self) -> str:
         """'FAILED (F), exit code 7: NonZeroExitCode'."""
-        state = self.state
-        word = state.state.name + (f" ({state.word})" if state.word not in ("", state.state.name) else "")
-        code = f", exit code {state.exit_code}" if state.exit_code is not None else ""
-        return word + code + (f": {state.why}" if state.why else "")
+        return worded(self.state)
+
+
+def worded(state: JobState) -> str:
+    """A job's state, or a task's, as it is told."""
+    word = state.state.name + (f" ({state.word})" if state.word not in ("", state.state.name) else "")
+    code = f", exit code {state.exit_code}" if state.exit_code is not None else ""
+    return word + code + (f": {state.why}" if state.why else "")
 
 
 def current(wanted: Sequence[Allocation]) -> tuple[list[Seen], list[Fault]]:
@@ -66,6 +72,7 @@ def _asked(scheduler: str, wanted: Sequence[Allocation]) -> dict[str, Seen]:
 
 def _noted(allocation: Allocation, state: JobState) -> Seen:
     """What was seen, with what follows from it written down."""
+    allocation = allocations.remembered(allocation, state.tasks) if state.tasks else allocation
     if not state.ended:
         return Seen(allocation, state)
     if state.exit_code == ExitCode.REQUEUE and (alive := allocations.next_life(allocation)) is not None:
@@ -74,14 +81,29 @@ def _noted(allocation: Allocation, state: JobState) -> Seen:
 
 
 def _completed(allocation: Allocation, state: JobState) -> JobState:
-    """The state with what our own record of the run knows, where the scheduler has forgotten the job or its code."""
+    """The state with what our own records know, where the scheduler has forgotten the job, its code or its tasks."""
+    if state.tasks or allocation.tasks:
+        return _completed_array(allocation, state, allocations.runs(allocation))
     if state.exit_code is not None or (state.state is not State.ENDED and state.word):
         return state
-    runs = [run for run in allocations.runs(allocation) if short(run.batch_job_id) == short(allocation.job_id)]
-    code = runs[-1].code if runs else None
-    if code is None:
-        return state
-    return JobState(State.FAILED if code else State.COMPLETED, state.word, code, runs[-1].cause)
+    runs = allocations.runs(allocation)
+    if any(task_of(run.batch_job_id) for run in runs):
+        return _completed_array(allocation, state, runs)
+    own = [run for run in runs if short(run.batch_job_id) == short(allocation.job_id)]
+    return _of_run(own[-1], state.word) if own and own[-1].code is not None else state
+
+
+def _completed_array(allocation: Allocation, state: JobState, runs: Sequence[Run]) -> JobState:
+    """The state of an array. What the scheduler says now counts most, then what it has said, then what runs say."""
+    ran = {task_of(run.batch_job_id): _of_run(run, "") for run in runs if run.code is not None}
+    told = {task: known for task, known in state.tasks if not known.ended or known.exit_code is not None}
+    tasks = {**dict(state.tasks), **ran, **dict(allocation.tasks), **told}
+    lost = not state.tasks and not state.word
+    return combined(tasks, None if lost else replace(state, tasks=()))
+
+
+def _of_run(run: Run, word: str) -> JobState:
+    return JobState(State.FAILED if run.code else State.COMPLETED, word, run.code, run.cause)
 
 
 def pauses() -> Iterator[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,8 +21,10 @@ from rayhpc.messages import DriverEnded, RankFailed, Stop, Stopped
 from rayhpc.model import HEAD_RANK, Outcome
 from rayhpc.processes.children import Child
 from rayhpc.ranks.comm import internal
-from rayhpc.records import run_directory
+from rayhpc.records import outcome_file, run_directory
+from rayhpc.records.outcome_file import Pulse
 from rayhpc.records.registration import Registration
+from rayhpc.user_input.secret_names import shown_words
 from rayhpc.user_input.secret_names import shown_words
 
 Stage = Callable[[], Outcome | None]
@@ -42,6 +45,7 @@ class Leader:
         self._bring_up = BringUp(context, spec, node, self._supervisor)
         self._driver: Child | None = None
         self._registration: Registration | None = None
+        self._pulse: Pulse | None = None
 
     def stages(self) -> Sequence[Stage]:
         """The run, in order."""
@@ -66,6 +70,8 @@ class Leader:
         except Exception as error:  # a bug of ours must not leave anything running
             outcome = Outcome.of(internal(error))
         self._table.close()
+        if self._pulse is not None:
+            self._pulse.close()
         leftovers = teardown.Leftovers(self._driver, self._registration, self._supervisor.doubtful(), self._stop_node)
         return teardown.shut_down(self._context, self._bring_up.spec, leftovers, outcome)
 
@@ -76,14 +82,23 @@ class Leader:
     def _introduce(self) -> Outcome | None:
         """The first lines, and the record of what was agreed."""
         spec = self._plan.spec
+        self._pulse = Pulse(Path(spec.run_dir))
+        self._node.leave_word(self._last_word())
         run_directory.write_json(Path(spec.run_dir, paths.SPEC), spec)
         ranks = f"{counted(spec.ranks, 'rank')} on {counted(spec.hosts, 'host')}"
-        self._context.milestone("agreed", spec.head.host, f"{ranks}; run {spec.run_dir}")
+        command = shown_words(self._context.argv, os.environ)
+        self._context.milestone("agreed", spec.head.host, f"{ranks}; run {spec.run_dir}", command=command)
         if real := run_directory.planted(Path(spec.run_dir)):
             self._context.console.line(f"{Path(spec.run_dir).parent} is a link: the run lies in {real}")
         for warning in (*self._plan.warnings, *announce.ignored_variables(os.environ)):
             self._context.console.line(f"WARNING: {warning}")
         return None
+
+    def _last_word(self) -> str:
+        """What the keeper of the head writes where nobody else could any more."""
+        place = self._plan.spec.head.place
+        killed = Outcome(128 + signal.SIGKILL, f"{place} was killed, or its launcher was")
+        return outcome_file.text(outcome_file.record(killed, self._context.argv))
 
     def _prepare_driver(self) -> Outcome | None:
         """Start the driver's keeper beside the head: it takes a while to be ready."""

@@ -43,6 +43,7 @@ class Node:
         self._made = False
         self._starts = self._restart = 0
         self._early_output = b""
+        self._last_word = ""
         self._assignment = assignment
         self._options = options
 
@@ -99,10 +100,19 @@ class Node:
         before, self.child = self.child, child
         if self._made:
             child.answer_for(self.spec.temp_dir)
+        if self._last_word:
+            self.leave_word(self._last_word)
         if before is not None:
             before.end()
             until_gone([before], _GONE_SECONDS)
         return child
+
+    def leave_word(self, text: str) -> None:
+        """What the run's outcome shall be if this process goes without having written it."""
+        self._last_word = text
+        directory = Path(self._assignment.run_dir)
+        if self.child is not None:
+            self.child.leave_word(directory / paths.ROOM, directory / paths.OUTCOME, text)
 
     def begin_restart(self, ordinal: int) -> None:
         """Clear the node for its ordinal-th restart after a loss."""

@@ -19,7 +19,7 @@ from rayhpc.records import run_directory
 from rayhpc.records.ids import new_id
 from rayhpc.records.token import new_token
 from rayhpc.schedulers import commands
-from rayhpc.schedulers.facts import Scheduler
+from rayhpc.schedulers.facts import Scheduler, own_id
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Planner:
             hosts=len({entry.host_id for entry in proposal.found}),
             versions=head.versions,
             scheduler=self._scheduler.name if self._scheduler else "",
-            batch_job_id=self._environ.get(self._scheduler.job_id, "") if self._scheduler else "",
+            batch_job_id=own_id(self._scheduler, self._environ) if self._scheduler else "",
             deadline=proposal.deadline,
             nodes=nodes,
             run_dir=str(run_directory.create(self._options.run_dir, proposal.run_id)),

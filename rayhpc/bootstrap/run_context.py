@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from rayhpc.bootstrap.watch import Watch
 from rayhpc.log import Console
@@ -23,7 +24,7 @@ class RunContext:
     watch: Watch
     log: EventLog
 
-    def milestone(self, stage: str, host: str, text: str) -> None:
+    def milestone(self, stage: str, host: str, text: str, **details: Any) -> None:
         """Record that rank 0, on this host, has reached a stage, and print a line about it."""
-        self.log.write(stage, HEAD_RANK, host)
+        self.log.write(stage, HEAD_RANK, host, **details)
         self.console.line(text)

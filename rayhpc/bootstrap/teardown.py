@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rayhpc import paths
 from rayhpc.bootstrap import private_directory
@@ -17,9 +18,8 @@ from rayhpc.options import Options
 from rayhpc.processes import children, environment
 from rayhpc.processes.children import Child, until_gone
 from rayhpc.ranks.comm import Comm
-from rayhpc.records import run_directory
+from rayhpc.records import outcome_file, run_directory
 from rayhpc.records.registration import Registration
-from rayhpc.user_input.secret_names import shown_words
 
 # Ray's logs of one run, packed into one archive, of which each node gets an equal share.
 LOGS_LIMIT = 64 * 2**20
@@ -96,6 +96,7 @@ def shut_down(
     context.log.write("decided", HEAD_RANK, spec.head.host, code=outcome.code, cause=outcome.cause)
     if outcome.fault is not None:
         context.console.plain(outcome.fault.text())
+    unwritten = _write(spec, outcome_file.record(outcome, context.argv), "written")
     problems = end_child(leftovers.driver)
     order = stop_order(len(spec.nodes), logs_wanted(context.options, outcome))
     answers = stop_all(context.comm, order, leftovers, timing or Timing())
@@ -104,7 +105,11 @@ def shut_down(
     problems += [f"rank {rank} ({spec.host(rank)}) has not answered" for rank in missing]
     released = time.monotonic() - began
     problems += archive(spec, answers)
-    problems += _record(context, spec, outcome, released, problems)
+    context.log.write("released", HEAD_RANK, spec.head.host, seconds=round(released, 3))
+    context.log.close()
+    problems += [f"{context.log.lost} events could not be written"] if context.log.lost else []
+    record = outcome_file.record(outcome, context.argv, round(released, 3), problems)
+    problems += _write(spec, record, "written" if unwritten else "completed")
     problems += leftovers.registration.close() if leftovers.registration else []
     context.console.line(f"{outcome.cause}; shut down in {released:.1f} s; exit code {outcome.code}")
     for problem in problems:
@@ -155,26 +160,13 @@ def archive(spec: ClusterSpec, answers: Mapping[int, Stopped]) -> list[str]:
     return []
 
 
-def _record(
-    context: RunContext, spec: ClusterSpec, outcome: Outcome, released: float, problems: Sequence[str]
-) -> list[str]:
-    """Write how the run ended; a line for what went wrong."""
-    context.log.write("released", HEAD_RANK, spec.head.host, seconds=round(released, 3))
-    context.log.close()
-    record = {
-        "code": outcome.code,
-        "cause": outcome.cause,
-        "fault": outcome.fault,
-        "command": shown_words(context.argv, os.environ),
-        "release_seconds": round(released, 3),
-        "problems": list(problems),
-    }
-    file = Path(spec.run_dir, paths.OUTCOME)
+def _write(spec: ClusterSpec, record: Mapping[str, Any], done: str) -> list[str]:
+    """Write how the run ended; a line for what went wrong; done: what the file then is."""
     try:
-        run_directory.write_report(file, record)
+        outcome_file.write(Path(spec.run_dir), record)
     except OSError as error:
-        return [f"{file} could not be written: {error.strerror}"]
-    return [f"{context.log.lost} events could not be written"] if context.log.lost else []
+        return [f"{Path(spec.run_dir, paths.OUTCOME)} could not be {done}: {error.strerror}"]
+    return []
 
 
 def _leave(comm: Comm, code: int, abort: bool) -> None:

@@ -94,7 +94,7 @@ def _tell_next(allocation: Allocation) -> None:
     where = shlex.join(["--run-dir", allocation.run_dir]) if allocation.run_dir != _resolved(default_run_dir()) else ""
     rest = f" {where}" if where else ""
     for verb in ("show", "logs -f", "wait", "cancel"):
-        tell(f"  rayhpc alloc {verb} {allocation.job_id}{rest}")
+        tell(f"  rayhpc alloc {verb} {shlex.quote(allocation.job_id)}{rest}")
 
 
 def _resolved(run_dir: str) -> str:
@@ -156,13 +156,14 @@ def _print_lines(seen: Seen, runs: Sequence[Run]) -> None:
     lines = [
         ("job", f"{allocation.job_id} ({allocation.scheduler})"),
         ("state", seen.words),
+        *((f"task {task}", status.worded(state)) for task, state in seen.state.tasks),
         *(("before", job_id) for job_id in allocation.earlier),
         ("submitted", f"{at} from {allocation.submitted_from}"),
         ("driver", shlex.join(allocation.command)),
         ("by", shlex.join(allocation.submit)),
         ("script", allocation.script),
         ("output", str(allocation.output)),
-        *(("run", f"{run.directory}  {run.cause or 'no outcome yet'}") for run in runs),
+        *(("run", f"{run.directory}  {run.words}") for run in runs),
     ]
     for name, text in lines:
         click.echo(f"{name:<10} {text.encode(errors='replace').decode()}")

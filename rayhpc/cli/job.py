@@ -275,7 +275,10 @@ def print_logs(choice: Choice, job_id: str, follow: bool) -> None:
         if _follow(entry, choice) == _INTERRUPTED:
             sys.exit(_INTERRUPTED)
     else:
-        _write(shown_log(entry.job, ray_api.logs(entry.server, entry.job.id)))
+        text = shown_log(entry.job, ray_api.logs(entry.server, entry.job.id))
+        _write(text)
+        if warning := ray_api.lost_output(entry.job, text):
+            tell(warning)
 
 
 @job.command("stop")

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from rayhpc.cli.base import JSON_OPTION, RUN_DIR, Told, clipped, json_text, print_table, printable, tell
+from rayhpc.cli.run_lines import run_lines
 from rayhpc.errors import configuration, counted
 from rayhpc.records import plots, run_directory, timeline
 from rayhpc.records import runs as recorded
@@ -18,6 +19,7 @@ from rayhpc.records.runs import Run
 _PICTURE = "timeline.png"
 _COLUMNS = ("RUN", "JOB", "NODES", "CODE", "CAUSE", "COMMAND")
 _SHOWN_COMMAND = 60
+_RUN = click.argument("run", required=False, default="", metavar="[RUN]")
 
 
 @click.group("runs", cls=Told, context_settings={"max_content_width": 100})
@@ -39,12 +41,27 @@ def list_runs(run_dir: str, as_json: bool) -> None:
 
 def _row(run: Run) -> tuple[str, ...]:
     code = "" if run.code is None else str(run.code)
-    shown = clipped(printable(shlex.join(run.command)), _SHOWN_COMMAND)
-    return (run.id, run.batch_job_id, str(run.nodes), code, run.cause or "no outcome yet", shown)
+    shown = clipped(printable(shlex.join(run.command or ())), _SHOWN_COMMAND)
+    return (run.id, run.batch_job_id, str(run.nodes), code, run.words, shown)
+
+
+@runs.command("show")
+@_RUN
+@RUN_DIR
+@JSON_OPTION
+def show_run(run: str, run_dir: str, as_json: bool) -> None:
+    """One run: how it ended, where it ran, its files, and what to do next."""
+    meant = recorded.find(run_dir, run)
+    if as_json:
+        spec, outcome = recorded.details(meant)
+        click.echo(json_text({"id": meant.id, **dataclasses.asdict(meant), "cluster": spec, "outcome": outcome}))
+        return
+    for name, text in run_lines(meant):
+        click.echo(f"{name:<10} {printable(text)}")
 
 
 @runs.command("plot")
-@click.argument("run", required=False, default="", metavar="[RUN]")
+@_RUN
 @click.option("--output", type=click.Path(path_type=Path), metavar="FILE.png", help="Default: timeline.png in the run.")
 @RUN_DIR
 def plot_run(run: str, output: Path | None, run_dir: str) -> None:

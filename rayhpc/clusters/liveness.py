@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from rayhpc import units
 from rayhpc.host.network import Knock
 from rayhpc.schedulers.facts import JobState, State
 
@@ -84,7 +85,4 @@ def _heard(age: float) -> str:
     """'heard of 12 s ago'."""
     if age == float("inf"):
         return "never heard of"
-    for unit, seconds in (("d", 86400), ("h", 3600), ("min", 60)):
-        if age >= 2 * seconds:
-            return f"heard of {age / seconds:.0f} {unit} ago"
-    return f"heard of {age:.0f} s ago"
+    return f"heard of {units.age(age)} ago"

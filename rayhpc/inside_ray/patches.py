@@ -35,6 +35,8 @@ _IDLE_AGENT = "sleep infinity"
 _WORKERS = "--num_prestart_python_workers"
 _PRESTART = "RAY_enable_worker_prestart"
 _DEFERRED = str(Path(__file__).with_name("deferred_agent.py"))
+_OWN_NODE = str(Path(__file__).with_name("own_node_agent.py"))
+_AGENT = Path("dashboard", "agent.py")
 _RUNTIME_ENV_AGENT = Path("_private", "runtime_env", "agent", "main.py")
 _DASHBOARD = Path("dashboard", "dashboard.py")
 _ALIVE = 0
@@ -133,13 +135,13 @@ def leave_agents_behind(ray_params: Any, dashboard: bool) -> None:
     for name in (_OF_RUNTIME_ENV,) if idle else _PORTS:
         setattr(ray_params, name, getattr(ray_params, name) or reserve(ray_params.node_ip_address))
     ports = {name: _NO_SERVICE if idle and name != _OF_RUNTIME_ENV else getattr(ray_params, name) for name in _PORTS}
-    program = str(Path(services.RAY_PATH) / _RUNTIME_ENV_AGENT)
+    program, agent = (str(Path(services.RAY_PATH) / path) for path in (_RUNTIME_ENV_AGENT, _AGENT))
 
     def edit(raylet: list[str]) -> list[str]:
         options = dict(_pairs(raylet))
         for name, port in ports.items():
             ray._raylet.persist_port(options["--session_dir"], options["--node_id"], name, port)
-        return with_deferred_agent(with_idle_agent(raylet) if idle else raylet, program)
+        return with_deferred_agent(with_idle_agent(raylet) if idle else with_own_node(raylet, agent), program)
 
     _edit_command("raylet", edit)
 
@@ -184,6 +186,12 @@ def with_one_worker(raylet: list[str]) -> list[str]:
 def with_idle_agent(raylet: list[str]) -> list[str]:
     """The raylet's command line with a program that only sleeps in the place of the dashboard's agent."""
     return [_DASHBOARD_AGENT + _IDLE_AGENT if word.startswith(_DASHBOARD_AGENT) else word for word in raylet]
+
+
+def with_own_node(raylet: list[str], agent: str) -> list[str]:
+    """The raylet's command line with an agent of the dashboard that reads the logs of this node."""
+    plain, own = (subprocess.list2cmdline(words) for words in ([agent], [_OWN_NODE, agent]))
+    return [word.replace(plain, own, 1) if word.startswith(_DASHBOARD_AGENT) else word for word in raylet]
 
 
 def with_deferred_agent(raylet: list[str], agent: str) -> list[str]:

@@ -106,6 +106,19 @@ def logs(server: Server, job_id: str) -> str:
     return str(_json(server, f"/api/jobs/{urllib.parse.quote(job_id, safe='')}/logs")["logs"])
 
 
+def lost_output(job: Job, text: str) -> str:
+    """What to say of a log that is not that of the job's own node; empty where it is, or the job has not run.
+
+    Ray writes this line there before the job begins; what comes before it is written on the head (2.60).
+    """
+    if job.code is None or f"Running entrypoint for job {job.id}: " in text:
+        return ""
+    return (
+        f"WARNING: what job {job.id} has written is not in this log: it ran on another node of its host, whose log Ray "
+        f"does not find; the run's ray-logs.tar.gz has it as job-driver-{job.id}.log"
+    )
+
+
 def stop(server: Server, job_id: str) -> None:
     """Ask for a job's end: SIGTERM, after 3 s SIGKILL; raises RayhpcError where the cluster refuses."""
     _json(server, f"/api/jobs/{urllib.parse.quote(job_id, safe='')}/stop", "POST")

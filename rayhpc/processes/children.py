@@ -75,6 +75,10 @@ class Child:
         """Remove this directory, too, if this process goes before it has said end()."""
         self._tell(remove=_spelt(directory))
 
+    def leave_word(self, room: Path, file: Path, text: str) -> None:
+        """Write this text into `room` and rename that to `file`, if this process goes before it has done so itself."""
+        self._tell(word={"room": _spelt(str(room)), "file": _spelt(str(file)), "text": text})
+
     def name(self, text: str) -> None:
         """Call the keeper so where `ps` and `top` show a program's name, of which Linux keeps 15 bytes."""
         self._tell(name=text)

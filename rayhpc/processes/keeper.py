@@ -9,7 +9,8 @@ order:        argv, env, cwd (bytes, spelt as Latin-1), stdout and stderr (file 
               and SIGKILL for what the command leaves behind), ignored (signals that the command shall ignore),
               fed (the command's standard input is a pipe).
 instruction:  before the order or after it: {"name": text}, as which `ps -o comm` shows the keeper; {"make": path}, a
-              directory of mode 0700; {"remove": path}; {"end": true}, a second time: without waiting; {"unmake": true}.
+              directory of mode 0700; {"remove": path}; {"end": true}, a second time: without waiting; {"unmake": true};
+              {"word": {"room": path, "file": path, "text": …}}: what to write if the owner is gone before the room is.
               After it: {"signal": n}; {"feed": text}, once, for a command that is fed.
 report:       {"made": path} or {"unmade": errno, "text": …}; {"pid": n} or {"failed": errno, "text": …};
               {"ended": code or -signal}; {"gone": processes killed, "left": processes that survived even that}.
@@ -147,6 +148,7 @@ class Charge:
     def __init__(self) -> None:
         self.unwanted = False
         self._directories: list[bytes] = []
+        self._word: dict[str, str] = {}
 
     @property
     def taken(self) -> bool:
@@ -161,6 +163,7 @@ class Charge:
             self._make(instruction["make"])
         if "remove" in instruction:
             self._directories.append(instruction["remove"].encode("latin-1"))
+        self._word = instruction.get("word", self._word)
         self.unwanted = self.unwanted or "unmake" in instruction
 
     def _make(self, spelt: str) -> None:
@@ -173,6 +176,19 @@ class Charge:
             return
         self._directories.append(path)
         _report(made=spelt)
+
+    def speak(self) -> None:
+        """Write the last word of an owner that is gone, unless it has: then the room has been renamed."""
+        if not self._word:
+            return
+        room, file = (self._word[name].encode("latin-1") for name in ("room", "file"))
+        # A file system that is away, or a directory that was removed, has no use for it.
+        with contextlib.suppress(OSError), open(room, "r+b") as stream:  # noqa: PTH123 - bytes
+            stream.write(self._word["text"].encode())
+            stream.truncate()
+            stream.flush()
+            os.fsync(stream.fileno())
+            os.rename(room, file)  # noqa: PTH104 - bytes
 
     def remove(self) -> None:
         """Remove them all, again and again where somebody still writes into one of them."""
@@ -213,6 +229,8 @@ class Keeper:
         if left:  # those that have survived may have left the kernel by now
             more, left = self._clear()
             killed += more
+        if self._owner_gone:
+            self._charge.speak()
         if self._owner_gone or self._charge.unwanted:
             self._charge.remove()
         _report(gone=killed, left=left)
@@ -376,7 +394,9 @@ def main() -> None:
         if "argv" in instruction:
             Keeper(instruction, rest, wakeup, charge).run()
             return
-        if "end" in instruction:
+        if "gone" in instruction:
+            charge.speak()
+        if "gone" in instruction or "end" in instruction:
             break
         charge.take(instruction)
     charge.remove()
@@ -384,11 +404,11 @@ def main() -> None:
 
 
 def _next_line(rest: bytes) -> tuple[bytes, bytes]:
-    """The next line of standard input and what was read beyond it; the end once the owner is gone."""
+    """The next line of standard input and what was read beyond it; "gone" once the owner is."""
     while b"\n" not in rest:
         chunk = os.read(0, 65536)
         if not chunk:
-            return b'{"end": true}', b""
+            return b'{"gone": true}', b""
         rest += chunk
     line, _, rest = rest.partition(b"\n")
     return line, rest

@@ -90,7 +90,12 @@ def write_json(file: Path, content: Any) -> None:
 
 def write_report(file: Path, content: Any) -> None:
     """Write JSON that people read: as write_json(), without the secrets of the environment."""
-    write_whole(file, masked_log(_json(content), os.environ))
+    write_whole(file, report(content))
+
+
+def report(content: Any) -> bytes:
+    """JSON that people read, without the secrets of the environment."""
+    return masked_log(_json(content), os.environ)
 
 
 def _json(content: Any) -> bytes:

@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rayhpc import paths
+from rayhpc import paths, units
 from rayhpc.errors import configuration, shortened
+from rayhpc.records import outcome_file
+from rayhpc.records.outcome_file import FRESH_SECONDS
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run of the bootstrap; code is None while it goes on, or when it was killed; command is empty until its end.
+    """A run of the bootstrap; code is None while it goes on, or where it was lost with its host.
 
-    nodes, hosts: how many it has; batch_job_id: the scheduler's, empty without one.
+    nodes, hosts: how many it has; batch_job_id: the scheduler's, empty without one; command: the driver's, empty for a
+    cluster that is held, None where it is not known; silence: of a run without an
+    outcome, the seconds since it was heard of, None where that is not known.
     """
 
     directory: str
@@ -24,12 +28,21 @@ class Run:
     hosts: int
     code: int | None
     cause: str
-    command: tuple[str, ...] = ()
+    command: tuple[str, ...] | None = None
+    silence: float | None = None
 
     @property
     def id(self) -> str:
         """Its name, which sorts by time."""
         return Path(self.directory).name
+
+    @property
+    def words(self) -> str:
+        """How it ended, or whether it goes on."""
+        if self.cause or self.silence is None:
+            return self.cause or "no outcome"
+        goes_on = self.silence <= FRESH_SECONDS
+        return "running" if goes_on else f"not heard of for {units.age(self.silence)}: lost, or suspended"
 
 
 def every(run_dir: str, first: str = "") -> list[Run]:
@@ -46,6 +59,7 @@ def read(directory: Path) -> Run:
     """The run recorded in a directory, as far as it can be read."""
     spec, outcome = _object(directory / paths.SPEC), _object(directory / paths.OUTCOME)
     code = outcome.get("code")
+    command = outcome.get("command") or _first_event(directory).get("command")
     return Run(
         directory=str(directory),
         batch_job_id=str(spec.get("batch_job_id", "")),
@@ -53,8 +67,23 @@ def read(directory: Path) -> Run:
         hosts=int(spec.get("hosts", 0)),
         code=code if isinstance(code, int) else None,
         cause=str(outcome.get("cause", "")),
-        command=tuple(outcome.get("command", ())),
+        command=None if command is None else tuple(map(str, command)),
+        silence=None if outcome else outcome_file.silence(directory),
     )
+
+
+def details(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What cluster.json and outcome.json say, as far as they can be read."""
+    return _object(Path(run.directory, paths.SPEC)), _object(Path(run.directory, paths.OUTCOME))
+
+
+def _first_event(directory: Path) -> dict[str, Any]:
+    """The first line of events.jsonl, which has the driver's command; empty if it cannot be read."""
+    try:
+        with (directory / paths.EVENTS).open(errors="replace") as file:
+            return _parsed(file.readline())
+    except OSError:
+        return {}
 
 
 def find(run_dir: str, word: str) -> Run:

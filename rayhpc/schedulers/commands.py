@@ -15,7 +15,19 @@ from pathlib import Path
 
 from rayhpc.errors import RayhpcError, configuration
 from rayhpc.processes.environment import MARKER, scrubbed
-from rayhpc.schedulers.facts import BatchSystem, Environment, JobState, Query, Scheduler, State, short
+from rayhpc.schedulers.arrays import complete, merged
+from rayhpc.schedulers.facts import (
+    BatchSystem,
+    Environment,
+    JobState,
+    Query,
+    Scheduler,
+    State,
+    cluster_of,
+    flag,
+    own_id,
+    short,
+)
 
 # What a command has printed, and why it has not.
 Said = tuple[str, str]
@@ -31,7 +43,8 @@ _DEADLINE_SECONDS = 5.0
 _SHOWN_LINES = 10
 
 # What the user has configured, among the many that describe the job we may be in.
-_SLURM_KEPT = ("SLURM_CONF", "SLURM_CLUSTERS")
+_OTHER_CLUSTERS = "SLURM_CLUSTERS"  # where to submit; what is asked of a job from inside is asked of its own cluster
+_SLURM_KEPT = ("SLURM_CONF", _OTHER_CLUSTERS)
 # A run's own, which a job submitted by its driver must not take for its own.
 _RUN_VARIABLES = (
     MARKER,
@@ -60,12 +73,16 @@ class Answer:
         return tuple(lines[-_SHOWN_LINES:])
 
 
-def run(argv: Sequence[str], seconds: float, stdin: Path | None = None) -> Answer:
-    """A command's answer, whatever its code; raises RayhpcError if it cannot be run or is silent for so long."""
+def run(argv: Sequence[str], seconds: float, stdin: Path | None = None, without: str = "") -> Answer:
+    """A command's answer, whatever its code; raises RayhpcError if it cannot be run or is silent for so long.
+
+    without: a variable that it shall not see.
+    """
+    environ = {name: value for name, value in outside(os.environ).items() if name != without}
     try:
         with Path(stdin or os.devnull).open("rb") as source:
             done = subprocess.run(
-                list(argv), stdin=source, capture_output=True, timeout=seconds, env=outside(os.environ), check=False
+                list(argv), stdin=source, capture_output=True, timeout=seconds, env=environ, check=False
             )
     except subprocess.TimeoutExpired as error:
         raise configuration(
@@ -113,35 +130,58 @@ def submit(system: BatchSystem, argv: Sequence[str], script: Path) -> str:
 
 
 def cancel(system: BatchSystem, ids: Sequence[str]) -> None:
-    """End the jobs, with one command; raises RayhpcError if it refuses."""
-    argv = [*system.cancel, *ids]
-    answer = run(argv, _ASK_SECONDS)
-    if answer.code:
-        raise _refused(argv, answer, f"to end {', '.join(ids)}", "rayhpc alloc list shows what has ended already")
+    """End the jobs, with one command for each cluster; raises RayhpcError if it refuses."""
+    for cluster, numbers in _by_cluster(ids).items():
+        argv = _at(system, cluster, [*system.cancel, *numbers])
+        answer = run(argv, _ASK_SECONDS)
+        if answer.code:
+            what = f"to end {', '.join(numbers)}"
+            raise _refused(argv, answer, what, "rayhpc alloc list shows what has ended already")
 
 
 def states(system: BatchSystem, ids: Sequence[str]) -> dict[str, JobState]:
     """The state of every id, asked for all at once: UNKNOWN without a word for one that the scheduler does not know.
 
-    Raises RayhpcError where every way to ask is refused.
+    Jobs at other clusters are asked for there. Raises RayhpcError where every way to ask is refused.
     """
+    told = {cluster: _told(system, cluster, numbers) for cluster, numbers in _by_cluster(ids).items()}
+    return {job_id: told[cluster_of(job_id)].get(short(job_id), JobState(State.UNKNOWN)) for job_id in ids}
+
+
+def _by_cluster(ids: Sequence[str]) -> dict[str, list[str]]:
+    """The ids at each cluster, without its name."""
+    found: dict[str, list[str]] = {}
+    for job_id in ids:
+        found.setdefault(cluster_of(job_id), []).append(job_id.partition(";")[0])
+    return found
+
+
+def _at(system: BatchSystem, cluster: str, argv: Sequence[str]) -> list[str]:
+    """The command as it asks a cluster."""
+    return [*argv[:1], *flag(system.at_cluster, cluster), *argv[1:]]
+
+
+def _told(system: BatchSystem, cluster: str, ids: Sequence[str]) -> dict[str, JobState]:
+    """{short(id): state} of what one cluster knows."""
     found: dict[str, JobState] = {}
     refusals: list[RayhpcError] = []
     end = time.monotonic() + _ASK_SECONDS
     for place, query in enumerate(system.queries):
-        missing = [job_id for job_id in ids if short(job_id) not in found]
+        missing = [job_id for job_id in ids if not complete(found.get(short(job_id)))]
         if missing and (not query.instead or len(refusals) == place):
+            argv = _at(system, cluster, query.argv(missing))
             try:
-                found.update(_ask(query, missing, max(end - time.monotonic(), _LEAST_SECONDS)))
+                answers = _ask(query, argv, max(end - time.monotonic(), _LEAST_SECONDS))
             except RayhpcError as error:
                 refusals.append(error)
+            else:
+                found |= {key: merged(found.get(key), state) for key, state in answers.items()}
     if len(refusals) == len(system.queries):
         raise refusals[0]
-    return {job_id: found.get(short(job_id), JobState(State.UNKNOWN)) for job_id in ids}
+    return found
 
 
-def _ask(query: Query, ids: Sequence[str], seconds: float) -> dict[str, JobState]:
-    argv = query.argv(ids)
+def _ask(query: Query, argv: Sequence[str], seconds: float) -> dict[str, JobState]:
     answer = run(argv, seconds)
     if answer.code and not re.search(query.unknown, answer.stderr + answer.stdout):
         raise _refused(argv, answer, "to tell the jobs' states", "try again; if it stays so, ask the site")
@@ -172,9 +212,9 @@ def describe(scheduler: Scheduler, environ: Environment) -> Said:
 
     Takes up to 5 s; never raises.
     """
-    argv = [*scheduler.deadline_query, environ.get(scheduler.job_id, "")]
+    argv = [*scheduler.deadline_query, own_id(scheduler, environ)]
     try:
-        answer = run(argv, _DEADLINE_SECONDS)
+        answer = run(argv, _DEADLINE_SECONDS, without=_OTHER_CLUSTERS)
     except RayhpcError as error:
         return "", str(error)
     if answer.code:

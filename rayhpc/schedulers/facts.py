@@ -31,9 +31,10 @@ def _no_hosts(_: Environment) -> list[str]:
 class Scheduler:
     """One batch system as a job sees it from inside: the variables it sets, and what they mean.
 
-    job_id: the variable that holds it; cpus: CPUs of the job on this host; memory: bytes of the job on this host;
-    deadline: end of the job in Unix seconds. Each is None where the environment does not say. hosts: names of all
-    hosts of the job, none where it does not say.
+    job_id: the variable that holds it; own_id: the id of this job, of a task of an array the task's, as commands take
+    it, where that is another; cpus: CPUs of the job on this host; memory: bytes of the job on this host; deadline: end
+    of the job in Unix seconds. Each of these is None where the environment does not say. hosts: names of all hosts of
+    the job, none where it does not say.
     deadline_query: the words before the job's id of a command that describes it; parse_cpus: the CPUs of the job on
     each host, from what that printed, where the environment may be another host's; parse_deadline: the end in Unix
     seconds from what that printed and the time at which it was asked, infinite for a job without a limit, None where it
@@ -45,6 +46,7 @@ class Scheduler:
 
     name: str
     job_id: str
+    own_id: Callable[[Environment], str] | None = None
     cpus: Callable[[Environment], int | None] = _unknown
     memory: Callable[[Environment], int | None] = _unknown
     deadline: Callable[[Environment], float | None] = _unknown
@@ -55,6 +57,11 @@ class Scheduler:
     on_job_host: str = ""
     host_query: tuple[str, ...] = ()
     no_job_host: str = "(?!)"
+
+
+def own_id(scheduler: Scheduler, environ: Environment) -> str:
+    """The id by which the scheduler's commands name the job, or the task, that we are in."""
+    return scheduler.own_id(environ) if scheduler.own_id else environ.get(scheduler.job_id, "")
 
 
 def whole(environ: Environment, name: str) -> int | None:
@@ -92,13 +99,15 @@ _TERMINATED = 143
 class JobState:
     """A job's state in our words and in the scheduler's own, which is all there is to say of an UNKNOWN one.
 
-    code: the exit code, 128+n for signal n, None where it is not known; why: the scheduler's reason.
+    code: the exit code, 128+n for signal n, None where it is not known; why: the scheduler's reason; tasks: of a job
+    array, the number and the state of each task.
     """
 
     state: State
     word: str = ""
     code: int | None = None
     why: str = ""
+    tasks: tuple[tuple[str, JobState], ...] = ()
 
     @property
     def ended(self) -> bool:
@@ -161,8 +170,8 @@ def _clock_time(text: str) -> float:
 class Query:
     """One command that tells the states of many jobs, and how to read it.
 
-    argv: the command for these ids; read: {first part of the id: state} of what it printed, of which anything that
-    is no job is left out; unknown: a pattern of what it prints, with an exit code, for ids that it does not know;
+    argv: the command for these ids; read: {short(id): state} of what it printed, of which anything that is no job is
+    left out; unknown: a pattern of what it prints, with an exit code, for ids that it does not know;
     instead: asked only where the query before was refused, else for what the one before does not know.
     """
 
@@ -184,8 +193,9 @@ class BatchSystem:
     script: the jobscript shipped for it, empty if there is none; submit: the words before flags and script;
     flags: the flags for a request, the job's output file and the script's text, ValueError for what cannot be said;
     read_id: the id of the job in what `submit` printed, None if there is none; cancel: the words before the ids;
-    live_output: it writes the output file while the job runs; on_stdin: it reads the script's directives only from
-    standard input; adapted: the script with the words that this system does not understand replaced.
+    at_cluster: the words that send a command to another cluster, where ids name one; live_output: it writes the output
+    file while the job runs; on_stdin: it reads the script's directives only from standard input; adapted: the script
+    with the words that this system does not understand replaced.
     """
 
     name: str
@@ -195,14 +205,37 @@ class BatchSystem:
     read_id: Callable[[str], str | None]
     queries: tuple[Query, ...]
     cancel: tuple[str, ...]
+    at_cluster: str = ""
     live_output: bool = False
     on_stdin: bool = False
     adapted: Callable[[str], str] = unchanged
 
 
 def short(job_id: str) -> str:
-    """The first part of an id, by which all commands name the job: 123 of 123.server.domain."""
-    return job_id.partition(".")[0]
+    """The job's number, of an array's task with the task's, in one spelling for all schedulers.
+
+    123 of 123.server.domain, of 123[].server, which is an array, and of 123;cluster; 123_4 of 123_4 and 123[4].server.
+    """
+    found = re.match(r"([0-9]+)(?:_([0-9]+)|\[([0-9]+)\])?", job_id)
+    if found is None:
+        return job_id.partition(".")[0]
+    task = found[2] or found[3]
+    return f"{found[1]}_{task}" if task else found[1]
+
+
+def job_of(job_id: str) -> str:
+    """The number of the job, of an array's task that of the array."""
+    return short(job_id).partition("_")[0]
+
+
+def task_of(job_id: str) -> str:
+    """The number of the task in its array; empty for a job that is none."""
+    return short(job_id).partition("_")[2]
+
+
+def cluster_of(job_id: str) -> str:
+    """The other cluster at which the job is: beta of 123;beta; empty for the one at which we are."""
+    return job_id.partition(";")[2]
 
 
 def flag(words: str, value: object) -> list[str]:

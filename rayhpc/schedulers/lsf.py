@@ -7,6 +7,7 @@ import re
 import socket
 from collections.abc import Sequence
 
+from rayhpc.schedulers.arrays import Row, gathered
 from rayhpc.schedulers.facts import (
     BatchSystem,
     Environment,
@@ -18,6 +19,7 @@ from rayhpc.schedulers.facts import (
     flag,
     last_match,
     number,
+    whole,
 )
 
 
@@ -43,10 +45,17 @@ def parse_deadline(text: str, now: float) -> float | None:
     return now + 3600 * hours + 60 * minutes + seconds
 
 
+def _own_id(environ: Environment) -> str:
+    """Of an element of an array 12[3]; LSB_JOBINDEX is 0 in any other job."""
+    index = whole(environ, "LSB_JOBINDEX")
+    return environ.get("LSB_JOBID", "") + (f"[{index}]" if index else "")
+
+
 LSF = Scheduler(
     "lsf",
     "LSB_JOBID",
-    _cpus,
+    _own_id,
+    cpus=_cpus,
     hosts=lambda environ: list(_slots(environ)),
     deadline_query=("bjobs", "-noheader", "-o", "time_left"),
     parse_deadline=parse_deadline,
@@ -91,16 +100,18 @@ def read_id(text: str) -> str | None:
 
 
 def _bjobs(ids: Sequence[str]) -> list[str]:
-    return ["bjobs", "-a", "-noheader", "-o", "jobid stat exit_code exit_reason delimiter='|'", *ids]
+    return ["bjobs", "-a", "-noheader", "-o", "jobid stat exit_code exit_reason jobindex delimiter='|'", *ids]
 
 
 def read_bjobs(text: str) -> dict[str, JobState]:
-    """Lines of ID|STATE|CODE|REASON, '-' for what does not apply."""
-    found = {}
+    """Lines of ID|STATE|CODE|REASON|INDEX, '-' for what does not apply, 0 as the index of what is no array."""
+    rows: list[Row] = []
     for fields in (line.strip().split("|") for line in text.splitlines()):
         if len(fields) >= 4 and number(fields[0]) is not None:
-            found[fields[0]] = _job_state(fields[1], number(fields[2]), fields[3])
-    return found
+            index = number((*fields, "")[4])
+            task = str(index) if index else ""
+            rows.append((fields[0], task, _job_state(fields[1], number(fields[2]), fields[3])))
+    return gathered(rows)
 
 
 def _job_state(word: str, code: int | None, why: str) -> JobState:

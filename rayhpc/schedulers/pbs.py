@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rayhpc import units
+from rayhpc.schedulers.arrays import gathered
 from rayhpc.schedulers.facts import (
     BatchSystem,
     Environment,
@@ -20,9 +21,10 @@ from rayhpc.schedulers.facts import (
     clock,
     flag,
     hosts_file,
+    job_of,
     last_match,
     number,
-    short,
+    task_of,
     whole,
 )
 
@@ -65,7 +67,7 @@ def parse_deadline(text: str, now: float) -> float | None:
 PBS = Scheduler(
     "pbs",
     "PBS_JOBID",
-    _cpus,
+    cpus=_cpus,
     hosts=lambda environ: hosts_file(environ, "PBS_NODEFILE"),
     deadline_query=("qstat", "-f"),
     parse_cpus=parse_cpus,
@@ -190,7 +192,8 @@ _DELETED = "91"
 
 def read_qstat(dialect: _Dialect, text: str) -> dict[str, JobState]:
     """The states in `qstat -f`."""
-    return {short(job_id): _job_state(dialect, job) for job_id, job in _jobs(text).items()}
+    jobs = _jobs(text).items()
+    return gathered((job_of(job_id), task_of(job_id), _job_state(dialect, job)) for job_id, job in jobs)
 
 
 def _job_state(dialect: _Dialect, job: dict[str, str]) -> JobState:
@@ -222,7 +225,7 @@ def _exit_code(status: int | None) -> int | None:
 def _qstat(*words: str) -> Query:
     dialect = _PBS if "-x" in words else _TORQUE
     return Query(
-        argv=lambda ids: [*words, *ids],
+        argv=lambda ids: [*words, *(["-t"] if any("[]" in job_id for job_id in ids) else []), *ids],
         read=functools.partial(read_qstat, dialect),
         unknown="Unknown Job|[Jj]ob has finished|cannot be found",
         instead=True,

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
+from rayhpc.schedulers.arrays import Row, gathered
 from rayhpc.schedulers.facts import (
     BatchSystem,
     Environment,
@@ -108,12 +109,19 @@ def parse_deadline(text: str, _now: float) -> float | None:
         return None
 
 
+def _own_id(environ: Environment) -> str:
+    """Of a task of an array 12_3, by which it was submitted: its SLURM_JOB_ID is another number."""
+    job, task = environ.get("SLURM_ARRAY_JOB_ID", ""), environ.get("SLURM_ARRAY_TASK_ID", "")
+    return f"{job}_{task}" if job and task else environ.get("SLURM_JOB_ID", "")
+
+
 SLURM = Scheduler(
     "slurm",
     "SLURM_JOB_ID",
-    _cpus,
-    _memory,
-    _deadline,
+    _own_id,
+    cpus=_cpus,
+    memory=_memory,
+    deadline=_deadline,
     hosts=_hosts,
     deadline_query=("scontrol", "-o", "show", "job"),
     parse_deadline=parse_deadline,
@@ -169,39 +177,57 @@ def _flags(request: Request, output: str, _script: str) -> list[str]:
 
 def read_id(text: str) -> str | None:
     """`--parsable` prints 123 or 123;cluster; a site's own sbatch may print the long form all the same."""
-    return last_match(r"^\s*([0-9]+)(?:;\S*)?\s*$|Submitted batch job ([0-9]+)", text)
+    if found := last_match(r"Submitted batch job ([0-9]+(?: on cluster \S+)?)", text):
+        return found.replace(" on cluster ", ";")
+    return last_match(r"^\s*([0-9]+(?:;[\w.-]+)?)\s*$", text)
 
 
 def _squeue(ids: Sequence[str]) -> list[str]:
     """`--me`, so that the controller sends our own jobs only; it remembers ended ones for MinJobAge, 5 minutes."""
-    fields = "JobID:|,State:|,exit_code:|,Reason:|"
-    return ["squeue", "--noheader", "--me", "--states=all", f"--jobs={','.join(ids)}", f"--Format={fields}"]
+    fields = "JobID:|,State:|,exit_code:|,Reason:|,ArrayJobID:|,ArrayTaskID:|"
+    what = ["--me", "--states=all", "--array", "--federation", f"--jobs={','.join(ids)}"]
+    return ["squeue", "--noheader", *what, f"--Format={fields}"]
 
 
 def read_squeue(text: str) -> dict[str, JobState]:
-    """Lines of ID|STATE|EXIT|REASON|, where EXIT is what wait(2) gave: the code in the high byte, else a signal."""
-    found = {}
+    """Lines of ID|STATE|EXIT|REASON|ARRAY|TASK|, where EXIT is what wait(2) gave: the code, or below 256 a signal.
+
+    A task of an array has an id of its own, and the last one the array's.
+    """
+    rows: list[Row] = []
     for fields in (line.split("|") for line in text.splitlines()):
         if len(fields) >= 4 and number(fields[0]) is not None:
             status = number(fields[2])
             code = None if status is None else status >> 8 or (128 + (status & 127) if status else 0)
-            found[fields[0]] = _job_state(fields[1], code, fields[3])
-    return found
+            state = _job_state(fields[1], code, fields[3])
+            array, task = (*fields[4:6], "", "")[:2]
+            if number(array) is not None and task not in ("", "N/A"):
+                rows.append((array, _task(task), state))
+            if not task or task == "N/A" or fields[0] != array:
+                rows.append((fields[0], "", state))
+    return gathered(rows)
+
+
+def _task(text: str) -> str:
+    """4, or 2-9 of [2-9%3] for tasks that wait together."""
+    return text.strip("[]").partition("%")[0]
 
 
 def _sacct(ids: Sequence[str]) -> list[str]:
-    columns = "JobIDRaw,State,ExitCode"
-    return ["sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={','.join(ids)}", f"--format={columns}"]
+    what = ["--allocations", "--federation", f"--jobs={','.join(ids)}", "--format=JobID,State,ExitCode"]
+    return ["sacct", "--noheader", "--parsable2", *what]
 
 
 def read_sacct(text: str) -> dict[str, JobState]:
-    """Lines of ID|STATE|CODE:SIGNAL; the state may go on, as in CANCELLED by 1000."""
-    found = {}
+    """Lines of ID|STATE|CODE:SIGNAL; a state may go on, as in CANCELLED by 1000; 12_3 and 12_[4-9] are of an array."""
+    rows: list[Row] = []
     for fields in (line.split("|") for line in text.splitlines()):
-        if len(fields) >= 3 and number(fields[0]) is not None:
+        job, _, task = fields[0].partition("_")
+        if len(fields) >= 3 and number(job) is not None:
             code, signum = (number(part) for part in (*fields[2].split(":"), "", "")[:2])
-            found[fields[0]] = _job_state(fields[1].partition(" ")[0], 128 + signum if signum else code, "")
-    return found
+            state = _job_state(fields[1].partition(" ")[0], 128 + signum if signum else code, "")
+            rows.append((job, _task(task), state))
+    return gathered(rows)
 
 
 def _job_state(word: str, code: int | None, why: str) -> JobState:
@@ -217,5 +243,6 @@ SLURM_SYSTEM = BatchSystem(
     read_id=read_id,
     queries=(Query(_squeue, read_squeue, unknown="Invalid job id"), Query(_sacct, read_sacct)),
     cancel=("scancel",),
+    at_cluster="--clusters={}",
     live_output=True,
 )

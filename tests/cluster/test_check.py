@@ -61,6 +61,7 @@ def test_a_cluster_is_checked(jobs_with_dashboard: Jobs, tmp_path: Path) -> None
     held = jobs_with_dashboard.start(*HOLD, ranks=2, env=state)
     held.until("holding the cluster", 300)
     all_is_well(rayhpc, held)
+    jobs_on_both_nodes_are_heard(rayhpc, tmp_path)
     ctrl_c_ends_the_probe(rayhpc, jobs_with_dashboard.mpi, state)
     a_lost_node_is_a_finding(rayhpc, held)
     held.process.terminate()
@@ -69,7 +70,6 @@ def test_a_cluster_is_checked(jobs_with_dashboard: Jobs, tmp_path: Path) -> None
 
 @pytest.mark.timeout(900)
 def test_a_cluster_runs_the_jobs_of_files(jobs_with_dashboard: Jobs, example: Path, tmp_path: Path) -> None:
-    """On one node: of several on a host, Ray finds the logs of the head's jobs alone."""
     state = registry_in(tmp_path)
     rayhpc = command_of(jobs_with_dashboard.mpi, state)
     held = jobs_with_dashboard.start(*HOLD, ranks=0, env=state)
@@ -101,6 +101,23 @@ def all_is_well(rayhpc: Command, held: Job) -> list[Done]:
     assert len({node["versions"]["ray"] for node in found["nodes"]}) == 1
     assert all(node["disk_free"] > 0 and node["shm_free"] > 0 for node in found["nodes"])
     return [done, many]
+
+
+def jobs_on_both_nodes_are_heard(rayhpc: Command, meeting: Path) -> None:
+    """Two jobs that wait for each other, and need a CPU each: every node has one."""
+    there = " && ".join(f"[ -e {meeting}/{name} ]" for name in "ab")
+    ids = []
+    for name in "ab":
+        body = f"touch {meeting}/{name}; until {there}; do sleep 0.1; done; echo here is {name}; exit 3"
+        done = rayhpc("job", "submit", "--num-cpus", "1", "--", "bash", "-c", body)
+        assert done.returncode == 0, done.stderr
+        ids.append(done.stdout.strip())
+    followed = rayhpc("job", "logs", "-f", ids[1])
+    assert "here is b\n" in followed.stdout, followed
+    assert rayhpc("job", "wait", *ids).returncode == 3
+    for name, job in zip("ab", ids, strict=True):
+        done = rayhpc("job", "logs", job)
+        assert (f"here is {name}\n" in done.stdout, done.stderr) == (True, ""), done
 
 
 def ctrl_c_ends_the_probe(rayhpc: Command, mpi: Mpi, state: dict[str, str]) -> None:

@@ -14,6 +14,7 @@ from signal import SIGKILL, SIGSTOP, SIGTERM
 import pytest
 
 from rayhpc.errors import ExitCode
+from rayhpc.host import this_host
 from tests.faults.cells import FAULTS, Cell, met
 from tests.faults.victims import DRIVER, Victims, parent_of
 from tests.launch import Job, Jobs, launched_in, left_over, ours, until
@@ -391,10 +392,13 @@ def test_the_first_rank_is_stopped(jobs: Jobs) -> None:
 
 @pytest.mark.quick
 def test_the_launcher_is_killed(jobs_of: Jobs) -> None:
-    """Nobody is left who could end with an exit code; the ranks' keepers give everything back."""
+    """Nobody is left who could end with an exit code; the ranks' keepers give everything back, and say so."""
     run = bring_up(jobs_of)
     code, seconds = run.ends(run.hit(run.job.process.pid, SIGKILL), 30)
     assert code == -SIGKILL
+    assert until((run.job.run / "outcome.json").exists, 10)
+    outcome = run.job.record("outcome.json")
+    assert (outcome["code"], outcome["cause"]) == (137, f"rank 0 on {this_host.name()} was killed, or its launcher was")
     gone(run, f"mpiexec, SIGKILL, the last orphan; {jobs_of.mpi.name}, one host", seconds)
 
 

@@ -150,17 +150,21 @@ sys.exit(5)
 @root
 def test_a_run_dir_that_fills_up(jobs: Jobs, here: Path) -> None:
     (here / "fills.py").write_text(FILLS)
-    job = world(jobs, "mkdir $0/runs; mount -t tmpfs -o size=1m tmpfs $0/runs", "--run-dir", "runs", "fills.py")
+    small = "mkdir $0/runs; mount -t tmpfs -o size=1m tmpfs $0/runs"
+    # The file system goes with its namespace: what lies there is shown before.
+    show = '"$@" && code=0 || code=$?; cat $0/runs/2*/outcome.json; exit $code'
+    job = world(jobs, f"{small}; {show}", "--run-dir", "runs", "fills.py")
     assert job.wait(120) == 5, job.output()
     assert "No space left on device" in job.output()
-    assert "outcome.json could not be written: No space left on device" in job.output()
+    assert "outcome.json could not be completed: No space left on device" in job.output()
+    assert '"cause": "the driver ended with 5"' in job.output()
     assert "Traceback" not in job.output()
     assert not left(job)
     met(
         Cell(
             WORLDS,
             "run directory fills up in mid-run",
-            "the driver's; warns: 'outcome.json could not be written: No space…'",
+            "the driver's, also in outcome.json; warns: '… could not be completed: No space…'",
         )
     )
 

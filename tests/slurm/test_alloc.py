@@ -63,7 +63,22 @@ def test_the_code_of_the_job(alloc: Alloc) -> None:
     waited = alloc("wait", job)
     assert (waited.returncode, waited.stderr) == (7, f"job {job} FAILED, exit code 7: NonZeroExitCode\n")
     assert alloc("logs", job).stdout == "said\n"
-    assert state(alloc, job) == {"state": "FAILED", "word": "FAILED", "code": 7, "why": "NonZeroExitCode"}
+    assert state(alloc, job) == {"state": "FAILED", "word": "FAILED", "code": 7, "why": "NonZeroExitCode", "tasks": []}
+
+
+def test_an_array_ends_with_the_first_code_that_is_not_0(alloc: Alloc) -> None:
+    """The last of three ends well; each is a job of its own for Slurm, the last one by the id of the array."""
+    wait = "until [ $SLURM_ARRAY_TASK_ID -lt 2 ] || [ -e go ]; do sleep 0.1; done"
+    body = f"{wait}; exit $((3 * (2 - SLURM_ARRAY_TASK_ID)))"
+    job = submit(alloc, "-N", "1", "--directive", "--array=0-2", driver=["bash", "-c", body])
+    poll(lambda: True if "2 FAILED" in state(alloc, job)["word"] else None, 30, lambda: str(state(alloc, job)))
+    assert state(alloc, job)["state"] == "RUNNING"
+    Path(json.loads(alloc("show", job, "--json").stdout)["submitted_from"], "go").touch()
+    waited = alloc("wait", job)
+    assert (waited.returncode, waited.stderr.count("(2 FAILED, 1 COMPLETED), exit code 6: task 0")) == (6, 1)
+    shown = alloc("show", job).stdout
+    for line in ("task 0     FAILED, exit code 6", "task 1     FAILED, exit code 3", "task 2     COMPLETED"):
+        assert line in shown
 
 
 def test_a_signal_is_128_and_its_number(alloc: Alloc) -> None:

@@ -341,6 +341,95 @@ def test_wait_for_several_jobs_with_one_question_at_a_time(login: Login) -> None
     assert len(login.calls("squeue")) == 1
 
 
+# --------------------------------------------------------------------------------- job arrays, and other clusters
+
+
+def test_show_has_a_row_for_each_task_of_an_array(login: Login) -> None:
+    login.submit("slurm", "--directive", "--array=0-2")
+    squeue(login, "18|FAILED|768|NonZeroExitCode|17|0|", "19|RUNNING|0|None|17|1|", "17|PENDING|0|Resources|17|2|")
+    record_run(login, "29990101-000000-aaaaaaaa", "17_0", 3, "the driver ended with 3")
+    lines = login.rayhpc("show").stdout.splitlines()
+    assert lines[1:5] == [
+        "state      RUNNING (1 FAILED, 1 RUNNING, 1 PENDING)",
+        "task 0     FAILED, exit code 3: NonZeroExitCode",
+        "task 1     RUNNING",
+        "task 2     PENDING: Resources",
+    ]
+    assert lines[-1].endswith("29990101-000000-aaaaaaaa  the driver ended with 3")
+
+
+def test_wait_for_an_array_ends_with_the_first_code_that_is_not_0(login: Login) -> None:
+    login.submit()
+    squeue(login, "18|FAILED|768|None|17|0|", "19|FAILED|1792|None|17|1|", "17|COMPLETED|0|None|17|2|")
+    done = login.rayhpc("wait")
+    assert (done.exit_code, done.stderr) == (3, "job 17 FAILED (2 FAILED, 1 COMPLETED), exit code 3: task 0\n")
+    login.fake("squeue", "exit 1")  # the end is recorded, with its tasks
+    assert "task 1     FAILED, exit code 7\n" in login.rayhpc("show").stdout
+
+
+def test_a_task_that_the_scheduler_has_forgotten_still_counts(login: Login) -> None:
+    """Slurm forgets an ended task after five minutes, and many sites keep no accounts."""
+    login.submit()
+    login.fake("sacct", "exit 1")
+    squeue(login, "18|FAILED|768|None|17|0|", "19|RUNNING|0|None|17|1|")
+    assert "(1 FAILED, 1 RUNNING)" in login.rayhpc("show").stdout
+    squeue(login, "19|COMPLETED|0|None|17|1|")
+    record_run(login, "29990101-000000-aaaaaaaa", "17_2", 9)
+    done = login.rayhpc("wait")
+    assert done.exit_code == 3
+    assert "(2 FAILED, 1 COMPLETED)" in done.stderr
+
+
+def test_an_array_that_is_forgotten_altogether_is_known_by_its_runs(login: Login) -> None:
+    login.submit()
+    login.fake("sacct", "exit 1")
+    squeue(login)
+    for task, code in ((0, 0), (1, 4)):
+        record_run(login, f"29990101-00000{task}-aaaaaaaa", f"17_{task}", code)
+    assert login.rayhpc("wait").exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "said", "fakes", "code"),
+    [
+        ("pbs", "12[].pbs", {"qstat": "Job Id: 12[1].pbs\n    job_state = F\n    Exit_status = 5\n"
+                             "Job Id: 12[2].pbs\n    job_state = F\n    Exit_status = 0"}, 5),
+        ("torque", "12[].pbs", {"qstat": "Job Id: 12[1].pbs\n    job_state = C\n    exit_status = 5\n"
+                                "Job Id: 12[2].pbs\n    job_state = C\n    exit_status = 0"}, 5),
+        ("lsf", "Job <12> is submitted to queue <x>.", {"bjobs": "12|EXIT|5|-|1\n12|DONE|-|-|2"}, 5),
+    ],
+)  # fmt: skip
+def test_arrays_of_other_schedulers(login: Login, scheduler: str, said: str, fakes: dict[str, str], code: int) -> None:
+    login.fake("bsub" if scheduler == "lsf" else "qsub", f"echo '{said}'")
+    for name, printed in fakes.items():
+        login.fake(name, f"cat <<'E'\n{printed}\nE")
+    assert login.submit(scheduler).exit_code == 0
+    done = login.rayhpc("wait", "12")
+    assert (done.exit_code, "(1 FAILED, 1 COMPLETED)" in done.stderr) == (code, True), done.stderr
+
+
+def test_a_job_at_another_cluster(login: Login) -> None:
+    login.fake("sbatch", "echo '4711;beta'")
+    done = login.submit("slurm", "--directive", "--clusters=beta")
+    assert done.stdout == "4711;beta\n"
+    assert "  rayhpc alloc show '4711;beta'\n" in done.stderr
+    squeue(login, "4711|RUNNING|0|None|")
+    assert "job        4711;beta (slurm)\n" in login.rayhpc("show", "4711").stdout
+    assert login.calls("squeue")[-1][0] == "--clusters=beta"
+    login.fake("scancel", "")
+    assert login.rayhpc("cancel", "4711;beta").exit_code == 0
+    assert login.calls("scancel") == [["--clusters=beta", "4711"]]
+
+
+def test_a_record_of_an_earlier_version_has_no_tasks(login: Login) -> None:
+    login.submit()
+    file = login.directory / "allocation.json"
+    content = json.loads(file.read_text())
+    ended = {"state": "FAILED", "word": "FAILED", "code": 7, "why": ""}
+    file.write_text(json.dumps({**{k: v for k, v in content.items() if k != "tasks"}, "ended": ended}))
+    assert login.rayhpc("wait").exit_code == 7
+
+
 def test_wait_survives_a_controller_that_is_away_for_a_while(login: Login) -> None:
     login.submit()
     login.fake("squeue", "[[ $(sed -n '$=' \"$0.calls\") -ge 4 ]] && echo '17|COMPLETED|0|None|' || exit 1")

@@ -117,6 +117,38 @@ def test_slurm_without_accounts(login: Login) -> None:
     assert commands.states(SLURM, ["9999"]) == {"9999": JobState(State.UNKNOWN, "")}
 
 
+def test_jobs_at_other_clusters_are_asked_for_there(login: Login) -> None:
+    login.fake("squeue", "case $1 in --clusters=beta) echo '7|FAILED|768|None|' ;; *) echo '7|RUNNING|0|None|' ;; esac")
+    told = commands.states(SLURM, ["7", "7;beta"])
+    assert (told["7"].state, told["7;beta"].code) == (State.RUNNING, 3)
+    assert [call[:1] for call in login.calls("squeue")] == [["--noheader"], ["--clusters=beta"]]
+    login.fake("sacct", "echo '8|COMPLETED|0:0'")
+    assert commands.states(SLURM, ["8;beta"])["8;beta"].exit_code == 0
+    assert login.calls("sacct")[-1][0] == "--clusters=beta"
+    login.fake("scancel", "")
+    commands.cancel(SLURM, ["7", "7;beta", "8;beta"])
+    assert login.calls("scancel") == [["7"], ["--clusters=beta", "7", "8"]]
+
+
+def test_the_tasks_that_squeue_has_forgotten_are_in_the_accounts(login: Login) -> None:
+    login.fake("squeue", "echo '17|COMPLETED|0|None|17|2|'")
+    login.fake("sacct", "echo '17_0|FAILED|3:0'; echo '17_2|COMPLETED|0:0'")
+    told = commands.states(SLURM, ["17"])["17"]
+    assert (told.exit_code, [task for task, _ in told.tasks]) == (3, ["0", "2"])
+    login.fake("squeue", "echo '17|RUNNING|0|None|17|2|'")
+    assert commands.states(SLURM, ["17"])["17"].state is State.RUNNING
+    assert len(login.calls("sacct")) == 1
+
+
+def test_inside_a_job_its_own_cluster_is_asked(login: Login, monkeypatch: pytest.MonkeyPatch) -> None:
+    """scontrol refuses a list of clusters, which SLURM_CLUSTERS of the login shell may be."""
+    login.fake("scontrol", 'echo "StartTime=x EndTime=Unknown clusters=${SLURM_CLUSTERS-none}"')
+    monkeypatch.setenv("SLURM_CLUSTERS", "alpha,beta")
+    environ = {"SLURM_JOB_ID": "18", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "0"}
+    assert "clusters=none" in commands.describe(schedulers.SLURM, environ)[0]
+    assert login.calls("scontrol")[-1][-1] == "17_0"
+
+
 def test_a_controller_that_is_down(login: Login) -> None:
     login.fake("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
     with pytest.raises(RayhpcError, match="squeue refused to tell the jobs' states") as error:

@@ -214,6 +214,20 @@ def test_a_node_is_cleared_and_the_token_stays(tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "rh-01234567-0").exists()
 
 
+def test_the_keeper_of_a_node_that_is_started_again_knows_the_last_word(tmp_path: Path) -> None:
+    made = made_in(tmp_path)
+    made.prepare()
+    (tmp_path / "run" / ".outcome-room").write_text("x")
+    made.leave_word("killed")
+    made.clear()
+    assert made.child is not None
+    assert made.child._keeper.stdin is not None
+    made.child._keeper.stdin.close()  # as when this process is killed
+    assert until((tmp_path / "run" / "outcome.json").exists)
+    assert (tmp_path / "run" / "outcome.json").read_text() == "killed"
+    assert until(lambda: not (tmp_path / "rh-01234567-0").exists())
+
+
 def test_the_directory_is_the_nodes_and_not_the_heads(tmp_path: Path) -> None:
     spec = cluster([node(0), replace(node(1), temp_dir=str(tmp_path / "x"))])
     made = Node(assignment(spec, 1), spec.nodes[1], Options())

@@ -86,6 +86,18 @@ def test_the_code_is_the_one_that_was_decided(
     assert last.endswith(f"exit code {code}")
 
 
+def test_the_outcome_is_written_before_anything_is_given_back(end: End, tmp_path: Path) -> None:
+    """A scheduler may kill rank 0 in the middle."""
+
+    class Killed(FakeComm):
+        def send(self, _: int, message: object) -> None:
+            raise SystemExit(str(message))
+
+    with pytest.raises(SystemExit, match="Stop"):
+        end(Outcome(7, "the driver ended with 7"), Killed())
+    assert (outcome_of(tmp_path)["code"], outcome_of(tmp_path)["release_seconds"]) == (7, None)
+
+
 def test_a_fault_is_printed_and_recorded(end: End, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fault = Fault("the head is lost", ExitCode.HEAD_LOST, "rank 0 on host0", ("last words",), "look", 12.0)
     assert end(Outcome.of(fault)) == 73

@@ -47,6 +47,9 @@ def minimal(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> 
     return bool(request.param)
 
 
+AGENT = Path(services.RAY_PATH, "dashboard", "agent.py")
+
+
 def parameters(**said: Any) -> SimpleNamespace:
     return SimpleNamespace(
         **{**dict.fromkeys(AGENTS), "node_ip_address": "127.0.0.1", "include_dashboard": False, **said},
@@ -82,6 +85,17 @@ def test_a_raylet_finds_its_agents_ports(
     assert (utils.get_dashboard_dependency_error() is not None) == idle
     ours = Path(patches.__file__).with_name("deferred_agent.py")
     assert command[-1] == f"--runtime_env_agent_command=python -u {ours} {MAIN} -v"
+
+
+@pytest.mark.parametrize("minimal", [False], indirect=True)
+def test_the_agent_of_a_run_with_a_dashboard_looks_at_its_own_node(
+    started: list[list[str]], minimal: bool, tmp_path: Path
+) -> None:
+    command = [word.replace("agent.py --x=1", f"{AGENT} --x={AGENT}") for word in raylet(tmp_path)]
+    patches.leave_agents_behind(parameters(), dashboard=True)
+    services.start_ray_process(command, "raylet", fate_share=True)
+    ours = Path(patches.__file__).with_name("own_node_agent.py")
+    assert f"--dashboard_agent_command=python -u {ours} {AGENT} --x={AGENT}" in started[0]
 
 
 @pytest.mark.parametrize("minimal", [False], indirect=True)
@@ -194,6 +208,9 @@ def test_what_is_private_in_ray_is_there() -> None:
     assert Path(MAIN).is_file()
     assert Path(DASHBOARD).is_file()
     source = Path(services.__file__).read_text()
+    assert AGENT.is_file()
+    assert "find_node_ids()" in source  # what own_node_agent.py replaces
+    assert 'os.environ["RAY_NODE_ID"]' in AGENT.read_text()
     for text in ('"--dashboard_agent_command={}"', '"--num_prestart_python_workers={}"', 'f"--host={host}"'):
         assert text in source
 

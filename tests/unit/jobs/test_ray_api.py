@@ -265,6 +265,16 @@ def test_what_a_broken_live_log_did_not_bring_comes_from_the_whole_one(
     assert "".join(written) == "one\ntwo\n"
 
 
+def test_a_log_of_another_node_is_told(server: Server, dashboard: Dashboard) -> None:
+    """As Ray answers for a job on a node that is not the first of its host."""
+    head = "2026-11-21 10:00:00 INFO job_manager.py:568 -- Runtime env is setting up.\n"
+    own = f"{head}Running entrypoint for job job-1: train.py\n"
+    for code, text, lost in ((0, head, True), (0, own, False), (None, head, False), (0, "", True)):
+        dashboard.tells(row(status="SUCCEEDED", driver_exit_code=code))
+        warning = ray_api.lost_output(ray_api.one(server, "job-1"), text)
+        assert ("has it as job-driver-job-1.log" in warning) == lost
+
+
 # ------------------------------------------------------------------------------------------- which clusters, which job
 
 

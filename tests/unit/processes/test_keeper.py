@@ -899,3 +899,63 @@ def test_no_core_files_and_the_hard_limit_stays() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "0\n"
+
+
+# The last word.
+
+SPEAKER = """
+import os, sys
+from pathlib import Path
+from rayhpc.processes.keeper_process import Keeping
+from rayhpc.processes.children import Child, Order, until_gone
+when, room, file = sys.argv[1:]
+child = Child(Keeping("test/0", 1, 2))
+if when != "without a command":
+    child.run(Order(argv=["sleep", "1000"], env={}))
+child.leave_word(Path(room), Path(file), "killed")
+print(child.keeper_pid, flush=True)
+os.read(0, 1)
+child.end()
+until_gone([child], 10.0)
+"""
+
+
+def speaker(yard: Yard, when: str) -> tuple[subprocess.Popen[bytes], int]:
+    """An owner that has left its word, and the keeper."""
+    command = [sys.executable, "-c", SPEAKER, when, str(yard.place / "room"), str(yard.place / "word")]
+    made = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(os.environ))
+    assert made.stdout is not None
+    return made, int(made.stdout.readline())
+
+
+def written(yard: Yard) -> dict[str, str]:
+    found = ((name, yard.place / name) for name in ("room", "word"))
+    return {name: file.read_text() for name, file in found if file.exists()}
+
+
+@pytest.mark.parametrize("when", ["with a command", "without a command"])
+def test_the_word_of_an_owner_that_is_killed_is_written_into_its_room(yard: Yard, when: str) -> None:
+    (yard.place / "room").write_text("x" * 1000)
+    owner, keeper_pid = speaker(yard, when)
+    with owner:
+        owner.kill()
+    assert gone(keeper_pid)
+    assert written(yard) == {"word": "killed"}
+
+
+def test_an_owner_that_has_spoken_is_not_corrected(yard: Yard) -> None:
+    (yard.place / "word").write_text("its own")
+    owner, keeper_pid = speaker(yard, "with a command")
+    with owner:
+        owner.kill()
+    assert gone(keeper_pid)
+    assert written(yard) == {"word": "its own"}
+
+
+def test_nobody_speaks_for_an_owner_that_ends_in_order(yard: Yard) -> None:
+    (yard.place / "room").write_text("x")
+    owner, keeper_pid = speaker(yard, "with a command")
+    with owner:
+        assert owner.communicate(b"x") == (b"", None)
+    assert gone(keeper_pid)
+    assert written(yard) == {"room": "x"}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rayhpc.cli.main import main
-from rayhpc.errors import ExitCode, RayhpcError
-from rayhpc.records import run_directory, runs
+from rayhpc.errors import ExitCode, Fault, RayhpcError
+from rayhpc.model import Outcome
+from rayhpc.records import outcome_file, run_directory, runs
+from rayhpc.records.outcome_file import Pulse
 from tests.unit.making import HOSTILE, cluster, code_of, story_events
 
 PNG = b"\x89PNG\r\n"
@@ -23,7 +27,7 @@ PNG = b"\x89PNG\r\n"
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where a user is who has run something: rayhpc-runs with two runs, an allocation's record and `latest`."""
     monkeypatch.chdir(tmp_path)
-    record("20261121-100000-aaaaaaaa", ["train.py", "--lr", "3e-4"], code=0, batch_job_id="17")
+    record("20261121-100000-aaaaaaaa", ["train.py", "--lr", "3e-4"], code=0, batch_job_id="17", scheduler="slurm")
     record("20261121-110000-bbbbbbbb", None, batch_job_id="18")
     Path("rayhpc-runs/allocations/20261121-100000-cccccccc").mkdir(parents=True)
     return tmp_path
@@ -32,12 +36,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def record(name: str, command: Sequence[str] | None, code: int = 0, **spec: Any) -> Path:
     """A run of three nodes as the bootstrap records it; command: None for one that goes on."""
     directory = run_directory.create("rayhpc-runs", name)
+    Pulse(directory).close()
     run_directory.write_json(directory / "cluster.json", cluster(3, **spec))
-    lines = [entry for entry in story_events() if command is not None or entry["at"] < 119.0]
+    first, *others = story_events()
+    lines = [{**first, "command": command or ["train.py", "--lr", "1"]}, *others]
+    lines = [entry for entry in lines if command is not None or entry["at"] < 119.0]
     (directory / "events.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in lines))
     if command is not None:
         ended = {"code": code, "cause": f"the driver ended with {code}", "command": command}
-        run_directory.write_json(directory / "outcome.json", ended)
+        outcome_file.write(directory, ended)
     return directory
 
 
@@ -50,7 +57,7 @@ def test_list(home: Path) -> None:
     assert [line.split("\t") for line in done.stdout.splitlines()] == [
         ["RUN", "JOB", "NODES", "CODE", "CAUSE", "COMMAND"],
         ["20261121-100000-aaaaaaaa", "17", "3", "0", "the driver ended with 0", "train.py --lr 3e-4"],
-        ["20261121-110000-bbbbbbbb", "18", "3", "", "no outcome yet", ""],
+        ["20261121-110000-bbbbbbbb", "18", "3", "", "running", "train.py --lr 1"],
     ]
     assert (done.exit_code, done.stderr) == (0, "")
 
@@ -60,9 +67,92 @@ def test_list_for_programs(home: Path) -> None:
     assert first == {
         "id": "20261121-100000-aaaaaaaa", "directory": str(home / "rayhpc-runs/20261121-100000-aaaaaaaa"),
         "batch_job_id": "17", "nodes": 3, "hosts": 3, "code": 0, "cause": "the driver ended with 0",
-        "command": ["train.py", "--lr", "3e-4"],
+        "command": ["train.py", "--lr", "3e-4"], "silence": None,
     }  # fmt: skip
-    assert (second["code"], second["command"]) == (None, [])
+    assert (second["code"], second["command"]) == (None, ["train.py", "--lr", "1"])
+    assert 0 <= second["silence"] < 60
+
+
+@pytest.mark.parametrize(
+    ("silent", "words"),
+    [
+        (80, "running"),
+        (100, "not heard of for 100 s: lost, or suspended"),
+        (3 * 86400, "not heard of for 3 d: lost, or suspended"),
+        (None, "no outcome"),
+    ],
+)
+def test_a_lost_run_is_told_from_a_living_one(home: Path, silent: float | None, words: str) -> None:
+    room = Path("rayhpc-runs/latest/.outcome-room")
+    if silent is None:  # as an earlier version leaves it
+        room.unlink()
+    else:
+        os.utime(room, (time.time() - silent,) * 2)
+    assert rayhpc("list").stdout.splitlines()[-1].split("\t")[4] == words
+    assert f"state      {words}\n" in rayhpc("show").stdout
+
+
+def test_show_a_run_that_has_ended(home: Path) -> None:
+    done = rayhpc("show", "20261121-100000-aaaaaaaa")
+    directory = home / "rayhpc-runs/20261121-100000-aaaaaaaa"
+    began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(101.0))
+    assert done.stdout.splitlines() == [
+        "run        20261121-100000-aaaaaaaa",
+        "state      the driver ended with 0; exit code 0",
+        "job        17 (slurm)",
+        f"began      {began}, up after 7.0 s, over after 19.4 s",
+        "hosts      host0, host1, host2; 3 Ray nodes on 3 hosts",
+        "versions   Ray 2.60.0, Python 3.11.7, rayhpc 0.1.0",
+        "driver     train.py --lr 3e-4",
+        f"directory  {directory}",
+        "           cluster.json             what the ranks agreed on",
+        "           events.jsonl             what happened when, a line each",
+        "           outcome.json             how it ended",
+        "next       rayhpc alloc logs 17",
+        f"next       rayhpc runs plot {directory}",
+    ]
+    assert (done.exit_code, done.stderr) == (0, "")
+
+
+def test_show_without_a_word_is_the_newest_which_runs(home: Path) -> None:
+    lines = rayhpc("show").stdout.splitlines()
+    assert lines[:2] == ["run        20261121-110000-bbbbbbbb", "state      running"]
+    assert "next       rayhpc cluster show 20261121-110000-bbbbbbbb" in lines
+    assert not [line for line in lines if "over after" in line or "outcome" in line]
+
+
+def test_show_a_fault_with_its_parts_and_many_logs(home: Path) -> None:
+    directory = record("20261121-120000-dddddddd", None)
+    fault = Fault("the Ray node ended with 1", ExitCode.BRING_UP, "rank 7 on a", ("no Ray", "bye"), "see rank-7.log")
+    outcome_file.write(directory, outcome_file.record(Outcome.of(fault), ["train.py"], 0.1, ["rank 1 is silent"]))
+    for name in ("rank-0.log", "rank-2.log", "rank-9.log", "rank-10.log", "ray-logs.tar.gz"):
+        (directory / name).write_text("")
+    said = rayhpc("show", "20261121-120000-dddddddd").stdout
+    for line in (
+        "state      the Ray node ended with 1; exit code 71",
+        "means      a Ray node did not start, or ended before the cluster was up",
+        "where      rank 7 on a",
+        "evidence   no Ray",
+        "           bye",
+        "to do      see rank-7.log",
+        "problem    rank 1 is silent",
+        "           rank-0.log … rank-10.log what `ray start` printed on a rank",
+        f"next       tar tzf {directory}/ray-logs.tar.gz",
+    ):
+        assert f"{line}\n" in said
+
+
+def test_show_for_programs(home: Path) -> None:
+    shown = json.loads(rayhpc("show", "latest", "--json").stdout)
+    assert (shown["id"], shown["outcome"]) == ("20261121-110000-bbbbbbbb", {})
+    assert shown["cluster"]["run_id"] == "20261121-094408-01234567"
+
+
+def test_show_a_run_that_was_lost_with_its_first_lines(home: Path) -> None:
+    Path("rayhpc-runs/latest/events.jsonl").write_text("")
+    done = rayhpc("show")
+    assert done.exit_code == 0
+    assert "driver     not known" in done.stdout
 
 
 def test_list_of_nothing(tmp_path: Path) -> None:

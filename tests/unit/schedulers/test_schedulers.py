@@ -14,7 +14,19 @@ from hypothesis import strategies as st
 
 from rayhpc import schedulers
 from rayhpc.schedulers import SYSTEMS, cobalt, lsf, pbs, slurm
-from rayhpc.schedulers.facts import BatchSystem, JobState, Request, Scheduler, State, last_match, number, short
+from rayhpc.schedulers.facts import (
+    BatchSystem,
+    JobState,
+    Request,
+    Scheduler,
+    State,
+    cluster_of,
+    job_of,
+    last_match,
+    number,
+    short,
+    task_of,
+)
 
 FULL: dict[str, Any] = {
     "nodes": 4, "time": "60", "account": "acct", "queue": "debug", "cpus_per_node": 32,
@@ -210,7 +222,8 @@ No reservation for this job
 2026
 """
 PRINTED = {
-    "slurm": [("123\n", "123"), ("123;cluster\n", "123"), ("Submitted batch job 123\n", "123")],
+    "slurm": [("123\n", "123"), ("123;beta\n", "123;beta"), ("Submitted batch job 123\n", "123"),
+              ("Submitted batch job 123 on cluster beta\n", "123;beta")],
     "pbs": [("123.server.domain\n", "123.server.domain"), ("123\n", "123"), ("123[].pbs\n", "123[].pbs")],
     "torque": [("123.server\n", "123.server")],
     "cobalt": [('Job routed to queue "debug".\nMemory mode set to cache quad for queue debug\n123\n', "123")],
@@ -599,7 +612,11 @@ def test_the_hosts_of_a_job(tmp_path: Path) -> None:
 
 
 def test_small_words() -> None:
-    assert (short("123.server.domain"), short("123"), short("123[].x")) == ("123", "123", "123[]")
+    ids = ["123.server.domain", "123", "123[].x", "123;beta", "123_4", "123[4].x", "123[4]", "name"]
+    assert [short(job_id) for job_id in ids] == ["123", "123", "123", "123", "123_4", "123_4", "123_4", "name"]
+    assert [job_of(job_id) for job_id in ids] == ["123"] * 7 + ["name"]
+    assert [task_of(job_id) for job_id in ids] == [""] * 4 + ["4"] * 3 + [""]
+    assert [cluster_of(job_id) for job_id in ids] == ["", "", "", "beta", "", "", "", ""]
     assert (number("12"), number(""), number("-1"), number("²"), number("9" * 30)) == (12, None, None, None, None)
     assert last_match("a(.)", "ab\nac d ae") == "e"
     assert last_match("a(.)", "") is None
