@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rayhpc import paths
@@ -137,5 +138,6 @@ class Leader:
 
     def _stop_node(self, order: Stop) -> Stopped:
         """Rank 0's own node, while the others stop theirs."""
-        self._node.keep_first_words()
-        return teardown.stop_rank(self._plan.assignment, HEAD_RANK, self._node.child, order)
+        problems = self._node.shortages()
+        stopped = teardown.stop_rank(self._plan.assignment, HEAD_RANK, self._node.child, order)
+        return replace(stopped, problems=(*problems, *stopped.problems))

@@ -207,6 +207,16 @@ def test_a_driver_that_forks_daemons(jobs: Jobs, here: Path) -> None:
     met(Cell(INPUT, "a driver that forks daemons (setsid, double fork, empty environment)", "0, none of them is left"))
 
 
+def test_a_driver_that_kills_its_parent(jobs: Jobs, here: Path) -> None:
+    (here / "kills.py").write_text("import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\n" + SUM)
+    job = jobs.start("kills.py", ranks=0)
+    assert job.wait() == 137, job.output()
+    words = "the driver's parent, a keeper of rayhpc, was killed by SIGKILL, and the driver with it"
+    assert words in job.output()
+    assert job.record("outcome.json")["cause"] == words
+    met(Cell(INPUT, "a driver that kills its parent", f"137: '{words}'"))
+
+
 @pytest.mark.parametrize("closed", ["<&-", "<&- >&- 2>&-"], ids=["input", "all three"])
 def test_standard_streams_are_closed(jobs: Jobs, here: Path, closed: str) -> None:
     (here / "ends.py").write_text(SUM + "print(repr(sys.stdin.read()))\nsys.exit(5)\n")

@@ -186,6 +186,10 @@ def test_a_ray_process_ends_the_run(jobs: Jobs, fault: Fault) -> None:
 
 
 LOST_ENDED = r"LOST rank 1 on \S+: the Ray node ended with 1; the run goes on with 1 node"
+LOST_KEEPER = (
+    r"LOST rank 1 on \S+: the Ray node's parent, a keeper of rayhpc, was killed by SIGKILL, and the node with it; "
+    r"the run goes on with 1 node"
+)
 LOST_KILLED = r"LOST rank 1 on \S+: the Ray node was killed by SIGKILL; the run goes on with 1 node"
 LOST_DEAD = r"LOST rank 1 on \S+: Ray has declared the node dead; the run goes on with 1 node"
 LOST = r"LOST rank 1 on \S+: .*; the run goes on with 1 node"
@@ -202,7 +206,7 @@ LOST_RANK = r"LOST rank 1 on \S+: the rank has not been heard of for 12 s; the r
     Fault("stand-in for a worker's dashboard agent", SIGTERM, dashboards_stand_in, None, LOST, DEATH),
     Fault("worker's runtime environment agent", SIGKILL, runtime_env_agent, None, LOST, DEATH),
     Fault("worker's runtime environment agent", SIGTERM, runtime_env_agent, None, LOST, DEATH),
-    Fault("worker's keeper", SIGKILL, worker_keeper, None, LOST_KILLED, DEATH),
+    Fault("worker's keeper", SIGKILL, worker_keeper, None, LOST_KEEPER, DEATH),
     quick=("worker raylet, SIGKILL",),
 )
 def test_a_ray_process_costs_its_node(jobs: Jobs, fault: Fault) -> None:
