@@ -427,6 +427,30 @@ def test_the_launcher_is_ended(jobs_of: Jobs) -> None:
     met(Cell(FAULTS, f"mpiexec, SIGTERM; {jobs_of.mpi.name}, one host", f"{code}", seconds, DEATH + GIVEN_BACK))
 
 
+def test_a_script_above_the_launcher_is_killed(jobs: Jobs) -> None:
+    """Intel's mpirun is such a script; this one is a stand-in above MPICH's mpiexec, which the run goes on with."""
+    directory = jobs.directory / "job"
+    directory.mkdir()
+    (directory / "driver.py").write_text(DRIVER)
+    start = [*jobs.mpi.mpirun, "-np", "2", jobs.mpi.python, "-m", "rayhpc.start", "driver.py"]
+    job = jobs.start_raw("sh", "-c", '"$@"; exit $?', "mpirun", *start)
+    job.until("driver up", 120)
+    victims = Victims(job.run.name)
+    run = Run(job, victims, (victims.rank(0), victims.rank(1)))
+    mpiexec = parent_of(parent_of(run.ranks[0]))
+    assert parent_of(mpiexec) == job.process.pid
+    job.process.kill()
+    assert job.wait() == -SIGKILL
+    os.kill(run.ranks[0], signal.SIGUSR1)
+    assert until(lambda: "a task ran in" in job.output(), 30), job.output()
+    began = run.hit(mpiexec, SIGTERM)
+    assert until(lambda: not launched_in(directory), 30), job.output()
+    assert "last words" in job.output()
+    outcome = "goes on; given back after SIGTERM to mpiexec (the seconds)"
+    what = "a shell script above mpiexec, as Intel's mpirun is, SIGKILL; MPICH, one host"
+    met(Cell(FAULTS, what, outcome, time.monotonic() - began, DEATH + GIVEN_BACK))
+
+
 def test_the_launcher_is_stopped(jobs: Jobs) -> None:
     """The run neither needs it nor waits for it: all is given back, and its code comes when it is continued."""
     run = bring_up(jobs)
