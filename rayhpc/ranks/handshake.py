@@ -95,7 +95,7 @@ class Wait:
         """Print once who is missing, when the wait has become long."""
         if not self._named and time.monotonic() > self._began + LATE_SECONDS:
             self._named = True
-            self._tell(f"after {LATE_SECONDS:g} s {text()}")
+            self._tell(f"not here after {LATE_SECONDS:g} s: {text()}")
 
     def progress(self, text: str) -> bool:
         """Print the state of the handshake where it has changed; True if it was printed."""
@@ -183,7 +183,7 @@ class _Admission:
         hosts = {place.rpartition(" ")[2] for place in here}
         empty = [host for host in self._wait.hosts if host.partition(".")[0] not in hosts]
         nobody = f"; nobody has come from {shortened(empty)}" if empty else ""
-        return f"{who} missing; here: {shortened(here)}{nobody}"
+        return f"{who}; here: {shortened(here)}{nobody}"
 
     def _missing_ranks(self) -> list[str]:
         """The numbers of those that are missing; none where the ranks that are here have none."""

@@ -209,8 +209,8 @@ def test_what_listens_there_is_something_else(room: Room) -> None:
 @pytest.mark.parametrize(
     ("rank", "words"),
     [
-        (2, "rank 1, 3 missing; here: rank 0 on h0, rank 2 on h2; nobody has come from h1.site, h3"),
-        (None, "2 of 4 ranks missing; here: rank 0 on h0, rank 2 on h2; nobody has come from h1.site, h3"),
+        (2, "rank 1, 3; here: rank 0 on h0, rank 2 on h2; nobody has come from h1.site, h3"),
+        (None, "2 of 4 ranks; here: rank 0 on h0, rank 2 on h2; nobody has come from h1.site, h3"),
     ],
 )
 def test_who_is_missing_is_told_once_the_wait_is_long(
@@ -221,4 +221,4 @@ def test_who_is_missing_is_told_once_the_wait_is_long(
     room.do("head", lambda: gather(room.listener, SECRET, 4, PAYLOAD, wait))
     room.join("rank 2 on h2", rank)
     room.ended()
-    assert [line for line in room.told if line.startswith("after")] == [f"after 2 s {words}"]
+    assert [line for line in room.told if line.startswith("not here")] == [f"not here after 2 s: {words}"]
