@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.report import Row, place_name
 
-_PANELS = (("first_task", "time to first task, s"), ("job", "whole job, s"), ("release", "time to release, s"))
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_PANELS = (("first_task", "time to first task"), ("job", "whole job"), ("release", "time to release"))
 
 
 @dataclass(frozen=True)
@@ -40,36 +45,63 @@ def bars(table: Sequence[Row], place: str, metric: str) -> list[Bar]:
 
 def draw(table: Sequence[Row], place: str, file: Path) -> None:
     """A panel for each metric, a group of bars for each number of nodes; whiskers from the least to the greatest."""
+    from matplotlib import pyplot
+
+    made = picture(table, place)
+    made.savefig(file, dpi=120)
+    pyplot.close(made)
+
+
+def picture(table: Sequence[Row], place: str) -> Figure:
+    """What draw() saves."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from matplotlib.ticker import LogLocator, NullFormatter
 
     sizes = sorted({row.nodes for row in table if row.place == place})
     shown = [(metric, title) for metric, title in _PANELS if bars(table, place, metric)]
     names = list(dict.fromkeys(row.contender for row in table if row.place == place))
-    figure, panels = pyplot.subplots(1, len(shown), figsize=(4.5 * len(shown), 4), layout="constrained", squeeze=False)
-    width = 0.8 / len(names)
+    width = max(4.5, 0.3 * len(names) * len(sizes))  # so wide that a label does not reach the next bar
+    figure, panels = pyplot.subplots(
+        1, len(shown), figsize=(width * len(shown), 4.2), layout="constrained", squeeze=False
+    )
     for panel, (metric, title) in zip(panels[0], shown, strict=True):
-        for place_in_group, name in enumerate(names):
-            own = [bar for bar in bars(table, place, metric) if bar.contender == name]
-            drawn = panel.bar(
-                [bar.group + (place_in_group - (len(names) - 1) / 2) * width for bar in own],
-                [bar.height for bar in own], width, label=name, capsize=2,
-                yerr=[[bar.below for bar in own], [bar.above for bar in own]],
-            )  # fmt: skip
-            panel.bar_label(drawn, [f"{bar.height:.1f}" for bar in own], fontsize=7, padding=2)
+        _draw_bars(panel, bars(table, place, metric), names)
         panel.set_title(title)
         panel.set_xticks(range(len(sizes)), [place_name(place, size) for size in sizes])
-        panel.set_yscale("log")
-        panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        panel.yaxis.set_minor_formatter(NullFormatter())
-        panel.yaxis.set_major_formatter("{x:g}")
-        panel.tick_params(axis="y", which="both", labelsize=8)
+        _scale(panel)
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names), fontsize=8)
-    figure.savefig(file, dpi=120)
-    pyplot.close(figure)
+    return figure
+
+
+def _draw_bars(panel: Axes, found: Sequence[Bar], names: Sequence[str]) -> None:
+    """The bars of one panel, each with its median above its whisker."""
+    width = 0.86 / len(names)
+    for place_in_group, name in enumerate(names):
+        own = [bar for bar in found if bar.contender == name]
+        drawn = panel.bar(
+            [bar.group + (place_in_group - (len(names) - 1) / 2) * width for bar in own],
+            [bar.height for bar in own], width, label=name, capsize=2,
+            yerr=[[bar.below for bar in own], [bar.above for bar in own]],
+        )  # fmt: skip
+        panel.bar_label(drawn, [f"{bar.height:.1f}" for bar in own], fontsize=6.5, padding=2)
+
+
+def _scale(panel: Axes) -> None:
+    """A logarithmic axis that says so, with room for the labels above."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    panel.set_yscale("log")
+    panel.set_ylabel("seconds, logarithmic scale", fontsize=8)
+    panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    panel.yaxis.set_minor_formatter(NullFormatter())
+    panel.yaxis.set_major_formatter("{x:g}")
+    panel.tick_params(axis="y", which="both", labelsize=8)
+    panel.set_axisbelow(True)
+    panel.grid(axis="y", alpha=0.3)
+    low, high = panel.get_ylim()
+    panel.set_ylim(low, high * 1.15)
 
 
 def draw_growth(numbers: Sequence[int], panels: Mapping[str, Mapping[str, Sequence[float]]], file: Path) -> None:
@@ -87,7 +119,8 @@ def draw_growth(numbers: Sequence[int], panels: Mapping[str, Mapping[str, Sequen
         panel.set_xscale("log", base=2)
         panel.set_yscale("log")
         panel.set_xticks(numbers, [str(number) for number in numbers])
-        panel.set_xlabel("ranks", fontsize=9)
+        panel.set_xlabel("ranks, logarithmic scale", fontsize=9)
+        panel.set_ylabel("logarithmic scale", fontsize=8)
         panel.yaxis.set_major_formatter("{x:g}")
         panel.grid(alpha=0.3)
         panel.legend(fontsize=8, loc="upper left")

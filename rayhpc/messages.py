@@ -29,7 +29,8 @@ class SignalArrived:
 class NodeEnded:
     """The `ray start` of a rank ended; code is -n for signal n; tail is what it last wrote.
 
-    restart: 0 for the node's first start, n for what RestartNode(n) began.
+    restart: 0 for the node's first start, n for what RestartNode(n) began; keeper: how the keeper above it ended, where
+    that went first, else 0.
     """
 
     rank: int
@@ -37,6 +38,7 @@ class NodeEnded:
     code: int
     tail: tuple[str, ...] = ()
     restart: int = 0
+    keeper: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,10 @@ class RankFailed:
 
 @dataclass(frozen=True)
 class DriverEnded:
-    """The driver ended; code is -n for signal n."""
+    """The driver ended; code is -n for signal n; keeper: how its keeper ended, where that went first, else 0."""
 
     code: int
+    keeper: int = 0
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,8 @@ class RankResources:
     """What one rank finds on its host: everything it may use, before the host's share is divided.
 
     cpus: ids of the CPUs in its affinity mask; cpu_limit: whole CPUs that the cgroup grants; scheduler_cpus: the
-    scheduler's figure for the host, None where it names none; memory and shm in bytes; argv: the driver as
-    it is executed, on rank 0 alone.
+    scheduler's figure for the host, None where it names none; memory and shm in bytes; address_space: of a process, in
+    bytes, None where it has no limit; argv: the driver as it is executed, on rank 0 alone.
     """
 
     rank: int
@@ -70,6 +70,7 @@ class RankResources:
     launcher: str
     warnings: tuple[str, ...] = ()
     argv: tuple[str, ...] = ()
+    address_space: int | None = None
 
 
 @dataclass(frozen=True)

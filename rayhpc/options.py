@@ -7,6 +7,10 @@ from typing import Any
 
 # Ray refuses object stores below 75 MiB.
 OBJECT_STORE_MINIMUM = 80 * 2**20
+# Every process of Ray maps the whole object store, and more: with 1300 MiB beside it (`prlimit --as`, Ray 2.60 on two
+# CPUs) a driver could not load pyarrow, with 1420 not always, with 1500 it ran; one with RLlib maps 3 GiB.
+LEAST_ADDRESS_SPACE = 1500 * 2**20
+AMPLE_ADDRESS_SPACE = 4 * 2**30
 # Options that `rayhpc node worker` has as well: what may differ from host to host, and how long it waits.
 WORKER_OPTIONS = ("interface", "temp_dir", "timeout")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rayhpc import paths
 from rayhpc.bootstrap import readiness
+from rayhpc.bootstrap.decision import named
 from rayhpc.bootstrap.node import Node
 from rayhpc.bootstrap.run_context import RunContext
 from rayhpc.bootstrap.supervise import Supervisor
@@ -114,4 +115,7 @@ class BringUp:
 
     def _verdict(self) -> Outcome | None:
         options, console = self._context.options, self._context.console
-        return readiness.verdict(self._supervisor.table, self.spec, options, console, self._timeout)
+        outcome = readiness.verdict(self._supervisor.table, self.spec, options, console, self._timeout)
+        if outcome is None or outcome.fault is None or HEAD_RANK in {node.rank for node in self.alive}:
+            return outcome
+        return Outcome.of(named(replace(outcome.fault, evidence=(*self._node.evidence(), *outcome.fault.evidence))))

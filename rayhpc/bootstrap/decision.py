@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from rayhpc.bootstrap.shortage import lacking, remedy, shortage
 from rayhpc.errors import ExitCode, Fault, assert_never, signal_name
 from rayhpc.messages import (
     ENDING,
@@ -46,6 +47,8 @@ def decide(history: Sequence[Event], policy: Policy) -> Outcome | None:
     ending = 0
     for event in history:
         match event:
+            case DriverEnded(code=code, keeper=keeper) if keeper:
+                return Outcome(128 - code, _with_keeper("driver", "driver", keeper))
             case DriverEnded(code=code):
                 # Ray's handler of a signal ends the driver with the signal's number.
                 code = -code if ending and code == ending else code
@@ -78,6 +81,12 @@ def decide(history: Sequence[Event], policy: Policy) -> Outcome | None:
     return None
 
 
+def _with_keeper(what: str, who: str, code: int) -> str:
+    """What went with its keeper, which was killed."""
+    how = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with {code}"
+    return f"the {what}'s parent, a keeper of rayhpc, {how}, and the {who} with it"
+
+
 def _driver_cause(code: int) -> str:
     if code < 0:
         return f"the driver was ended by {signal_name(-code)}"
@@ -97,12 +106,14 @@ def _node_outcome(event: NodeEnded | NodeDead | RankSilent, policy: Policy, lost
     code = ExitCode.NODE_LOST if policy.up else ExitCode.BRING_UP
     step = f"see {policy.log_dir}/rank-{event.rank}.log" + (" and ray-logs.tar.gz" if policy.up else "")
     fault = Fault(what, code, f"rank {event.rank} on {event.host}", evidence, step)
-    return Outcome.of(fault if policy.up else _named(fault))
+    return Outcome.of(fault if policy.up else named(fault))
 
 
 def loss(event: NodeEnded | NodeDead | RankSilent) -> str:
     """The loss of a node, as messages describe it."""
     match event:
+        case NodeEnded(keeper=keeper) if keeper:
+            return _with_keeper("Ray node", "node", keeper)
         case NodeEnded(code=code):
             how = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with {code}"
             return f"the Ray node {how}"
@@ -119,11 +130,14 @@ def _head_fault(policy: Policy, what: str, evidence: tuple[str, ...]) -> Fault:
     head = policy.nodes[0]
     step = f"see {policy.log_dir}/rank-0.log and the archive of Ray's logs beside it"
     fault = Fault(f"the head is lost: {what}" if policy.up else what, code, head.place, evidence, step)
-    return fault if policy.up else _named(fault)
+    return fault if policy.up else named(fault)
 
 
-def _named(fault: Fault) -> Fault:
-    """The fault of a node that did not start, named by its cause where its output says that Ray cannot be imported."""
+def named(fault: Fault) -> Fault:
+    """The fault of a node that did not start, named by its cause where its output says it."""
+    if short := shortage(fault.evidence):
+        what = f"{fault.what}: Ray lacks {lacking(short)}"
+        return replace(fault, what=what, code=ExitCode.CONFIGURATION, next_step=f"{remedy(short)}; {fault.next_step}")
     why = [line for line in fault.evidence if line.startswith(_IMPORT_ERRORS)]
     if not why:
         return fault

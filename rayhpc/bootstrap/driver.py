@@ -191,7 +191,7 @@ def ended(argv: Sequence[str], child: Child) -> DriverEnded | RankFailed:
     """The event of the driver's end, or of its refusal by the kernel."""
     if child.failed is not None:
         return RankFailed(HEAD_RANK, refusal(argv, child.failed))
-    return DriverEnded(child.code or 0)
+    return DriverEnded(child.code or 0, child.keeper_code)
 
 
 def refusal(argv: Sequence[str], failed: tuple[int, str]) -> Fault:

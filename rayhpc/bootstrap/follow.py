@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from rayhpc.bootstrap import teardown
 from rayhpc.bootstrap.node import Node
@@ -145,9 +146,9 @@ class Follower:
 
     def _stop(self, order: Stop) -> Stopped:
         node = self._worker.node if self._worker else None
-        if node:
-            node.keep_first_words()
-        return teardown.stop_rank(self._assignment, self._comm.rank, node.child if node else None, order)
+        problems = node.shortages() if node else ()
+        stopped = teardown.stop_rank(self._assignment, self._comm.rank, node.child if node else None, order)
+        return replace(stopped, problems=(*problems, *stopped.problems))
 
     def _end_all(self) -> None:
         """Say why and end every rank: nobody else can, once rank 0 is gone."""

@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rayhpc import paths
@@ -24,7 +25,6 @@ from rayhpc.ranks.comm import internal
 from rayhpc.records import outcome_file, run_directory
 from rayhpc.records.outcome_file import Pulse
 from rayhpc.records.registration import Registration
-from rayhpc.user_input.secret_names import shown_words
 from rayhpc.user_input.secret_names import shown_words
 
 Stage = Callable[[], Outcome | None]
@@ -152,5 +152,6 @@ class Leader:
 
     def _stop_node(self, order: Stop) -> Stopped:
         """Rank 0's own node, while the others stop theirs."""
-        self._node.keep_first_words()
-        return teardown.stop_rank(self._plan.assignment, HEAD_RANK, self._node.child, order)
+        problems = self._node.shortages()
+        stopped = teardown.stop_rank(self._plan.assignment, HEAD_RANK, self._node.child, order)
+        return replace(stopped, problems=(*problems, *stopped.problems))

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rayhpc import paths
+from rayhpc.bootstrap.shortage import lacking, remedy, shortage
 from rayhpc.bootstrap.start_retries import reason_to_retry
 from rayhpc.errors import RayhpcError, configuration
-from rayhpc.host import network
+from rayhpc.host import network, this_host
 from rayhpc.inside_ray import names
 from rayhpc.messages import Milestone, NodeEnded
 from rayhpc.model import HEAD_RANK, Assignment, NodeSpec
@@ -27,6 +28,8 @@ from rayhpc.records import registry, run_directory
 from rayhpc.records.token import write_authentication
 
 _GONE_SECONDS = 5.0
+# Lines of a log in which a cause is looked for: C++ frames follow it.
+_SEARCHED = 40
 
 
 class Node:
@@ -44,6 +47,7 @@ class Node:
         self._starts = self._restart = 0
         self._early_output = b""
         self._last_word = ""
+        self._refused_before = this_host.refused_processes()
         self._assignment = assignment
         self._options = options
 
@@ -168,7 +172,7 @@ class Node:
     def ended(self, child: Child) -> NodeEnded:
         """The event of the node's end, with what it last wrote."""
         code = child.code if child.code is not None else 127
-        return NodeEnded(self.spec.rank, self.spec.host, code, self.evidence(), self._restart)
+        return NodeEnded(self.spec.rank, self.spec.host, code, self.evidence(), self._restart, child.keeper_code)
 
     def discard(self) -> None:
         """Remove the private directory of a node that was never started, if it is ours."""
@@ -181,9 +185,8 @@ class Node:
     def _retry_reason(self) -> str:
         """Why the node that ended is started once more; empty where it is not."""
         self.keep_first_words()
-        logs = Path(paths.ray_temp_dir(self.spec.temp_dir), "session_latest", "logs")
-        files = [self.log, *logs.glob("gcs_server.*"), *logs.glob("raylet.*")]
-        lines = [line for file in files for line in run_directory.last_lines(file, 40)]
+        files = [self.log, *self._logs.glob("gcs_server.*"), *self._logs.glob("raylet.*")]
+        lines = [line for file in files for line in run_directory.last_lines(file, _SEARCHED)]
         return reason_to_retry(self._starts, lines, self.spec.rank == HEAD_RANK and bool(self._options.port))
 
     def keep_first_words(self) -> None:
@@ -195,12 +198,30 @@ class Node:
                 self._early_output = b""
 
     def evidence(self, count: int = 10) -> tuple[str, ...]:
-        """The last lines of the node's log and of what its daemons wrote to standard error."""
+        """The last lines of the node's log and of its daemons' standard error; of a shortage, the line that says it."""
         self.keep_first_words()
-        logs = Path(paths.ray_temp_dir(self.spec.temp_dir), "session_latest", "logs")
-        files = [self.log, logs / "gcs_server.err", logs / "raylet.err"]
-        lines = [line for file in files for line in run_directory.last_lines(file, count)]
-        return tuple([*self._early_output.decode(errors="replace").splitlines(), *lines][-count:])
+        files = [self.log, self._logs / "gcs_server.err", self._logs / "raylet.err"]
+        lines = [line for file in files for line in run_directory.last_lines(file, max(count, _SEARCHED))]
+        last = [line for file in files for line in run_directory.last_lines(file, count)]
+        if short := shortage(lines):
+            return (short, *run_directory.last_lines(self.log, 2))
+        return tuple([*self._early_output.decode(errors="replace").splitlines(), *last][-count:])
+
+    def shortages(self) -> tuple[str, ...]:
+        """What the kernel has refused to this node while it ran, for the user; empty if nothing."""
+        self.keep_first_words()
+        files = [self.log, *sorted(self._logs.glob("*.err"))]
+        short = shortage(line for file in files for line in run_directory.last_lines(file, _SEARCHED))
+        refused = this_host.refused_processes() - self._refused_before
+        found = [f"Ray has lacked {lacking(short)}: {remedy(short)}"] if short else []
+        if refused > 0:
+            found += [f"the cgroup has refused processes or threads: its pids.max is {this_host.process_limit()}"]
+        return tuple(found)
+
+    @property
+    def _logs(self) -> Path:
+        """Where Ray's daemons and workers write."""
+        return Path(paths.ray_temp_dir(self.spec.temp_dir), "session_latest", "logs")
 
 
 def start_arguments(assignment: Assignment, spec: NodeSpec, options: Options, port: int, address: str) -> list[str]:

@@ -16,7 +16,7 @@ from rayhpc.errors import configuration
 from rayhpc.host import gpus, ownership, this_host
 from rayhpc.inside_ray.names import DASHBOARD_PACKAGES
 from rayhpc.model import Interface, RankResources, Versions
-from rayhpc.options import Options
+from rayhpc.options import AMPLE_ADDRESS_SPACE, LEAST_ADDRESS_SPACE, OBJECT_STORE_MINIMUM, Options
 from rayhpc.processes import this_process
 from rayhpc.schedulers.facts import Scheduler
 
@@ -34,6 +34,8 @@ def survey(
     temp_base, notices = _temp_base(options.temp_dir, environ, paths.temp_base_limit(options.dashboard))
     shm = this_host.free_space("/dev/shm")
     _check_store(options, shm, environ)
+    address_space = this_process.address_space()
+    notices += (*_address_space(options, address_space), *this_process.small_limits(this_host.process_limit()))
     memory = this_host.memory()
     granted = scheduler.memory(environ) if scheduler else None
     return RankResources(
@@ -50,7 +52,8 @@ def survey(
         temp_base=temp_base,
         versions=versions(),
         launcher=launcher,
-        warnings=(*notices, *this_process.small_limits()),
+        warnings=notices,
+        address_space=address_space,
     )
 
 
@@ -93,6 +96,23 @@ def _check_store(options: Options, shm: int, environ: Mapping[str, str]) -> None
             f"--object-store-memory {options.object_store_memory}, but /dev/shm has {shm / 2**30:.1f} GiB free",
             next_step="ask for less; or put it on a disk: --ray-arg=--plasma-directory=DIR",
         )
+
+
+def _address_space(options: Options, limit: int | None) -> tuple[str, ...]:
+    """A warning where a process may map little; raises RayhpcError where it is too little. limit: None for none."""
+    store = units.size(options.object_store_memory) if options.object_store_memory else OBJECT_STORE_MINIMUM
+    least = store + LEAST_ADDRESS_SPACE
+    if limit is None or limit >= store + 4 * AMPLE_ADDRESS_SPACE:
+        return ()
+    allowed, name = f"only {limit >> 20} MiB of address space are allowed", f"ulimit -v {limit >> 10}"
+    if limit < least:
+        smaller = ", or name a smaller --object-store-memory" if options.object_store_memory else ""
+        raise configuration(
+            f"{allowed}, and Ray needs {least >> 20} at least",
+            f"{name}; each process of Ray maps the object store, {store >> 20} MiB, and more",
+            next_step=f"raise it where the job starts: ulimit -v unlimited{smaller}; if that is refused, ask the site",
+        )
+    return (f"{allowed} ({name}): Ray's object store is made to fit; libraries that map much may fail",)
 
 
 def _scheduler_cpus(scheduler: Scheduler | None, launcher: str, environ: Mapping[str, str]) -> int | None:

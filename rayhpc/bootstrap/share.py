@@ -9,7 +9,7 @@ from dataclasses import replace
 from rayhpc import paths, units
 from rayhpc.errors import configuration, shortened
 from rayhpc.model import Gpus, NodeSpec, RankResources
-from rayhpc.options import OBJECT_STORE_MINIMUM, Options
+from rayhpc.options import AMPLE_ADDRESS_SPACE, OBJECT_STORE_MINIMUM, Options
 
 # Beyond 30 % of memory Ray warns.
 _OBJECT_STORE_SHARE = 0.3
@@ -33,6 +33,7 @@ def _divide_host(ranks: Sequence[RankResources], one_per_host: bool, options: Op
     memory = int(min(entry.memory for entry in ranks) * _MARGIN) // count
     free = min(entry.shm for entry in ranks)
     shm = int(free * _MARGIN) // count
+    mappable = min((entry.address_space - AMPLE_ADDRESS_SPACE for entry in ranks if entry.address_space), default=shm)
     nodes = [
         _with_options(
             NodeSpec(
@@ -42,7 +43,7 @@ def _divide_host(ranks: Sequence[RankResources], one_per_host: bool, options: Op
                 cpus=cpus[place],
                 gpus=gpus[place],
                 memory=memory,
-                object_store=max(OBJECT_STORE_MINIMUM, min(int(memory * _OBJECT_STORE_SHARE), shm)),
+                object_store=max(OBJECT_STORE_MINIMUM, min(int(memory * _OBJECT_STORE_SHARE), shm, mappable)),
                 temp_dir=paths.private_dir(entry.temp_base, run_id, entry.rank),
             ),
             options,

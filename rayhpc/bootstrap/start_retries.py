@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from rayhpc.bootstrap.shortage import shortage
+
 # How often a node is started in all, before its end counts.
 MOST_STARTS = 3
 # Ends of a start that say nothing about the next one, and Ray's messages for them: another program bound the port
@@ -24,5 +26,7 @@ def reason_to_retry(starts: int, log: Iterable[str], port_is_fixed: bool) -> str
     if not 0 < starts < MOST_STARTS:
         return ""
     lines = list(log)
+    if shortage(lines):
+        return ""  # what was refused once will be again
     reason = next((why for why, text in REASONS.items() if any(text in line for line in lines)), "")
     return "" if reason == PORT_TAKEN and port_is_fixed else reason

@@ -12,6 +12,7 @@ from typing import Any
 from rayhpc import paths
 from rayhpc.bootstrap import private_directory
 from rayhpc.bootstrap.run_context import RunContext
+from rayhpc.errors import shortened
 from rayhpc.messages import Leave, Stop, Stopped
 from rayhpc.model import HEAD_RANK, Assignment, ClusterSpec, Outcome
 from rayhpc.options import Options
@@ -101,7 +102,7 @@ def shut_down(
     order = stop_order(len(spec.nodes), logs_wanted(context.options, outcome))
     answers = stop_all(context.comm, order, leftovers, timing or Timing())
     missing = sorted(set(range(context.comm.size)) - set(answers))
-    problems += [text for answer in answers.values() for text in answer.problems]
+    problems += _told(spec, answers)
     problems += [f"rank {rank} ({spec.host(rank)}) has not answered" for rank in missing]
     released = time.monotonic() - began
     problems += archive(spec, answers)
@@ -116,6 +117,15 @@ def shut_down(
         context.console.line(f"WARNING: {problem}")
     _leave(context.comm, outcome.code, abort=bool(missing))
     return outcome.code
+
+
+def _told(spec: ClusterSpec, answers: Mapping[int, Stopped]) -> list[str]:
+    """The problems of all ranks, each once, with the ranks that have it."""
+    ranks: dict[str, list[str]] = {}
+    for rank, answer in sorted(answers.items()):
+        for text in answer.problems:
+            ranks.setdefault(text, []).append(f"rank {rank} on {spec.host(rank)}")
+    return [f"{text}  [{shortened(places)}]" for text, places in ranks.items()]
 
 
 def logs_wanted(options: Options, outcome: Outcome) -> bool:

@@ -134,6 +134,18 @@ def memory() -> int:
     return min([int(psutil.virtual_memory().available), *limits])
 
 
+def process_limit() -> int | None:
+    """Processes and threads that the cgroup allows, of all that are in it; None without a limit."""
+    limits = [int(text) for directory in _cgroups("pids") if (text := _read(directory / "pids.max")).isdigit()]
+    return min(limits, default=None)
+
+
+def refused_processes() -> int:
+    """How many processes and threads this process's own cgroup has refused since it was made."""
+    words = next((_read(directory / "pids.events").split() for directory in _cgroups("pids")), [])
+    return int(words[1]) if words[:1] == ["max"] else 0
+
+
 def _cgroups(controller: str) -> list[Path]:
     """The cgroup directories of this process for a controller, its own first, up to the root: each may limit it."""
     found: list[Path] = []

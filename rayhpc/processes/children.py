@@ -45,7 +45,8 @@ class Child:
 
     code: None while the command runs, else its exit code or -signal; gone: True once no descendant is left, and, with
     directories to answer for, end() was said; failed: errno and text where it could not be executed; killed: processes
-    that had to be killed; left: those that survived even SIGKILL (in the kernel, on a dead file system).
+    that had to be killed; left: those that survived even SIGKILL (in the kernel, on a dead file system); keeper_code:
+    how the keeper ended where that went first and took the command with it, -n for signal n, else 0.
     """
 
     def __init__(self, keeping: Keeping) -> None:
@@ -55,6 +56,7 @@ class Child:
         self.killed = 0
         self.left = 0
         self.pid = 0
+        self.keeper_code = 0
         self._made = False
         self._unmade: tuple[int, str] | None = None
         self._buffer = b""
@@ -165,13 +167,13 @@ class Child:
 
     def _keeper_ended(self) -> None:
         """All is gone; or somebody killed the keeper, and PR_SET_PDEATHSIG the command."""
-        self._keeper.wait()
+        code = self._keeper.wait()
         self.gone = True
         assert self._keeper.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # what it has not read needs no reader
             self._keeper.stdin.close()
         if self.code is None and self.failed is None:
-            self.code = -signal.SIGKILL
+            self.code, self.keeper_code = -signal.SIGKILL, code
 
     def _tell(self, **message: object) -> None:
         if self.gone:

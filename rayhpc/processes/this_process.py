@@ -12,6 +12,7 @@ from rayhpc.processes.keeper import become_subreaper, write_no_core_files
 _LEAST_LIMIT = 256
 # With fewer many CPUs or nodes may be too much: 3 files and 25 threads for each worker process.
 _AMPLE_LIMIT = 4096
+_CGROUP = "the cgroup's pids.max"
 _KINDS = ((resource.RLIMIT_NOFILE, "open files", "n"), (resource.RLIMIT_NPROC, "processes", "u"))
 
 
@@ -42,28 +43,45 @@ def raise_soft_limits() -> None:
             resource.setrlimit(kind, (hard, hard))
 
 
-def small_limits() -> tuple[str, ...]:
-    """A warning for each hard limit that is small; raises RayhpcError for one with which Ray cannot work."""
+def small_limits(cgroup: int | None = None) -> tuple[str, ...]:
+    """A warning for each hard limit that is small; raises RayhpcError for one with which Ray cannot work.
+
+    cgroup: how many processes the cgroup of this process allows, None where it does not say.
+    """
     warnings = []
+    for limit, what, name, step in _limits(cgroup):
+        if limit < _LEAST_LIMIT:
+            from rayhpc.errors import configuration  # more than the rest of what `ray start` begins with
+
+            raise configuration(*_too_few(limit, what, name), next_step=step)
+        if limit < _AMPLE_LIMIT:
+            warnings.append(f"only {limit} {what} are allowed ({name}); Ray may need {_AMPLE_LIMIT} and more")
+    return tuple(warnings)
+
+
+def _limits(cgroup: int | None) -> list[tuple[int, str, str, str]]:
+    """The limits that there are: the number, of what, how the limit is called, and how it is raised."""
+    found = []
     for kind, what, flag in _KINDS:
         hard = resource.getrlimit(kind)[1]
         if hard == resource.RLIM_INFINITY or (kind == resource.RLIMIT_NPROC and os.geteuid() == 0):
             continue  # root's processes are not limited
-        if hard < _LEAST_LIMIT:
-            from rayhpc.errors import configuration  # more than the rest of what `ray start` begins with
+        step = f"raise it where the job starts: ulimit -{flag} {_AMPLE_LIMIT}; if that is refused, ask the site"
+        found.append((hard, what, f"ulimit -H{flag}", step))
+    if cgroup is not None:
+        step = "ask the scheduler for more CPUs, or the site for a higher limit; in a container: --pids-limit"
+        found.append((cgroup, "processes", _CGROUP, step))
+    return found
 
-            raise configuration(*_too_few(hard, what, flag), next_step=_step(flag))
-        if hard < _AMPLE_LIMIT:
-            warnings.append(f"only {hard} {what} are allowed (ulimit -H{flag}); Ray may need {_AMPLE_LIMIT} and more")
-    return tuple(warnings)
 
-
-def _too_few(hard: int, what: str, flag: str) -> tuple[str, str]:
+def _too_few(limit: int, what: str, name: str) -> tuple[str, str]:
     """What is wrong, and the evidence."""
-    evidence = f"hard limit (ulimit -H{flag}): {hard}"
-    threads = "; threads count as processes, of all programs of this user on the host" if flag == "u" else ""
-    return f"only {hard} {what} are allowed, and Ray needs {_LEAST_LIMIT} at least", evidence + threads
+    whose = "all programs in the cgroup" if name == _CGROUP else "all programs of this user on the host"
+    threads = f"; threads count as processes, of {whose}" if what == "processes" else ""
+    return f"only {limit} {what} are allowed, and Ray needs {_LEAST_LIMIT} at least", f"{name}: {limit}{threads}"
 
 
-def _step(flag: str) -> str:
-    return f"raise it where the job starts: ulimit -{flag} {_AMPLE_LIMIT}; if that is refused, ask the site"
+def address_space() -> int | None:
+    """Bytes that a process of this rank may map (ulimit -v); None without a limit."""
+    soft = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if soft == resource.RLIM_INFINITY else soft

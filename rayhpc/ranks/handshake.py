@@ -22,6 +22,8 @@ _HELLO_BYTES = 2**16
 # So many connections may be unproven at a time: beyond these the oldest is closed.
 _MOST_UNPROVEN = 64
 _MOST_REPORTED = 3
+# After so many seconds rank 0 says who is missing.
+LATE_SECONDS = 10.0
 
 Tell = Callable[[str], None]
 
@@ -66,16 +68,17 @@ class Endpoint:
 class Wait:
     """How long a rank waits for the others, how it reports that, and what the user can do if they do not connect.
 
-    tell: prints a line; after: seconds of waiting before the first line; place: how this rank is named.
+    tell: prints a line; after: seconds of waiting before the first line; place: how this rank is named; hosts: all from
+    which ranks are expected, where that is known.
     """
 
     def __init__(
-        self, seconds: float, tell: Tell, place: str, next_step: str, after: float = 0.0
+        self, seconds: float, tell: Tell, place: str, next_step: str, after: float = 0.0, hosts: Sequence[str] = ()
     ) -> None:
-        self.seconds, self.place, self.next_step = seconds, place, next_step
+        self.seconds, self.place, self.next_step, self.hosts = seconds, place, next_step, hosts
         self._tell, self._began, self._after = tell, time.monotonic(), after
         self._last = ""
-        self._hinted = False
+        self._hinted = self._named = False
 
     @property
     def left(self) -> float:
@@ -87,6 +90,12 @@ class Wait:
         if self.progress(text) and not self._hinted:
             self._hinted = True
             self._tell(self.next_step)
+
+    def name_missing(self, text: Callable[[], str]) -> None:
+        """Print once who is missing, when the wait has become long."""
+        if not self._named and time.monotonic() > self._began + LATE_SECONDS:
+            self._named = True
+            self._tell(f"not here after {LATE_SECONDS:g} s: {text()}")
 
     def progress(self, text: str) -> bool:
         """Print the state of the handshake where it has changed; True if it was printed."""
@@ -129,6 +138,7 @@ def gather(
     try:
         while not admission.complete:
             wait.report(admission.progress)
+            wait.name_missing(admission.absent)
             if wait.left <= 0:
                 raise admission.timeout_error()
             admission.poll(min(_PAUSE, max(0.0, wait.left)))
@@ -142,9 +152,7 @@ class _Admission:
     nobody.
     """
 
-    def __init__(
-        self, listener: socket.socket, secret: bytes, size: int, wait: Wait, hello_seconds: float
-    ) -> None:
+    def __init__(self, listener: socket.socket, secret: bytes, size: int, wait: Wait, hello_seconds: float) -> None:
         listener.setblocking(False)
         self._hello_seconds = hello_seconds
         self._listener, self._secret, self._size, self._wait = listener, secret, size, wait
@@ -165,6 +173,23 @@ class _Admission:
         """How many ranks are connected."""
         here = f"{len(self._present) + 1} of {self._size} ranks are here"
         return f"{here}; waiting {self._wait.seconds:.0f} s for the rest"
+
+    def absent(self) -> str:
+        """Who is not here, by number and by host where these are known, and who is."""
+        missing = self._missing_ranks()
+        many = f"{self._size - 1 - len(self._present)} of {self._size} ranks"
+        who = f"rank {shortened(missing)}" if missing else many
+        here = [self._wait.place, *(peer.hello.place for peer in self._present if peer.hello)]
+        hosts = {place.rpartition(" ")[2] for place in here}
+        empty = [host for host in self._wait.hosts if host.partition(".")[0] not in hosts]
+        nobody = f"; nobody has come from {shortened(empty)}" if empty else ""
+        return f"{who}; here: {shortened(here)}{nobody}"
+
+    def _missing_ranks(self) -> list[str]:
+        """The numbers of those that are missing; none where the ranks that are here have none."""
+        named = {peer.hello.rank for peer in self._present if peer.hello}
+        numbered = self._wait.place.startswith("rank ") and None not in named
+        return [str(rank) for rank in range(1, self._size) if rank not in named] if numbered else []
 
     def poll(self, seconds: float) -> None:
         """Wait for connections and messages, and process them."""

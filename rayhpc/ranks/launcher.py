@@ -72,9 +72,12 @@ def may_print(environ: Mapping[str, str]) -> bool:
     return environ.get("RAYHPC_RANK", "0") == "0" and (start is None or start.rank in (0, None))
 
 
-def shared_memory() -> list[Path]:
-    """What this process has mapped of /dev/shm."""
-    lines = Path("/proc/self/maps").read_text().splitlines()
+def shared_memory(pid: int | str = "self") -> list[Path]:
+    """What a process of ours has mapped of /dev/shm; nothing of one that has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    except OSError:
+        return []
     names = [line.partition("/dev/shm/")[2] for line in lines]
     return [Path("/dev/shm", name) for name in names if name and not name.endswith(" (deleted)")]
 

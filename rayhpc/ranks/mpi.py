@@ -17,6 +17,7 @@ from rayhpc.errors import RayhpcError, configuration
 from rayhpc.messages import Mail
 from rayhpc.ranks import launcher
 from rayhpc.ranks.comm import Comm, SoloComm
+from rayhpc.ranks.init_watch import watched
 from rayhpc.ranks.launcher import SRUN, Launched
 
 # MPI_Init waits for ranks that a busy scheduler starts late; MPI_Finalize does not wait for a rank that is lost.
@@ -31,8 +32,8 @@ class MpiComm:
 
     gone: frozenset[int] = frozenset()
 
-    def __init__(self, by: str) -> None:
-        """Meet the other ranks; by: the launcher's name."""
+    def __init__(self, start: Launched) -> None:
+        """Meet the other ranks; start: how this one was launched."""
         import mpi4py
 
         mpi4py.rc.initialize = False
@@ -40,7 +41,7 @@ class MpiComm:
         from mpi4py import MPI
 
         version = MPI.Get_library_version()
-        with _ending_after(_INIT_SECONDS), _setting(network(version, by)):
+        with watched(start), _ending_after(_INIT_SECONDS), _setting(network(version, start.by)):
             MPI.Init_thread(MPI.THREAD_FUNNELED)
         self._mpi = MPI
         self._world = MPI.COMM_WORLD
@@ -133,7 +134,7 @@ def connect(environ: Mapping[str, str]) -> Comm:
     if start is None or (start.size == 1 and start.rank in (0, None)):
         return SoloComm()
     try:
-        comm = MpiComm(start.by)
+        comm = MpiComm(start)
     except (ImportError, RuntimeError) as error:
         raise configuration(
             f"{start.by} started this process, but MPI cannot be loaded",

@@ -43,6 +43,16 @@ def left(job: Job) -> list[object]:
     return [*ours(ids), *private_directories(ids)]
 
 
+# Names of modules of Python, of ours and of Ray's that a user may have files of.
+SHADOWED = ("random.py", "types.py", "select.py", "click.py", "grpc.py", "psutil.py")
+
+
+def shadow(directory: Path) -> None:
+    """Put modules with such names there, which say so if anybody imports them."""
+    for name in SHADOWED:
+        (directory / name).write_text(f"raise RuntimeError('{name} is shadowed')\n")
+
+
 @contextmanager
 def short_directory() -> Iterator[Path]:
     """An empty directory whose name is short enough for --temp-dir; empty again at the end, or it stays and is told."""

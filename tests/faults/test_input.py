@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.cells import INPUT, Cell, met
-from tests.faults.odd import BOUND, SUM, left, refused
+from tests.faults.odd import BOUND, SHADOWED, SUM, left, refused, shadow
 from tests.launch import Jobs
 
 
@@ -84,23 +84,39 @@ def test_a_driver_that_ends_at_once(jobs: Jobs) -> None:
     met(Cell(INPUT, "driver that ends at once with 0", "0"))
 
 
-def test_utf8_and_spaces_in_every_path(jobs: Jobs, short: Path) -> None:
-    """Driver, its argument, working directory, run directory; Ray's own directory with a space."""
+SAYS = "sys.stdout.buffer.write(('ö ' + sys.argv[1]).encode('utf-8', 'surrogateescape') + b'\\n')\n"
+
+
+# Python takes UTF-8 in the C locale by itself, unless it is told not to.
+@pytest.mark.parametrize(
+    ("locale", "env"),
+    [
+        ("of the host", {}),
+        ("C", {"LC_ALL": "C", "LANG": "C"}),
+        ("C, in ASCII", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
+    ],
+    ids=["host", "C", "ascii"],
+)
+def test_utf8_and_spaces_in_every_path(jobs: Jobs, short: Path, locale: str, env: dict[str, str]) -> None:
+    """Driver, its argument and output, working directory, run directory; Ray's own directory with a space."""
     here = jobs.directory / "jöb two"
     here.mkdir()
-    (here / "drïver ü.py").write_text(SUM + "print(sys.argv[1:], flush=True)\n")
+    (here / "drïver ü.py").write_text(SUM + SAYS)
     temp = short / "a b"
     temp.mkdir()
     words = ["--temp-dir", str(temp), "--run-dir", "rüns of mine", "drïver ü.py", "ä b"]
-    job = jobs.start(*words, ranks=2, name=here.name)
+    job = jobs.start(*words, ranks=2, name=here.name, env=env)
     assert job.wait(120) == 0, job.output()
     assert job.output().count("sum 6") == 1
-    assert "['ä b']" in job.output()
+    assert "ö ä b" in job.output()
+    assert "\\u" not in job.output() and "\\x" not in job.output() and "\\udc" not in job.output()
+    assert f"; run {here / 'rüns of mine'}/2" in job.output()
     (run,) = (here / "rüns of mine").glob("2*")
     assert json.loads((run / "outcome.json").read_text())["command"][-2:] == ["drïver ü.py", "ä b"]
     assert not left(job)
     assert not list(temp.iterdir())
-    met(Cell(INPUT, "UTF-8 and a space in driver, argument, working and run directory", "0"))
+    what = "UTF-8 and a space in driver, argument, output, working and run directory"
+    met(Cell(INPUT, f"{what}; locale {locale}", "0"))
     met(Cell(INPUT, "a space in --temp-dir", "0"))
 
 
@@ -207,6 +223,16 @@ def test_a_driver_that_forks_daemons(jobs: Jobs, here: Path) -> None:
     met(Cell(INPUT, "a driver that forks daemons (setsid, double fork, empty environment)", "0, none of them is left"))
 
 
+def test_a_driver_that_kills_its_parent(jobs: Jobs, here: Path) -> None:
+    (here / "kills.py").write_text("import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\n" + SUM)
+    job = jobs.start("kills.py", ranks=0)
+    assert job.wait() == 137, job.output()
+    words = "the driver's parent, a keeper of rayhpc, was killed by SIGKILL, and the driver with it"
+    assert words in job.output()
+    assert job.record("outcome.json")["cause"] == words
+    met(Cell(INPUT, "a driver that kills its parent", f"137: '{words}'"))
+
+
 @pytest.mark.parametrize("closed", ["<&-", "<&- >&- 2>&-"], ids=["input", "all three"])
 def test_standard_streams_are_closed(jobs: Jobs, here: Path, closed: str) -> None:
     (here / "ends.py").write_text(SUM + "print(repr(sys.stdin.read()))\nsys.exit(5)\n")
@@ -259,3 +285,45 @@ def test_inherited_variables(jobs: Jobs, here: Path, what: str, env: dict[str, s
     assert ("WARNING: set in your environment, not used: RAY_ADDRESS=" in job.output()) == ("RAY_ADDRESS" in env)
     assert "somebody's" not in job.output()
     met(Cell(INPUT, f"inherited: {what}", "0, the run is not disturbed"))
+
+
+AGENT = """
+import os, ray
+ray.init(log_to_driver=False)
+@ray.remote(num_cpus=1, runtime_env={"env_vars": {"MINE": "1"}}, scheduling_strategy="SPREAD")
+def task():
+    return os.environ["MINE"]
+print("tasks", ray.get([task.remote() for _ in range(8)]).count("1"), flush=True)
+"""
+
+
+def test_modules_of_the_user_with_names_of_others(jobs: Jobs, here: Path) -> None:
+    """As with `python sub/train.py`: ranks, keepers, nodes, Ray's agent and workers read none of them."""
+    shadow(here)
+    (here / "sub").mkdir()
+    (here / "sub" / "train.py").write_text(AGENT)
+    job = jobs.start("sub/train.py", ranks=2)
+    assert job.wait(120) == 0, job.output()
+    assert "2/2 Ray nodes" in job.output()
+    assert "tasks 8" in job.output()
+    assert "shadowed" not in job.output()
+    assert not any("shadowed" in path.read_text() for path in job.run.glob("rank-*.log"))
+    met(Cell(INPUT, f"{', '.join(SHADOWED)} in the working directory", "0, none of them is imported"))
+
+
+TALKS = """
+import time
+for n in range(100):
+    print("line", n, flush=True)
+    time.sleep(0.1)
+"""
+
+
+def test_the_reader_of_our_output_goes(jobs: Jobs, here: Path) -> None:
+    """`mpirun … | head -1`: mpiexec ends the ranks when it cannot write; all is given back."""
+    (here / "talks.py").write_text(TALKS)
+    start = [*jobs.mpi.mpirun, "-np", "2", jobs.mpi.python, "-m", "rayhpc.start", "talks.py"]
+    job = jobs.start_raw("bash", "-c", '"$@" 2>/dev/null | head -1; exit "${PIPESTATUS[0]}"', "bash", *start)
+    code = job.wait(60)
+    print(code, job.output())
+    assert 0

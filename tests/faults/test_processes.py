@@ -187,6 +187,10 @@ def test_a_ray_process_ends_the_run(jobs: Jobs, fault: Fault) -> None:
 
 
 LOST_ENDED = r"LOST rank 1 on \S+: the Ray node ended with 1; the run goes on with 1 node"
+LOST_KEEPER = (
+    r"LOST rank 1 on \S+: the Ray node's parent, a keeper of rayhpc, was killed by SIGKILL, and the node with it; "
+    r"the run goes on with 1 node"
+)
 LOST_KILLED = r"LOST rank 1 on \S+: the Ray node was killed by SIGKILL; the run goes on with 1 node"
 LOST_DEAD = r"LOST rank 1 on \S+: Ray has declared the node dead; the run goes on with 1 node"
 LOST = r"LOST rank 1 on \S+: .*; the run goes on with 1 node"
@@ -203,7 +207,7 @@ LOST_RANK = r"LOST rank 1 on \S+: the rank has not been heard of for 12 s; the r
     Fault("stand-in for a worker's dashboard agent", SIGTERM, dashboards_stand_in, None, LOST, DEATH),
     Fault("worker's runtime environment agent", SIGKILL, runtime_env_agent, None, LOST, DEATH),
     Fault("worker's runtime environment agent", SIGTERM, runtime_env_agent, None, LOST, DEATH),
-    Fault("worker's keeper", SIGKILL, worker_keeper, None, LOST_KILLED, DEATH),
+    Fault("worker's keeper", SIGKILL, worker_keeper, None, LOST_KEEPER, DEATH),
     quick=("worker raylet, SIGKILL",),
 )
 def test_a_ray_process_costs_its_node(jobs: Jobs, fault: Fault) -> None:
@@ -425,6 +429,30 @@ def test_the_launcher_is_ended(jobs_of: Jobs) -> None:
     code, seconds = run.ends(run.hit(run.job.process.pid, SIGTERM), 30)
     assert code == {"mpich": 9, "openmpi": 1}[jobs_of.mpi.name], run.job.output()
     met(Cell(FAULTS, f"mpiexec, SIGTERM; {jobs_of.mpi.name}, one host", f"{code}", seconds, DEATH + GIVEN_BACK))
+
+
+def test_a_script_above_the_launcher_is_killed(jobs: Jobs) -> None:
+    """Intel's mpirun is such a script; this one is a stand-in above MPICH's mpiexec, which the run goes on with."""
+    directory = jobs.directory / "job"
+    directory.mkdir()
+    (directory / "driver.py").write_text(DRIVER)
+    start = [*jobs.mpi.mpirun, "-np", "2", jobs.mpi.python, "-m", "rayhpc.start", "driver.py"]
+    job = jobs.start_raw("sh", "-c", '"$@"; exit $?', "mpirun", *start)
+    job.until("driver up", 120)
+    victims = Victims(job.run.name)
+    run = Run(job, victims, (victims.rank(0), victims.rank(1)))
+    mpiexec = parent_of(parent_of(run.ranks[0]))
+    assert parent_of(mpiexec) == job.process.pid
+    job.process.kill()
+    assert job.wait() == -SIGKILL
+    os.kill(run.ranks[0], signal.SIGUSR1)
+    assert until(lambda: "a task ran in" in job.output(), 30), job.output()
+    began = run.hit(mpiexec, SIGTERM)
+    assert until(lambda: not launched_in(directory), 30), job.output()
+    assert "last words" in job.output()
+    outcome = "goes on; given back after SIGTERM to mpiexec (the seconds)"
+    what = "a shell script above mpiexec, as Intel's mpirun is, SIGKILL; MPICH, one host"
+    met(Cell(FAULTS, what, outcome, time.monotonic() - began, DEATH + GIVEN_BACK))
 
 
 def test_the_launcher_is_stopped(jobs: Jobs) -> None:

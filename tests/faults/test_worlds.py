@@ -13,7 +13,7 @@ import pytest
 
 from tests.faults.cells import WORLDS, Cell, met
 from tests.faults.odd import BOUND, SUM, left, refused
-from tests.launch import Job, Jobs
+from tests.launch import Job, Jobs, skip
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces, mounts and limits of another user need root")
 # A user that no account is of: this machine's own files are readable to it, wherever the interpreter lies.
@@ -230,6 +230,74 @@ def test_64_open_files_until_asked(jobs: Jobs, here: Path) -> None:
     job = jobs.start_raw("sh", "-c", script, "sh", python, "-m", "rayhpc.start", "limit.py")
     worked(job, "(5000, 5000) (5000, 5000)")
     met(Cell(WORLDS, "64 open files, soft", "0, raised to the hard limit, also the driver's and the workers'"))
+
+
+@pytest.mark.quick
+def test_a_small_address_space(jobs: Jobs, here: Path) -> None:
+    start = ["prlimit", f"--as={1200 << 20}", jobs.mpi.python, "-m", "rayhpc.start", "ok.py"]
+    words = "only 1200 MiB of address space are allowed, and Ray needs 1580 at least"
+    seconds = refused(jobs.start_raw(*start), 78, words, "ulimit -v unlimited")
+    met(Cell(WORLDS, "ulimit -v of 1200 MiB", f"78: '{words}'", seconds, BOUND))
+
+
+def test_an_address_space_that_is_large_enough(jobs: Jobs, here: Path) -> None:
+    """The object store is made to fit: 30 % of the memory would not."""
+    start = ["prlimit", f"--as={4500 << 20}", jobs.mpi.python, "-m", "rayhpc.start", "sum.py"]
+    worked(jobs.start_raw(*start), "WARNING: only 4500 MiB of address space are allowed (ulimit -v 4608000)")
+    met(Cell(WORLDS, "ulimit -v of 4500 MiB", "0; the object store is made to fit; warns: 'only 4500 MiB …'"))
+
+
+# A cgroup whose pids.max is $1, with $2 sleeping processes and the command that follows.
+CGROUP = """
+cgroup=$(mktemp -d "$0/rayhpc-test-XXXXXX")
+trap 'for pid in $(cat "$cgroup/cgroup.procs"); do kill -9 "$pid"; done; sleep 0.2; rmdir "$cgroup"' EXIT
+echo "$1" >"$cgroup/pids.max"
+(
+    echo "$BASHPID" >"$cgroup/cgroup.procs"
+    for ((n = 0; n < $2; n++)); do sleep 100 & done
+    exec "${@:3}"
+)
+"""
+
+
+def in_cgroup(jobs: Jobs, limit: int, others: int, *words: str) -> Job:
+    """One rank in a cgroup of its own, or skip where no cgroup can be made."""
+    tops = [top for top in (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup")) if (top / "cgroup.procs").exists()]
+    made = next((top for top in tops if can_limit_processes(top)), None)
+    if made is None:
+        skip("no cgroup with pids.max can be made here")
+    start = [jobs.mpi.python, "-m", "rayhpc.start", *words]
+    return jobs.start_raw("bash", "-c", CGROUP, str(made), str(limit), str(others), *start)
+
+
+def can_limit_processes(top: Path) -> bool:
+    probe = top / f"rayhpc-probe-{os.getpid()}"
+    try:
+        probe.mkdir()
+    except OSError:
+        return False
+    able = os.access(probe / "pids.max", os.W_OK)
+    probe.rmdir()
+    return able
+
+
+@pytest.mark.quick
+def test_a_cgroup_of_80_processes(jobs: Jobs, here: Path) -> None:
+    words = "only 80 processes are allowed, and Ray needs 256 at least"
+    seconds = refused(in_cgroup(jobs, 80, 0, "ok.py"), 78, words, "the cgroup's pids.max: 80")
+    met(Cell(WORLDS, "a cgroup's pids.max of 80", f"78: '{words}'", seconds, BOUND))
+
+
+def test_a_cgroup_that_others_have_filled(jobs: Jobs, here: Path) -> None:
+    """60 of 300 processes are left: too few for the raylet's threads."""
+    job = in_cgroup(jobs, 300, 240, "ok.py")
+    assert job.wait(60) == 78, job.output()
+    for text in ("Ray lacks processes or threads", "the cgroup has refused processes or threads: its pids.max is 300"):
+        assert text in job.output()
+    assert "started again" not in job.output()
+    assert "never" not in job.output()
+    assert not left(job)
+    met(Cell(WORLDS, "a cgroup with 60 of 300 processes left", "78: '… Ray lacks processes or threads'"))
 
 
 @root

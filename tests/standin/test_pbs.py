@@ -204,6 +204,32 @@ def test_two_ranks_on_a_host(site_with_openmpi: Site) -> None:
     assert "nodes 2 " in site.output(job)
 
 
+@pytest.mark.parametrize("mpi", ["mpich", "openmpi"])
+def test_numa_domains_are_counted_on_each_host(tmp_path: Path, mpi: str) -> None:
+    """A stand-in for lscpu has two on the first host and one on the second."""
+    for site in _site(installed(mpi), tmp_path):
+        rank = "${OMPI_COMM_WORLD_RANK:-$PMI_RANK}"
+        site.provide("lscpu", f'#!/bin/sh\necho "# Node"; echo 0; [ "{rank}" != 0 ] || echo 1\n')
+        driver = site.driver("count.py", COUNT)
+        job = site.submit(*TWO_HOSTS, PBS, driver=driver, RAYHPC_RANKS_PER_HOST="numa")
+        assert site.wait(job) == 7, site.output(job)
+        assert "nodes 3 " in site.output(job)
+
+
+@pytest.mark.parametrize("script", [PBS, THETA], ids=["pbs", "theta"])
+def test_gpus_are_counted(site: Site, script: Path) -> None:
+    """Those that the job has; none are a sentence, and nothing is started."""
+    two = site.work / "two.pbs"
+    two.write_text(script.read_text().replace("# rayhpc: settings", "export CUDA_VISIBLE_DEVICES=0,1"))
+    job = site.submit(*ONE, two, driver=site.driver("count.py", COUNT), RAYHPC_RANKS_PER_HOST="gpu")
+    assert site.wait(job) == 7, site.output(job)
+    assert "nodes 2 " in site.output(job)
+    if not Path("/proc/driver/nvidia").exists():
+        job = site.submit(*ONE, script, driver="count.py", RAYHPC_RANKS_PER_HOST="gpu")
+        assert site.wait(job) == 78, site.output(job)
+        assert "a host of the job has no gpu" in site.output(job)
+
+
 CPUS = """
 import ray
 ray.init(log_to_driver=False)

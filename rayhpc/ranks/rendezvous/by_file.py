@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,20 @@ from rayhpc.ranks.comm import Comm, SoloComm
 from rayhpc.ranks.handshake import Endpoint, Hello, NotYet, Tell, Wait, gather, join
 from rayhpc.ranks.rendezvous import inputs, secret_file
 from rayhpc.ranks.rendezvous.inputs import LAUNCHER_STEP, QUIET_SECONDS
+from rayhpc.schedulers import slurm
 
 
 @dataclass(frozen=True)
 class RankIdentity:
-    """What a launcher says of this process without MPI. file: where rank 0 writes how the others reach it."""
+    """What a launcher says of this process without MPI.
+
+    file: where rank 0 writes how the others reach it; hosts: all that ranks were started on, where that is known.
+    """
 
     rank: int
     size: int
     file: Path
+    hosts: tuple[str, ...] = ()
 
 
 def slurm_identity(run_dir: str, environ: Mapping[str, str]) -> RankIdentity:
@@ -32,7 +37,8 @@ def slurm_identity(run_dir: str, environ: Mapping[str, str]) -> RankIdentity:
     names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_JOB_ID", "SLURM_STEP_ID")
     step = "srun -N4 python -m rayhpc.start --rendezvous=slurm DRIVER; elsewhere without MPI: --rendezvous=file"
     rank, size, job, number = inputs.numbers(environ, names, "slurm", step)
-    return _identity(rank, size, Path(run_dir).expanduser().absolute() / f".rendezvous-{job}.{number}")
+    identity = _identity(rank, size, Path(run_dir).expanduser().absolute() / f".rendezvous-{job}.{number}")
+    return replace(identity, hosts=tuple(slurm.expanded(environ.get("SLURM_STEP_NODELIST", ""))))
 
 
 def file_identity(environ: Mapping[str, str]) -> RankIdentity:
@@ -59,7 +65,7 @@ def meet(identity: RankIdentity, interface: str, patience: Callable[[int], float
     if identity.size == 1:
         return SoloComm()
     place = f"rank {identity.rank} on {this_host.name()}"
-    wait = Wait(patience(identity.size), tell, place, LAUNCHER_STEP, QUIET_SECONDS)
+    wait = Wait(patience(identity.size), tell, place, LAUNCHER_STEP, QUIET_SECONDS, identity.hosts)
     if identity.rank != HEAD_RANK:
         return join(lambda: _read_endpoint(identity.file), Hello(identity.rank, place), wait)[0]
     listener = network.server()

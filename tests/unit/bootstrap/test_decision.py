@@ -62,6 +62,16 @@ def test_the_drivers_code_is_the_jobs(code: int, expected: int, words: str) -> N
     assert decide([DriverEnded(code)], DRIVEN) == Outcome(expected, words)
 
 
+def test_a_keeper_that_was_killed_is_named() -> None:
+    """The driver, which dies with its parent, has killed it, or the kernel has, which lacks memory."""
+    ended = DriverEnded(-9, keeper=-9)
+    words = "the driver's parent, a keeper of rayhpc, was killed by SIGKILL, and the driver with it"
+    assert decide([ended], DRIVEN) == Outcome(137, words)
+    outcome = first(NodeEnded(1, "host1", -9, keeper=-9), policy=STRICT)
+    assert outcome.cause == "the Ray node's parent, a keeper of rayhpc, was killed by SIGKILL, and the node with it"
+    assert outcome.code == ExitCode.NODE_LOST
+
+
 # signal.Signals() knows no real-time signal but the first and the last.
 @pytest.mark.parametrize("number", [32, 35, 50, 63])
 def test_a_real_time_signal_ends_the_driver(number: int) -> None:
@@ -257,3 +267,17 @@ def test_a_node_whose_ray_cannot_be_imported(rank: int, line: str) -> None:
     assert (fault.code, fault.what) == (ExitCode.CONFIGURATION, f"Ray cannot be imported: {line}")
     assert "pip install 'ray[rllib]'" in fault.next_step
     assert first(ended, policy=STRICT).code != ExitCode.CONFIGURATION
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(("up", "code"), [(False, ExitCode.CONFIGURATION), (True, ExitCode.NODE_LOST)])
+def test_a_shortage_is_the_cause_of_a_node_that_does_not_start(rank: int, up: bool, code: ExitCode) -> None:
+    """Later the node may have ended of something else: what was refused is evidence then."""
+    line = "pthread_create failed: Resource temporarily unavailable"
+    ended = NodeEnded(rank, f"host{rank}", 1, (line,))
+    outcome = first(ended, policy=STRICT if up else RISING)
+    assert outcome.fault is not None
+    assert outcome.code == (ExitCode.HEAD_LOST if up and rank == 0 else code)
+    assert outcome.fault.evidence == (line,)
+    assert ("Ray lacks processes or threads" in outcome.fault.what) == (not up)
+    assert ("pids.max" in outcome.fault.next_step) == (not up)

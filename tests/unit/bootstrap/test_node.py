@@ -13,6 +13,7 @@ import pytest
 
 from rayhpc.bootstrap.node import Node
 from rayhpc.errors import ExitCode, RayhpcError
+from rayhpc.host import this_host
 from rayhpc.messages import Milestone, NodeEnded
 from rayhpc.model import Certificate
 from rayhpc.options import Options
@@ -197,6 +198,34 @@ def test_the_evidence_is_of_the_node_and_its_daemons(tmp_path: Path) -> None:
     logs.mkdir(parents=True)
     (logs / "raylet.err").write_text("SIGABRT")
     assert made.evidence(2) == ("line 99", "SIGABRT")
+
+
+def test_a_shortage_is_the_evidence_and_no_reason_for_another_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(this_host, "refused_processes", iter([4, 7]).__next__)
+    monkeypatch.setattr(this_host, "process_limit", lambda: 300)
+    monkeypatch.setattr(ray_start, "COMMAND", ("false",))
+    made = made_in(tmp_path)
+    made.prepare()
+    child = made.start(7000, "")
+    made.log.write_text("first\nTimed out waiting for file /tmp/raylet_port")
+    logs = tmp_path / "rh-01234567-0" / "r" / "session_latest" / "logs"
+    logs.mkdir(parents=True)
+    frames = "\n".join(f"    @ 0x7f5f8725a0{n}  (unknown)" for n in range(20))
+    (logs / "raylet.err").write_text(f"thd.cc:157]   pthread_create failed: Resource temporarily unavailable\n{frames}")
+    assert until(child.poll)
+    ended = made.ended_or_started_again(child, lambda: pytest.fail("it was started again"))
+    assert isinstance(ended, NodeEnded)
+    assert ended.tail == (
+        "pthread_create failed: Resource temporarily unavailable",
+        "first",
+        "Timed out waiting for file /tmp/raylet_port",
+    )
+    lacked, refused = made.shortages()
+    assert lacked.startswith("Ray has lacked processes or threads: compare ulimit -u")
+    assert refused == "the cgroup has refused processes or threads: its pids.max is 300"
+    made.discard()
 
 
 def test_a_node_is_cleared_and_the_token_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -218,3 +218,25 @@ def test_a_version_is_the_one_that_would_be_imported(tmp_path: Path, monkeypatch
     assert resources.installed_version("ray") == "2.60.0.dev0+abc"
     with pytest.raises(importlib.metadata.PackageNotFoundError):
         resources.installed_version("ray-project")
+
+
+@pytest.mark.parametrize(
+    ("store", "mib", "words"),
+    [
+        ("", 1200, "only 1200 MiB of address space are allowed, and Ray needs 1580 at least"),
+        ("8G", 8000, "only 8000 MiB of address space are allowed, and Ray needs 9692 at least"),
+        ("", 6000, ""),
+    ],
+)
+def test_a_small_address_space(store: str, mib: int, words: str) -> None:
+    options = Options(object_store_memory=store)
+    if words:
+        with pytest.raises(RayhpcError, match=words) as caught:
+            resources._address_space(options, mib << 20)
+        assert caught.value.fault.code == ExitCode.CONFIGURATION
+        assert "ulimit -v unlimited" in caught.value.fault.next_step
+        assert ("--object-store-memory" in caught.value.fault.next_step) == bool(store)
+    else:
+        (warning,) = resources._address_space(options, mib << 20)
+        assert warning.startswith(f"only {mib} MiB of address space are allowed (ulimit -v {mib << 10})")
+    assert resources._address_space(options, None) == resources._address_space(options, 99 << 30) == ()

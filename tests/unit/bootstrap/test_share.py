@@ -14,7 +14,7 @@ from rayhpc.errors import ExitCode, RayhpcError
 from rayhpc.host import gpu_variables
 from rayhpc.host.gpus import find as find_gpus
 from rayhpc.model import Gpus, NodeSpec, RankResources
-from rayhpc.options import Options
+from rayhpc.options import OBJECT_STORE_MINIMUM, Options
 from rayhpc.processes import environment
 from tests.unit.making import GIB, assignment, cluster, rank_resources
 
@@ -386,3 +386,15 @@ def test_a_warning_of_many_hosts_is_told_once_with_their_names() -> None:
 
 def test_a_warning_of_all_ranks_of_a_host_names_it_once() -> None:
     assert told(alike(4, warnings=("only 1024 files",))) == ["only 1024 files  [a]"]
+
+
+def test_the_object_store_fits_the_address_space_of_a_process() -> None:
+    """It is mapped as a whole; 4 GiB of each process are for the rest."""
+    def stores(space: int | None) -> list[int]:
+        ranks = [rank_resources(rank, address_space=space) for rank in (0, 1)]
+        return [node.object_store for node in divided(ranks)]
+
+    assert stores(6 * GIB) == [2 * GIB, 2 * GIB]
+    assert stores(3 * GIB) == [OBJECT_STORE_MINIMUM, OBJECT_STORE_MINIMUM]
+    assert stores(None) == stores(99 * GIB)
+    assert stores(None)[0] > 2 * GIB

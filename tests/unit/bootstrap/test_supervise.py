@@ -384,7 +384,7 @@ def test_a_milestone_is_an_event_of_the_record_and_not_of_the_history(stage: Sta
     stage.log.close()
     first, second = map(json.loads, stage.events.read_text().splitlines())
     assert (first["stage"], first["rank"], first["at"]) == ("start", 1, 12.5)
-    assert (second["stage"], second["event"]) == ("DriverEnded", {"code": 3})
+    assert (second["stage"], second["event"]) == ("DriverEnded", {"code": 3, "keeper": 0})
     assert stage.supervisor.history == [DriverEnded(3)]
 
 

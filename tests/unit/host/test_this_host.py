@@ -180,6 +180,16 @@ def test_the_quota_of_version_1(kernel: dict[str, str], quota: str, limit: int |
     assert this_host.cpu_limit() == limit
 
 
+@pytest.mark.parametrize(("text", "limit"), [("80", 80), ("max", None), ("", None)])
+def test_processes_that_a_cgroup_allows(kernel: dict[str, str], text: str, limit: int | None) -> None:
+    kernel.update({"/proc/self/cgroup": "8:pids:/job/step", "/sys/fs/cgroup/pids/job/pids.max": text})
+    kernel["/sys/fs/cgroup/pids/job/step/pids.events"] = "max 7"
+    assert this_host.process_limit() == limit
+    assert this_host.refused_processes() == 7
+    kernel["/proc/self/cgroup"] = "0::/job/step"
+    assert (this_host.process_limit(), this_host.refused_processes()) == (None, 0)
+
+
 def test_the_memory_of_version_1(kernel: dict[str, str]) -> None:
     kernel["/proc/self/cgroup"] = "4:memory:/slurm/job_7"
     kernel["/sys/fs/cgroup/memory/slurm/job_7/memory.limit_in_bytes"] = "1048576"
@@ -284,6 +294,15 @@ def test_roots_processes_are_not_limited(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(resource, "getrlimit", kernel.__getitem__)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert this_process.small_limits() == ()
+
+
+def test_the_limit_of_a_cgroup_is_roots_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    (warning,) = this_process.small_limits(300)
+    assert warning.startswith("only 300 processes are allowed (the cgroup's pids.max)")
+    with pytest.raises(RayhpcError, match="only 80 processes are allowed, and Ray needs 256 at least") as caught:
+        this_process.small_limits(80)
+    assert "the cgroup's pids.max: 80" in caught.value.fault.evidence[0]
 
 
 def test_no_limit_needs_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,6 +122,14 @@ def result(child: Child) -> tuple[int | None, int, int]:
     return child.code, child.killed, child.left
 
 
+def test_a_command_that_kills_its_keeper(yard: Yard) -> None:
+    """It dies with it, and how the keeper ended is told apart from how the command did."""
+    child = ended(yard.shell("kill -KILL $PPID; sleep 60"))
+    assert (child.code, child.keeper_code) == (-signal.SIGKILL, -signal.SIGKILL)
+    child = ended(yard.shell("kill -KILL $$"))
+    assert (child.code, child.keeper_code) == (-signal.SIGKILL, 0)
+
+
 # The command's own end.
 
 

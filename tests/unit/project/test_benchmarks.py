@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import contenders, growth, places, plots, processes, report, speed
+from benchmarks import contenders, growth, picture, places, plots, processes, report, speed
 from benchmarks.report import Spread
 
 TICK = os.sysconf("SC_CLK_TCK")
@@ -247,3 +247,19 @@ def test_the_other_environments_programs(tmp_path: Path) -> None:
     assert other[1].startswith(f"PATH={there}:")
     assert [word.replace(str(Path(sys.executable).parent), there) for word in plain] == other[2:]
     assert f"{there}/python" in other or f"{there}/{Path(sys.executable).name}" in other
+
+
+def test_the_readmes_picture_can_be_read() -> None:
+    """Its figures are the table's; no label lies over a bar of another or over another label; the scale is named."""
+    table = picture.rows((places.REPOSITORY / "docs" / "performance.md").read_text())
+    assert {row.nodes for row in table} >= {1, 4}
+    figure = plots.picture(table, "hosts")
+    figure.canvas.draw()
+    for panel in figure.axes:
+        assert "logarithmic" in panel.get_ylabel()
+        boxes = [label.get_window_extent().padded(1) for label in panel.texts]
+        bars = [bar.get_window_extent() for container in panel.containers for bar in getattr(container, "patches", ())]
+        assert len(boxes) == len(bars) > 8
+        assert not [(a, b) for a in boxes for b in boxes if a is not b and a.overlaps(b)]
+        assert not [(box, bar) for box in boxes for bar in bars if box.shrunk(0.9, 0.9).overlaps(bar)]
+        assert all(panel.get_window_extent().containsy(box.y1) for box in boxes)

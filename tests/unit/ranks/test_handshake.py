@@ -204,3 +204,21 @@ def test_what_listens_there_is_something_else(room: Room) -> None:
     room.listener.close()
     other.close()
     assert room.ended()["worker"].code == ExitCode.NOT_READY
+
+
+@pytest.mark.parametrize(
+    ("rank", "words"),
+    [
+        (2, "rank 1, 3; here: rank 0 on h0, rank 2 on h2; nobody has come from h1.site, h3"),
+        (None, "2 of 4 ranks; here: rank 0 on h0, rank 2 on h2; nobody has come from h1.site, h3"),
+    ],
+)
+def test_who_is_missing_is_told_once_the_wait_is_long(
+    room: Room, monkeypatch: pytest.MonkeyPatch, rank: int | None, words: str
+) -> None:
+    monkeypatch.setattr(handshake, "LATE_SECONDS", 2.0)
+    wait = Wait(4.0, room.told.append, "rank 0 on h0", STEP, 60.0, ("h0", "h1.site", "h2", "h3"))
+    room.do("head", lambda: gather(room.listener, SECRET, 4, PAYLOAD, wait))
+    room.join("rank 2 on h2", rank)
+    room.ended()
+    assert [line for line in room.told if line.startswith("not here")] == [f"not here after 2 s: {words}"]

@@ -43,6 +43,8 @@ def test_a_step_of_slurm_has_a_file_of_its_own() -> None:
     identity = slurm_identity("/runs", STEP)
     assert (identity.rank, identity.size, str(identity.file)) == (3, 4, "/runs/.rendezvous-17.2")
     assert slurm_identity("/runs", {**STEP, "SLURM_STEP_ID": "3"}).file != identity.file
+    assert slurm_identity("/runs", {**STEP, "SLURM_STEP_NODELIST": "n[1-2]"}).hosts == ("n1", "n2")
+    assert identity.hosts == ()
 
 
 def test_ones_own_launcher_names_rank_size_and_file() -> None:
