@@ -11,7 +11,7 @@ from rayhpc.processes.keeper import become_subreaper, write_no_core_files
 # With fewer Ray dies of it: the head's daemons alone open 75 files, a node on two CPUs runs 150 threads.
 _LEAST_LIMIT = 256
 # With fewer many CPUs or nodes may be too much: 3 files and 25 threads for each worker process.
-_AMPLE_LIMIT = 4096
+AMPLE_LIMIT = 4096
 _KINDS = ((resource.RLIMIT_NOFILE, "open files", "n"), (resource.RLIMIT_NPROC, "processes", "u"))
 
 
@@ -53,8 +53,8 @@ def small_limits() -> tuple[str, ...]:
             from rayhpc.errors import configuration  # more than the rest of what `ray start` begins with
 
             raise configuration(*_too_few(hard, what, flag), next_step=_step(flag))
-        if hard < _AMPLE_LIMIT:
-            warnings.append(f"only {hard} {what} are allowed (ulimit -H{flag}); Ray may need {_AMPLE_LIMIT} and more")
+        if hard < AMPLE_LIMIT:
+            warnings.append(f"only {hard} {what} are allowed (ulimit -H{flag}); Ray may need {AMPLE_LIMIT} and more")
     return tuple(warnings)
 
 
@@ -66,4 +66,4 @@ def _too_few(hard: int, what: str, flag: str) -> tuple[str, str]:
 
 
 def _step(flag: str) -> str:
-    return f"raise it where the job starts: ulimit -{flag} {_AMPLE_LIMIT}; if that is refused, ask the site"
+    return f"raise it where the job starts: ulimit -{flag} {AMPLE_LIMIT}; if that is refused, ask the site"
