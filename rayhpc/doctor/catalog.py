@@ -61,7 +61,7 @@ OF_THE_JOB: tuple[Check, ...] = (
     checks_job.job_memory,
 )
 # Rank 0, where there are other ranks.
-OF_A_LAUNCH: tuple[Check, ...] = (checks_python.mpi_ranks, checks_job.login_node, checks_job.unused_hosts)
+OF_A_LAUNCH: tuple[Check, ...] = (checks_python.ranks_meet, checks_job.login_node, checks_job.unused_hosts)
 ALONE = (*OF_THE_JOB, *OF_EACH_HOST, *OF_EACH_RANK)
 ALL = (*OF_A_LAUNCH, *BETWEEN_HOSTS, *ALONE)
 

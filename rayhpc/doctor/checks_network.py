@@ -1,4 +1,7 @@
-"""Checks of the ways between hosts: each host tries the head, the next host, and one other; the head tries some."""
+"""Checks of the ways between hosts: each host tries the head, the next host, and one other; the head tries some.
+
+They are measured before anything else is looked at: an import on each host would slow them down.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +9,46 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from rayhpc.doctor import answering
+from rayhpc.doctor.answering import Measured
 from rayhpc.doctor.finding import Finding, fail, warn
-from rayhpc.doctor.here import Here, Meeting, Peer
+from rayhpc.doctor.here import Here, Meeting, Peer, Ways
 
 _AT_ONCE = 12
 _SLOW_ROUND = 0.005
-_SLOW_RATE = 50e6
+_SLOW_RATE = 30e6
 _SKEW_SECONDS = 1.0
 
 
-def try_all(meeting: Meeting) -> dict[tuple[str, int], str]:
-    """Why a connection to an address and port of other hosts failed, empty if it did not; tried side by side."""
+def measure_all(meeting: Meeting) -> Ways:
+    """Try all ways to other hosts, side by side, and measure those to the next host and to the head."""
     wanted = [to for peer in meeting.others for to in peer.ways]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return dict(zip(wanted, pool.map(answering.connect, wanted), strict=True))
+        refusals = dict(zip(wanted, pool.map(answering.connect, wanted), strict=True))
+    following, head = (
+        next((to for to in (peer.ways if peer else ()) if not refusals[to]), None)
+        for peer in (meeting.peers[0] if meeting.peers else None, meeting.head)
+    )
+    return Ways(
+        refusals=refusals,
+        following=_measured(following, speed=True) if following else None,
+        head=_measured(head, speed=False) if head else None,
+    )
+
+
+def _measured(to: tuple[str, int], speed: bool) -> Measured | str:
+    try:
+        return answering.measure(*to, speed)
+    except OSError as error:
+        return f"{to[0]} port {to[1]}: {error.strerror or error}"
 
 
 def _open(peer: Peer, here: Here) -> list[tuple[str, int]]:
-    return [to for to in peer.ways if not here.tries[to]]
+    return [to for to in peer.ways if not here.ways.refusals[to]]
 
 
 def _refusals(peer: Peer, here: Here) -> dict[tuple[str, int], str]:
-    return {to: f"{peer.host} {to[0]} port {to[1]}: {here.tries[to]}" for to in peer.ways if here.tries[to]}
+    closed = {to: why for to in peer.ways if (why := here.ways.refusals[to])}
+    return {to: f"{peer.host} {to[0]} port {to[1]}: {why}" for to, why in closed.items()}
 
 
 def reach(here: Here) -> Iterator[Finding]:
@@ -62,27 +83,23 @@ def ports(here: Here) -> Iterator[Finding]:
 
 
 def speed(here: Here) -> Iterator[Finding]:
-    """The way to the next host is fast: there and back within 5 ms, 50 MB/s at least.
+    """The way to the next host is fast: there and back within 5 ms, 30 MB/s at least.
 
     A cable that has fallen back to 100 Mbit/s, or traffic over the management network, holds up all other hosts.
     """
-    peers = here.meeting.peers[:1] if here.meeting else ()
-    for peer in peers:
-        for address, port in _open(peer, here)[:1]:
-            try:
-                found = answering.measure(address, port, speed=True)
-            except OSError as error:
-                yield fail(
-                    f"data sent to {peer.host} does not arrive", f"{address}: {error.strerror or error}",
-                    next_step="look at the MTU of both hosts: large packets are lost",
-                )  # fmt: skip
-                continue
-            if found.round_trip > _SLOW_ROUND or found.rate < _SLOW_RATE:
-                yield warn(
-                    f"the way to {peer.host} is slow",
-                    f"{address}: there and back {found.round_trip * 1e3:.1f} ms; {found.rate / 1e6:.0f} MB/s",
-                    next_step="choose a faster network: --interface; if it is the only one, tell the site",
-                )
+    found = here.ways.following
+    if here.meeting is None or found is None:
+        return
+    host = here.meeting.peers[0].host
+    if isinstance(found, str):
+        step = "look at the MTU of both hosts: large packets may be lost"
+        yield fail(f"data sent to {host} does not arrive", found, next_step=step)
+    elif found.round_trip > _SLOW_ROUND or found.rate < _SLOW_RATE:
+        yield warn(
+            f"the way to {host} is slow",
+            f"there and back {found.round_trip * 1e3:.1f} ms; {found.rate / 1e6:.0f} MB/s",
+            next_step="choose a faster network: --interface; if it is the only one, tell the site",
+        )
 
 
 def clock(here: Here) -> Iterator[Finding]:
@@ -90,16 +107,11 @@ def clock(here: Here) -> Iterator[Finding]:
 
     The job's end, --tls and what is written about a run go by them.
     """
-    head = here.meeting.head if here.meeting else None
-    for address, port in _open(head, here)[:1] if head else ():
-        try:
-            found = answering.measure(address, port, speed=False)
-        except OSError:
-            continue  # the check `reach` has just had an answer there; `speed` reports what is lost on the way
-        if abs(found.ahead) - found.round_trip > _SKEW_SECONDS:
-            way = "behind" if found.ahead > 0 else "ahead of"
-            yield warn(
-                f"the clock is {way} the head's by more than a second",
-                f"{abs(found.ahead):.1f} s",
-                next_step="tell the site that chrony or ntpd does not run on this host",
-            )
+    found = here.ways.head
+    if isinstance(found, Measured) and abs(found.ahead) - found.round_trip > _SKEW_SECONDS:
+        way = "behind" if found.ahead > 0 else "ahead of"
+        yield warn(
+            f"the clock is {way} the head's by more than a second",
+            f"{abs(found.ahead):.1f} s",
+            next_step="tell the site that chrony or ntpd does not run on this host",
+        )

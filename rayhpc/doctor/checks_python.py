@@ -21,7 +21,7 @@ from rayhpc.processes import environment
 from rayhpc.ranks.launcher import SRUN
 from rayhpc.schedulers import commands
 
-_SLOW_IMPORT = 10.0
+_SLOW_IMPORT = 15.0
 _PATIENCE = 60.0
 _COMMAND_SECONDS = 5.0
 # What an environment for RLlib has; a package that is not there is not compared.
@@ -59,7 +59,7 @@ def _on_a_login_node(here: Here) -> bool:
 
 
 def import_ray(here: Here) -> Iterator[Finding]:
-    """`import ray` works, and takes less than 10 s.
+    """`import ray` works, and takes less than 15 s.
 
     Every process of Ray begins with it: two for each node, and each worker. From a parallel file system that is busy it
     takes minutes, and Ray's own deadlines end. Then put the environment on a node-local disk, or into an image.
@@ -129,8 +129,8 @@ def dashboard(here: Here) -> Iterator[Finding]:
     yield from ()
 
 
-def mpi_ranks(_: Here) -> Iterator[Finding]:
-    """MPI sees as many ranks as the launcher has started.
+def ranks_meet(_: Here) -> Iterator[Finding]:
+    """The ranks find each other: MPI sees as many as the launcher has started.
 
     Where each of N processes says that it is rank 0 of 1, the launcher is not the one of this MPI, or does not speak
     its PMI. This is found when the ranks meet, before all other checks.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from rayhpc import schedulers
+from rayhpc.doctor.answering import Measured
 from rayhpc.host import gpus
 from rayhpc.model import Gpus
 from rayhpc.options import Options
@@ -56,16 +57,26 @@ class Meeting:
 
 
 @dataclass(frozen=True)
-class Here:
-    """One rank, or one process that was simply started: then there is no meeting.
+class Ways:
+    """What a host has measured of the ways to others.
 
-    tries: why connections to addresses and ports of other hosts failed, empty for one that did not.
+    refusals: why connections to their addresses and ports failed, empty for one that did not; following, head: of the
+    way to the next host and to the head, or why it could not be measured; None where there is none.
     """
+
+    refusals: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    following: Measured | str | None = None
+    head: Measured | str | None = None
+
+
+@dataclass(frozen=True)
+class Here:
+    """One rank, or one process that was simply started: then there is no meeting."""
 
     options: Options
     environ: Mapping[str, str]
     meeting: Meeting | None = None
-    tries: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    ways: Ways = field(default_factory=Ways)
 
     @cached_property
     def scheduler(self) -> Scheduler | None:

@@ -1,7 +1,7 @@
 """All ranks meet, look, and report to rank 0: no Ray is started.
 
-Twice every rank sends one short message to rank 0: who it is, then what is not well. Each compares itself with rank 0,
-and measures its own ways to others, so that rank 0 only joins equal findings.
+Every rank sends three short messages to rank 0: who it is, that it has measured its ways to others, and what is not
+well. Each compares itself with rank 0, so that rank 0 only joins equal findings.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from rayhpc import schedulers
 from rayhpc.bootstrap import plan
 from rayhpc.doctor import catalog, finding
 from rayhpc.doctor.answering import Answering
-from rayhpc.doctor.checks_network import try_all
+from rayhpc.doctor.checks_network import measure_all
 from rayhpc.doctor.checks_python import versions_here
 from rayhpc.doctor.finding import Finding, Verdict
-from rayhpc.doctor.here import Here, Meeting, Peer
+from rayhpc.doctor.here import Here, Meeting, Peer, Ways
 from rayhpc.doctor.look import SECONDS, look
 from rayhpc.errors import Fault, counted
 from rayhpc.host import this_host
@@ -71,11 +71,16 @@ def examine(options: Options, comm: Comm, environ: Environment) -> Result:
     with closing(Answering()) as answering:
         facts = partial(_facts, comm.rank == HEAD_RANK, answering.ports)
         meeting: Meeting = agree(comm, place, facts, partial(_meet, environ), _MEET_SECONDS + 0.1 * comm.size)
+        ways: list[Ways] = []
+
+        def measure() -> None:
+            ways.append(measure_all(meeting) if meeting.first else Ways())
 
         def own() -> list[Finding]:
-            here = Here(options, environ, meeting, try_all(meeting) if meeting.first else {})
+            here = Here(options, environ, meeting, *ways)
             return look(catalog.chosen(catalog.of(here), skip=skip), here)
 
+        agree(comm, place, measure, list, _MEET_SECONDS + 0.1 * comm.size)
         join = partial(_join, len(catalog.chosen(catalog.ALL, skip=skip)), meeting.hosts, began)
         return agree(comm, place, own, join, SECONDS + 0.1 * comm.size)
 
@@ -84,7 +89,7 @@ def unmet(fault: Fault) -> Result:
     """The result where the ranks have not even met."""
     found = finding.Finding.of(fault)
     where = fault.where or this_host.name()
-    named = Finding(found.verdict, found.what, found.evidence, found.next_step, "mpi-ranks", where)
+    named = Finding(found.verdict, found.what, found.evidence, found.next_step, "ranks-meet", where)
     return Result((named,), "the ranks have not met")
 
 

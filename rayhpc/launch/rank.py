@@ -66,7 +66,7 @@ def _report_unmet(error: RayhpcError, aloud: bool) -> int:
     from rayhpc.doctor.ranks import unmet
 
     Console(0.0, quiet=not aloud).plain(unmet(error.fault).text)
-    return int(error.fault.code)
+    return int(ExitCode.CONFIGURATION)
 
 
 def _parse(arguments: Sequence[str], may_print: bool) -> tuple[Options, list[str]]:

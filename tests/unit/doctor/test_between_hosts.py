@@ -75,8 +75,8 @@ def test_hosts_of_the_job_without_a_rank() -> None:
 def test_a_way_that_is_open(answers: Answering) -> None:
     peer = Peer("b", ("127.0.0.1",), answers.ports)
     there = where(peer, peer)
-    here = Here(Options(), {}, there, checks_network.try_all(there))
-    assert set(here.tries.values()) == {""}
+    here = Here(Options(), {}, there, checks_network.measure_all(there))
+    assert set(here.ways.refusals.values()) == {""}
     for check in (checks_network.reach, checks_network.ports, checks_network.speed, checks_network.clock):
         assert list(check(here)) == []
     measured = answering.measure("127.0.0.1", answers.ports[0], speed=True)
@@ -95,7 +95,7 @@ def test_ports_that_are_closed(answers: Answering) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         closed = int(taken.getsockname()[1])
     there = where(None, Peer("b", ("127.0.0.1",), (answers.ports[0], closed)), Peer("c", ("127.0.0.1",), (closed,)))
-    here = Here(Options(), {}, there, checks_network.try_all(there))
+    here = Here(Options(), {}, there, checks_network.measure_all(there))
     (some,) = checks_network.ports(here)
     assert (some.what, some.verdict) == ("some ports of b are closed", Verdict.FAIL)
     assert some.evidence == (f"b 127.0.0.1 port {closed}: Connection refused",)
@@ -104,11 +104,10 @@ def test_ports_that_are_closed(answers: Answering) -> None:
 
 
 def test_a_clock_that_is_wrong(answers: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
-    peer = Peer("head", ("127.0.0.1",), answers.ports)
-    here = Here(Options(), {}, where(peer), dict.fromkeys(peer.ways, ""))
     real = answering._stamp
     monkeypatch.setattr(answering, "_stamp", lambda connection: real(connection) + 90)
-    (found,) = checks_network.clock(here)
+    there = where(Peer("head", ("127.0.0.1",), answers.ports))
+    (found,) = checks_network.clock(Here(Options(), {}, there, checks_network.measure_all(there)))
     assert found.what == "the clock is behind the head's by more than a second"
     assert found.evidence == ("90.0 s",)
 
@@ -120,12 +119,23 @@ def test_a_way_that_is_slow(answers: Answering, monkeypatch: pytest.MonkeyPatch)
 
     def slowly(connection: socket.socket) -> None:
         real(connection)
-        time.sleep(0.2)
+        time.sleep(0.1)
 
     monkeypatch.setattr(answering, "_swallow", slowly)
+    here = Here(Options(), {}, where(None, peer), checks_network.measure_all(where(None, peer)))
     (found,) = checks_network.speed(here)
     assert found.what == "the way to b is slow"
     assert "MB/s" in found.evidence[0]
+
+
+def test_a_way_on_which_data_is_lost() -> None:
+    """Connections are made by the kernel; whoever should answer does not."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        port = int(mute.getsockname()[1])
+        to = where(None, Peer("b", ("127.0.0.1",), (port,)))
+        (found,) = checks_network.speed(Here(Options(), {}, to, checks_network.measure_all(to)))
+    assert found.what == "data sent to b does not arrive"
+    assert found.evidence == (f"127.0.0.1 port {port}: timed out",)
 
 
 def test_another_environment_than_rank_0s() -> None:
