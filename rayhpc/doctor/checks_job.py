@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import shutil
 from collections.abc import Iterator
 
 from rayhpc.bootstrap import plan
@@ -15,7 +15,6 @@ from rayhpc.schedulers import commands
 
 # Of the host's memory, in relation to the CPUs that the job has of it.
 _LEAST_SHARE = 0.25
-_NOT_REQUEUED = r"\bRequeue=0\b|\bRerunable = False\b"
 
 
 def login_node(here: Here) -> Iterator[Finding]:
@@ -54,23 +53,24 @@ def deadline(here: Here) -> Iterator[Finding]:
 def requeue(here: Here) -> Iterator[Finding]:
     """A job that wants to be requeued may be, and can ask for it from here.
 
-    The jobscript requeues a job whose driver ends with 75. Slurm refuses that for a job submitted with --no-requeue.
+    The jobscript runs a job again whose driver ends with 75: under Slurm by `scontrol requeue`, which is refused for a
+    job of --no-requeue, under PBS by `qsub`, which some sites have on login hosts alone.
     """
-    text, problem = here.job
-    if here.environ.get("RAYHPC_REQUEUE", "") != "yes" or here.scheduler is None or not here.scheduler.deadline_query:
+    if here.environ.get("RAYHPC_REQUEUE") != "yes" or here.scheduler is None:
         return
-    if problem:
-        yield warn(
-            "the scheduler does not answer on this host: the job cannot requeue itself",
-            problem,
-            next_step="RAYHPC_REQUEUE=no and submit again by hand, or ask the site",
-        )
-    elif found := re.search(_NOT_REQUEUED, text):
-        yield warn(
-            "this job may not be requeued, and its jobscript wants to",
-            f"{here.scheduler.name} says: {found[0]}",
-            next_step="submit with --requeue (PBS: -r y), or say RAYHPC_REQUEUE=no",
-        )
+    step = "submit again by hand, with RAYHPC_REQUEUE=no; or ask the site"
+    if here.scheduler.name == "slurm":
+        text, problem = here.job
+        if problem:
+            yield warn("Slurm does not answer on this host: the job cannot requeue itself", problem, next_step=step)
+        elif "Requeue=0" in text.split():
+            yield warn(
+                "this job may not be requeued, and its jobscript wants to",
+                "Slurm says: Requeue=0",
+                next_step="submit with --requeue, or say RAYHPC_REQUEUE=no",
+            )
+    elif here.scheduler.name == "pbs" and not shutil.which("qsub"):
+        yield warn("there is no qsub on this host: the job cannot submit itself again", next_step=step)
 
 
 def job_memory(here: Here) -> Iterator[Finding]:

@@ -49,7 +49,7 @@ def check(slurm_cluster: SlurmCluster, mpich_python: Path, tmp_path: Path) -> Ch
         script.write_text(RANK.replace("{broken}", broken))
         path = f"{python.parent}:/usr/sbin:/usr/bin:/bin"
         env = {"HOME": str(tmp_path / "home"), "PYTHON": str(python), "PATH": path}
-        words = ("srun", "-N4", "--exclusive", "--mpi=pmi2", "--cpu-bind=none", *flags, "bash", script)
+        words = ("srun", "-N4", "--exclusive", "--mpi=pmi2", *flags, "bash", script)
         return slurm_cluster.sh("ctl", *words, cwd=tmp_path, env=env, check=False)
 
     return run
@@ -103,6 +103,32 @@ def test_a_host_that_another_cannot_reach(check: Check, slurm_cluster: SlurmClus
     assert done.returncode == 78
 
 
-def test_a_job_that_leaves_hosts_unused_and_asked_for_little(check: Check) -> None:
-    done = check(":", "--mem=100", "--ntasks=2", "--nodes=2")
-    assert [found for _, found, _ in told(done)] == ["job-memory"], done.stderr
+def test_a_job_that_may_not_be_requeued_and_asked_for_little(check: Check) -> None:
+    """Rank 0 asks for the whole job; what an srun without a jobscript has started is never requeued."""
+    done = check(":", "--mem=100", "--export=ALL,RAYHPC_REQUEUE=yes")
+    assert sorted(found for _, found, _ in told(done)) == ["job-memory", "requeue"], done.stderr
+    assert {where for _, _, where in told(done)} == {"node1"}
+
+
+def test_the_check_before_the_driver_of_a_job(
+    slurm_cluster: SlurmCluster, mpich_python: Path, tmp_path: Path
+) -> None:
+    """A failure ends the job with 78, and the driver is not started; where all is well it is."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "driver.py").write_text("print('driver up')")
+
+    def submit(**variables: str) -> tuple[int, str]:
+        env = {"HOME": str(tmp_path / "home"), **variables}
+        words = (mpich_python, "-m", "rayhpc", "alloc")
+        flags = ("-N2", "-t5", "--check", "--", "driver.py")
+        done = slurm_cluster.sh("ctl", *words, "submit", "slurm", *flags, cwd=tmp_path, env=env)
+        job = done.stdout.strip()
+        ended = slurm_cluster.sh("ctl", *words, "wait", job, cwd=tmp_path, env=env, check=False, timeout=150)
+        shown = slurm_cluster.sh("ctl", *words, "logs", job, cwd=tmp_path, env=env)
+        return ended.returncode, shown.stdout
+
+    code, output = submit()
+    assert (code, "all is well" in output, "driver up" in output) == (0, True, True), output
+    code, output = submit(RAYHPC_TEMP_DIR="/nowhere")
+    assert (code, "driver up" in output) == (78, False), output
+    assert re.search(r"^fail  temp-dir: .*\[node1, node2\]$", output, re.MULTILINE), output

@@ -98,8 +98,8 @@ BROKEN: list[tuple[str, str, str, tuple[str, ...], dict[str, str]]] = [
      "chmod +x /mnt/b/mpiexec; export PATH=/mnt/b:$PATH", (), {}),
     ("deadline", "fail", "", (), {"COBALT_JOBID": "1", "COBALT_ENDTIME": "1000"}),
     ("deadline", "warn", "export PATH=/mnt", (), {"PBS_JOBID": "1"}),
-    ("requeue", "warn", "mkdir /mnt/b; printf '#!/bin/sh\\necho \"Job Id: 1\"; echo \"    Rerunable = False\"; echo"
-     " \"    Walltime.Remaining = 900\"' > /mnt/b/qstat; chmod +x /mnt/b/qstat; export PATH=/mnt/b:$PATH", (),
+    ("requeue", "warn", "mkdir /mnt/b; printf '#!/bin/sh\\necho \"Job Id: 1\"; echo \"    Walltime.Remaining = 900\"' "
+     "> /mnt/b/qstat; chmod +x /mnt/b/qstat; export PATH=/mnt/b", (),
      {"PBS_JOBID": "1", "RAYHPC_REQUEUE": "yes"}),
     ("job-memory", "warn", "export PATH=/mnt", (),
      {"SLURM_JOB_ID": "1", "SLURM_JOB_END_TIME": "9999999999", "SLURM_MEM_PER_NODE": "100", "SLURM_CPUS_ON_NODE": "2"}),
