@@ -19,7 +19,7 @@ def option(default: Any, text: str, **details: Any) -> Any:
     """A field of Options: its default, its help text, and what the command line needs besides its type.
 
     details: metavar, choices (the help shows them in its place), minimum, maximum, multiple, off (help text of the
-    negative flag).
+    negative flag), bare (the value of the flag alone: any other is written --flag=value).
     """
     return field(default=default, metadata={"help": text, **details})
 
@@ -64,6 +64,14 @@ class Options:
     ray_arg: tuple[str, ...] = option(
         (), "Passed to every `ray start` as it is. Repeatable.", multiple=True, metavar="ARG"
     )
+    check: str = option(
+        "no",
+        "Check all hosts first; a failure ends the launch with 78. Without a driver that is all. --check alone is "
+        "--check=stop.",
+        choices=("no", "stop"),
+        bare="stop",
+    )
+    check_skip: str = option("", "Checks that are left out, as `rayhpc doctor explain` names them.", metavar="ID,...")
     login_node: bool = option(False, "Start even on a host to which the scheduler gives no jobs.")
     hold: bool = option(
         False, "No driver: keep the cluster until a signal. Not Slurm's job hold, which keeps a job from starting."

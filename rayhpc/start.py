@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 _GONE_SECONDS = 5.0
 # When `ray start` may begin before the ranks have agreed: at_once() decides before it begins, fitting() once the
-# assignment is there. Most ranks of --one-per-host have no node, and Ray reads its certificate when it is imported.
-_NOT_AT_ONCE = {"--one-per-host": "RAYHPC_ONE_PER_HOST", "--tls": "RAYHPC_TLS"}
+# assignment is there. Most ranks of --one-per-host have no node, Ray reads its certificate when it is imported, and a
+# check may end the launch.
+_NOT_AT_ONCE = {"--one-per-host": "RAYHPC_ONE_PER_HOST", "--tls": "RAYHPC_TLS", "--check": "RAYHPC_CHECK"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +52,8 @@ def _refuse(error: ImportError) -> int:
 
 def at_once(arguments: Sequence[str], environ: Mapping[str, str]) -> bool:
     """Whether this rank's `ray start` may begin before the command line is parsed."""
-    return not any(flag in arguments or variable in environ for flag, variable in _NOT_AT_ONCE.items())
+    said = {word.partition("=")[0] for word in arguments}
+    return not any(flag in said or variable in environ for flag, variable in _NOT_AT_ONCE.items())
 
 
 def fitting(early_start: RayStart | None, assignment: Assignment) -> RayStart | None:

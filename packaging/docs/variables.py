@@ -8,6 +8,7 @@ READ = {
     "RAYHPC_STATE_DIR": "the registry of clusters, for login and compute hosts; default `~/.local/state/rayhpc`",
     "RAYHPC_ADDRESS": "the cluster of `rayhpc job` and `rayhpc cluster`, where no option names one",
     "RAYHPC_SWEEP_DIR": "where `rayhpc sweep` records its sweeps",
+    "RAYHPC_SUBMITTED_BY": "the version that has submitted this job, which a check compares with the job's own",
     "RAYHPC_RANK": "`--rendezvous=file`: the number of this process",
     "RAYHPC_SIZE": "`--rendezvous=file` and `tcp`: the number of processes",
     "RAYHPC_HEAD": "`--rendezvous=tcp` and `rayhpc node worker`: HOST:PORT of rank 0",

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import rayhpc
 from rayhpc.batch import allocations, jobscript
 from rayhpc.batch.allocations import Allocation
 from rayhpc.errors import ExitCode, Fault, RayhpcError
@@ -23,6 +24,9 @@ from rayhpc.user_input.secret_names import masked, secrets_among, secrets_in, sh
 _NOT_HANDED_ON = ("RAYHPC_RUN_DIR", "RAYHPC_DEADLINE")
 # Variables of the shipped scripts, each with a default there.
 _OF_THE_SCRIPT = ("RAYHPC_RANKS_PER_HOST", "RAYHPC_REQUEUE", "RAYHPC_MAX_RESTARTS", "RAYHPC_LAUNCH")
+
+# The check `jobscript-version` compares it with the one that runs in the job.
+_SUBMITTED_BY = {"RAYHPC_SUBMITTED_BY": rayhpc.__version__}
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def bootstrap_options(request: Request, run_dir: str, environ: Mapping[str, str]
     handed = {name: environ[name] for name in options if name in environ and name not in _NOT_HANDED_ON}
     venv = environ.get("RAYHPC_VENV") or _virtual_environment()
     return [
-        *jobscript.exports({"RAYHPC_RUN_DIR": str(allocations.folder(run_dir).parent), **of_script}),
+        *jobscript.exports({"RAYHPC_RUN_DIR": str(allocations.folder(run_dir).parent), **_SUBMITTED_BY, **of_script}),
         *jobscript.defaults({**({"RAYHPC_VENV": venv} if venv else {}), **handed}),
     ]
 

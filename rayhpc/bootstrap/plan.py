@@ -130,16 +130,12 @@ class Planner:
     def _unused_hosts(self, found: Sequence[RankResources]) -> list[str]:
         """A warning where the job has more hosts than ranks were started on."""
         granted = self._scheduler.hosts(self._environ) if self._scheduler else []
-        used = {entry.host for entry in found}
-        unused = [host for host in granted if host.partition(".")[0] not in used]
-        surplus = len(granted) - len({entry.host_id for entry in found})
-        if surplus <= 0 or not unused:
-            return []
+        unused = unused_hosts(granted, {entry.host_id: entry.host for entry in found})
         many = len(granted)
         return [
-            f"{surplus} of the job's {many} hosts are not used: {shortened(unused[:surplus])}; "
+            f"{len(unused)} of the job's {many} hosts are not used: {shortened(unused)}; "
             f"start a rank on each of them: {launcher.on_hosts(many, self._environ)}"
-        ]
+        ] if unused else []
 
     def _deadline(self, host: str, now: float, said: commands.Said | None) -> tuple[float, list[str]]:
         """End of the job in Unix seconds, 0 if nobody knows, and warnings; raises RayhpcError where it is over."""
@@ -163,6 +159,13 @@ class Planner:
         """Stop listening."""
         if self._listener is not None:
             self._listener.close()
+
+
+def unused_hosts(granted: Sequence[str], used: Mapping[str, str]) -> list[str]:
+    """The job's hosts on which no rank was started; used: the names of the others by their identities."""
+    names = set(used.values())
+    unused = [host for host in granted if host.partition(".")[0] not in names]
+    return unused[: max(0, len(granted) - len(used))]
 
 
 def check_min_nodes(wanted: int, nodes: int) -> None:

@@ -22,6 +22,8 @@ from rayhpc.schedulers.facts import Scheduler
 
 # Ray's session of an idle node takes 0.3 MB; its logs grow, and beyond 95 % of the file system nothing is spilled.
 _LEAST_SPACE = 50 * 2**20
+# A node that is idle makes some hundred files and directories.
+_LEAST_FILES = 1000
 # The largest object store that Ray puts on a disk where /dev/shm is too small.
 _SLOW_STORE = 10**10
 _SHORT = paths.temp_base_limit(dashboard=False)
@@ -31,9 +33,9 @@ def survey(
     rank: int, options: Options, scheduler: Scheduler | None, launcher: str, environ: Mapping[str, str]
 ) -> RankResources:
     """The resources of this rank; raises RayhpcError where this host lacks something that the run needs."""
-    temp_base, notices = _temp_base(options.temp_dir, environ, paths.temp_base_limit(options.dashboard))
+    base, notices = temp_base(options.temp_dir, environ, paths.temp_base_limit(options.dashboard))
     shm = this_host.free_space("/dev/shm")
-    _check_store(options, shm, environ)
+    check_store(options, shm, environ)
     address_space = this_process.address_space()
     notices += (*_address_space(options, address_space), *this_process.small_limits(this_host.process_limit()))
     memory = this_host.memory()
@@ -42,14 +44,14 @@ def survey(
         rank=rank,
         host=this_host.name(),
         host_id=this_host.identity(),
-        interfaces=_interfaces(options.interface),
+        interfaces=interfaces(options.interface),
         cpus=this_host.affinity(),
         cpu_limit=this_host.cpu_limit(),
-        scheduler_cpus=_scheduler_cpus(scheduler, launcher, environ),
+        scheduler_cpus=granted_cpus(scheduler, launcher, environ),
         memory=min(memory, granted or memory),
         shm=shm,
         gpus=gpus.find(environ),
-        temp_base=temp_base,
+        temp_base=base,
         versions=versions(),
         launcher=launcher,
         warnings=notices,
@@ -87,7 +89,7 @@ def installed_version(package: str) -> str:
     return importlib.metadata.version(package)
 
 
-def _check_store(options: Options, shm: int, environ: Mapping[str, str]) -> None:
+def check_store(options: Options, shm: int, environ: Mapping[str, str]) -> None:
     """Raises RayhpcError for an object store that Ray would refuse: too large for /dev/shm, and for a disk."""
     wanted = units.size(options.object_store_memory) if options.object_store_memory else 0
     elsewhere = "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE" in environ or any("plasma-dir" in arg for arg in options.ray_arg)
@@ -115,7 +117,7 @@ def _address_space(options: Options, limit: int | None) -> tuple[str, ...]:
     return (f"{allowed} ({name}): Ray's object store is made to fit; libraries that map much may fail",)
 
 
-def _scheduler_cpus(scheduler: Scheduler | None, launcher: str, environ: Mapping[str, str]) -> int | None:
+def granted_cpus(scheduler: Scheduler | None, launcher: str, environ: Mapping[str, str]) -> int | None:
     """The scheduler's figure, which may be larger than the host; outside a job the host's for Open MPI alone.
 
     Open MPI binds ranks to cores unasked; elsewhere an affinity that is smaller than the host is the user's own.
@@ -126,7 +128,10 @@ def _scheduler_cpus(scheduler: Scheduler | None, launcher: str, environ: Mapping
     return None if figure is None else min(figure, this_host.cpu_count())
 
 
-def _interfaces(wanted: str) -> tuple[Interface, ...]:
+def interfaces(wanted: str) -> tuple[Interface, ...]:
+    """The interfaces that a run may use, the loopback where there is no other; raises RayhpcError where none is as
+    wanted.
+    """
     found = this_host.interfaces(wanted)
     if found:
         return found
@@ -140,8 +145,8 @@ def _interfaces(wanted: str) -> tuple[Interface, ...]:
     return (Interface("lo", "127.0.0.1"),)
 
 
-def _temp_base(wanted: str, environ: Mapping[str, str], limit: int = _SHORT) -> tuple[str, tuple[str, ...]]:
-    """The directory for Ray's sessions, and what the user should know of the choice."""
+def temp_base(wanted: str, environ: Mapping[str, str], limit: int = _SHORT) -> tuple[str, tuple[str, ...]]:
+    """The directory for Ray's sessions, and what the user should know of the choice; raises RayhpcError for none."""
     if wanted:
         problem = _temp_problem(wanted, limit)
         if problem:
@@ -181,8 +186,10 @@ def _temp_problem(directory: str, limit: int = _SHORT) -> str:
             probe.flush()
     except OSError as error:
         return f"cannot be used: {error.strerror}"
-    free = this_host.free_space(directory)
-    return "" if free >= _LEAST_SPACE else f"has {free >> 20} MiB free, Ray needs {_LEAST_SPACE >> 20} at least"
+    free, files = this_host.free_space(directory), this_host.free_files(directory)
+    if free < _LEAST_SPACE:
+        return f"has {free >> 20} MiB free, Ray needs {_LEAST_SPACE >> 20} at least"
+    return "" if files >= _LEAST_FILES else f"has room for {files} more files, Ray needs {_LEAST_FILES} at least"
 
 
 def _owner_problem(directory: str) -> str:

@@ -163,11 +163,15 @@ def _binding(ranks: Sequence[RankResources], options: Options) -> Iterable[str]:
     if options.num_cpus is not None or usable >= figure or (limit is not None and limit <= usable):
         return
     launcher = ranks[0].launcher
-    flag = {
+    yield f"only {usable} of {figure} CPUs are usable: {launcher} has bound the ranks; add {unbinding(launcher)}"
+
+
+def unbinding(launcher: str) -> str:
+    """What a user adds to the launcher's command so that ranks are not bound to CPUs."""
+    return {
         "srun": "srun --cpu-bind=none --cpus-per-task=…",
         "aprun": "aprun -cc none -d …",
     }.get(launcher, "mpirun --bind-to none" if "Open MPI" in launcher else "the launcher's flag against binding")
-    yield f"only {usable} of {figure} CPUs are usable: {launcher} has bound the ranks; add {flag}"
 
 
 def _grant(ranks: Sequence[RankResources], options: Options) -> Iterable[str]:

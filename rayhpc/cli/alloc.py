@@ -54,9 +54,10 @@ def submit() -> None:
 
 
 def _submit_command(system: BatchSystem) -> click.Command:
-    def callback(driver: tuple[str, ...], run_dir: str, script: str, dry_run: bool, **values: Any) -> None:
+    def callback(driver: tuple[str, ...], run_dir: str, script: str, dry_run: bool, check: bool, **values: Any) -> None:
         request = Request(**values)
-        submission = plan_submission(system, request, driver, run_dir, script, os.environ)
+        environ = {**os.environ, **({"RAYHPC_CHECK": "stop"} if check else {})}
+        submission = plan_submission(system, request, driver, run_dir, script, environ)
         for doubt in doubts(driver):
             tell(f"WARNING: {doubt}")
         if dry_run:
@@ -70,6 +71,7 @@ def _submit_command(system: BatchSystem) -> click.Command:
     parameters: list[click.Parameter] = [
         *command_line.parameters(Request),
         click.Option(["--script"], default="", metavar="FILE", help=f"The jobscript. Shipped: {shipped}."),
+        click.Option(["--check"], is_flag=True, help="Check all hosts first: a failure ends the job with 78."),
         click.Option(["--dry-run"], is_flag=True, help="Print the command and the script; submit nothing."),
         click.Argument(["driver"], nargs=-1, required=True, type=click.UNPROCESSED),
     ]

@@ -53,7 +53,7 @@ node.add_command(
         callback=_head,
         params=[
             *command_line.parameters(Terminals, without=("head",)),
-            *command_line.parameters(Options, without=("port", "rendezvous")),
+            *command_line.parameters(Options, without=("port", "rendezvous", "check", "check_skip")),
             click.Argument(["command"], nargs=-1, type=click.UNPROCESSED, metavar="[DRIVER [ITS ARGUMENTS]...]"),
         ],
         help=_HEAD_HELP,

@@ -6,7 +6,9 @@ import fnmatch
 import ipaddress
 import os
 import socket
+import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import psutil
@@ -125,13 +127,30 @@ def _cpu_quota(directory: Path) -> tuple[str, str]:
 
 def memory() -> int:
     """Bytes of memory this process may use: what the host has free, or the cgroup's limit if that is lower."""
+    available = int(psutil.virtual_memory().available)
+    return min(available, memory_limit() or available)
+
+
+def memory_limit() -> int | None:
+    """Bytes that the cgroup grants; None without a limit."""
     limits = [
         int(text)
         for directory in _cgroups("memory")
         for file in ("memory.max", "memory.limit_in_bytes")
         if (text := _read(directory / file)).isdigit()
     ]
-    return min([int(psutil.virtual_memory().available), *limits])
+    return min(limits, default=None)
+
+
+def total_memory() -> int:
+    """Bytes of memory of the host, whoever may use them."""
+    return int(psutil.virtual_memory().total)
+
+
+def processes(names: Collection[str]) -> list[tuple[int, str, str]]:
+    """Processes of these names, whoever owns them: (pid, name, account)."""
+    found = psutil.process_iter(["pid", "name", "username"])
+    return [(entry.pid, entry.info["name"], entry.info["username"]) for entry in found if entry.info["name"] in names]
 
 
 def process_limit() -> int | None:
@@ -176,6 +195,12 @@ def free_space(directory: str) -> int:
         return psutil.disk_usage(directory).free
     except FileNotFoundError:
         return 0
+
+
+def free_files(directory: str) -> int:
+    """Files that this user may still make below a directory; as good as endless where the file system counts none."""
+    found = os.statvfs(directory)
+    return found.f_favail if found.f_files else sys.maxsize
 
 
 def file_system(path: str) -> str:

@@ -21,6 +21,13 @@ from rayhpc.processes import environment
 
 # Variables that describe the run to its driver. They have names of options, which a second run inside must not read.
 _SET_FOR_DRIVERS = ("run_dir", "deadline")
+# Flags that may stand alone, as they are meant then.
+_BARE = {
+    flag: f"{flag}={field.metadata['bare']}"
+    for field in dataclasses.fields(Options)
+    if "bare" in field.metadata
+    for flag in ["--" + field.name.replace("_", "-")]
+}
 _USAGE = "[OPTIONS] DRIVER [ARGUMENTS OF THE DRIVER]..."
 _HELP = """Start a Ray cluster in this allocation, run DRIVER on it, and shut everything down.
 
@@ -40,8 +47,8 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     rest = list(arguments)
     ours: list[str] = []
     while rest and rest[0].startswith("-") and rest[0] not in ("--", "-m", "-"):
-        ours.append(rest.pop(0))
-        if ours[-1] in takes_value and rest:
+        ours.append(_BARE.get(rest[0], rest[0]))
+        if rest.pop(0) in takes_value - set(_BARE) and rest:
             ours.append(rest.pop(0))
     return ours, rest[1:] if rest[:1] == ["--"] else rest
 
@@ -58,8 +65,10 @@ def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
         options = chosen(context.params)
     except click.UsageError as error:
         raise _usage(error.format_message()) from error
-    if bool(driver) == options.hold:
-        raise _usage(f"--hold keeps a cluster without a driver: {driver[0]}" if driver else "no driver was named")
+    if driver and options.hold:
+        raise _usage(f"--hold keeps a cluster without a driver: {driver[0]}")
+    if not (driver or options.hold or options.check != "no"):
+        raise _usage("no driver was named")
     if driver[:1] == ["-m"] and not "".join(driver[1:2]):
         raise _usage("-m names no module")
     check(options)

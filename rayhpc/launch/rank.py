@@ -12,7 +12,7 @@ import click
 
 from rayhpc.bootstrap.readiness import default_timeout
 from rayhpc.bootstrap.story import EarlyStart, bootstrap
-from rayhpc.errors import RayhpcError
+from rayhpc.errors import ExitCode, RayhpcError
 from rayhpc.host import this_host
 from rayhpc.launch.command_line import parse
 from rayhpc.log import Console
@@ -36,8 +36,37 @@ def run(arguments: Sequence[str], early_start: EarlyStart) -> int:
     try:
         ranks = _connect(options, Console(this_host.started_at(), not may_print).line)
     except RayhpcError as error:
-        return _report(error, may_print)
-    return bootstrap(options, driver, ranks, Console(this_host.started_at(), ranks.rank != HEAD_RANK), early_start)
+        return _report_unmet(error, may_print) if options.check != "no" else _report(error, may_print)
+    console = Console(this_host.started_at(), ranks.rank != HEAD_RANK)
+    if options.check != "no":
+        code = _check(options, ranks, console)
+        if code or not (driver or options.hold):
+            ranks.leave()
+            return code if ranks.rank == HEAD_RANK else 0
+    return bootstrap(options, driver, ranks, console, early_start)
+
+
+def _check(options: Options, ranks: comm.Comm, console: Console) -> int:
+    """Let all ranks look at their hosts; 78 where a run could not work, after printing what was found."""
+    from rayhpc.doctor.ranks import examine  # with its checks, which most launches do without
+
+    try:
+        result = examine(options, ranks, os.environ)
+    except RayhpcError as error:
+        console.plain(error.fault.text())
+        if isinstance(error, comm.Unreachable):
+            ranks.abort(int(error.fault.code))
+        return int(error.fault.code)
+    console.plain(result.text)
+    return int(ExitCode.CONFIGURATION) if result.failed else 0
+
+
+def _report_unmet(error: RayhpcError, aloud: bool) -> int:
+    """As _report(), in the words of a check."""
+    from rayhpc.doctor.ranks import unmet
+
+    Console(0.0, quiet=not aloud).plain(unmet(error.fault).text)
+    return int(ExitCode.CONFIGURATION)
 
 
 def _parse(arguments: Sequence[str], may_print: bool) -> tuple[Options, list[str]]:

@@ -236,7 +236,7 @@ def _settings(nodes: int) -> dict[str, str]:
 
 def _without_proxies(environ: Mapping[str, str], addresses: set[str]) -> dict[str, str]:
     """no_proxy with the cluster's addresses, where a proxy is set at all."""
-    if not any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name in environ):
+    if not any(name.lower() in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy") for name in environ):
         return {}
     known = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
     value = ",".join([*filter(None, [known]), "localhost", "127.0.0.1", *sorted(addresses)])

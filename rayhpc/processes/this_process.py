@@ -11,7 +11,7 @@ from rayhpc.processes.keeper import become_subreaper, write_no_core_files
 # With fewer Ray dies of it: the head's daemons alone open 75 files, a node on two CPUs runs 150 threads.
 _LEAST_LIMIT = 256
 # With fewer many CPUs or nodes may be too much: 3 files and 25 threads for each worker process.
-_AMPLE_LIMIT = 4096
+AMPLE_LIMIT = 4096
 _CGROUP = "the cgroup's pids.max"
 _KINDS = ((resource.RLIMIT_NOFILE, "open files", "n"), (resource.RLIMIT_NPROC, "processes", "u"))
 
@@ -54,8 +54,8 @@ def small_limits(cgroup: int | None = None) -> tuple[str, ...]:
             from rayhpc.errors import configuration  # more than the rest of what `ray start` begins with
 
             raise configuration(*_too_few(limit, what, name), next_step=step)
-        if limit < _AMPLE_LIMIT:
-            warnings.append(f"only {limit} {what} are allowed ({name}); Ray may need {_AMPLE_LIMIT} and more")
+        if limit < AMPLE_LIMIT:
+            warnings.append(f"only {limit} {what} are allowed ({name}); Ray may need {AMPLE_LIMIT} and more")
     return tuple(warnings)
 
 
@@ -66,7 +66,7 @@ def _limits(cgroup: int | None) -> list[tuple[int, str, str, str]]:
         hard = resource.getrlimit(kind)[1]
         if hard == resource.RLIM_INFINITY or (kind == resource.RLIMIT_NPROC and os.geteuid() == 0):
             continue  # root's processes are not limited
-        step = f"raise it where the job starts: ulimit -{flag} {_AMPLE_LIMIT}; if that is refused, ask the site"
+        step = f"raise it where the job starts: ulimit -{flag} {AMPLE_LIMIT}; if that is refused, ask the site"
         found.append((hard, what, f"ulimit -H{flag}", step))
     if cgroup is not None:
         step = "ask the scheduler for more CPUs, or the site for a higher limit; in a container: --pids-limit"

@@ -23,6 +23,7 @@ LAYERS = (
     "records",
     "ranks batch jobs rllib",
     "bootstrap clusters sweep kube lab",
+    "doctor",
     "launch",
     "start",
     "cli",

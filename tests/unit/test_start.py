@@ -16,7 +16,8 @@ from rayhpc.launch.command_line import parse
 @pytest.mark.parametrize(
     ("words", "environ"),
     [(["--tls", "t.py"], {}), (["--one-per-host", "t.py"], {}), (["t.py"], {"RAYHPC_TLS": "1"}),
-     (["t.py"], {"RAYHPC_ONE_PER_HOST": "yes"}), (["--num-cpus", "1", "--tls", "--", "true"], {})],
+     (["t.py"], {"RAYHPC_ONE_PER_HOST": "yes"}), (["--num-cpus", "1", "--tls", "--", "true"], {}),
+     (["--check", "t.py"], {}), (["--check=stop", "t.py"], {})],
 )  # fmt: skip
 def test_ray_is_not_begun_where_that_were_in_vain(
     words: list[str], environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
@@ -24,7 +25,7 @@ def test_ray_is_not_begun_where_that_were_in_vain(
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     options, _ = parse(words)
-    assert options.tls or options.one_per_host
+    assert options.tls or options.one_per_host or options.check
     assert not start.at_once(words, os.environ)
 
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import rayhpc
 from rayhpc.batch import jobscript, submit
 from rayhpc.errors import RayhpcError
 from rayhpc.schedulers import SYSTEMS
@@ -123,6 +124,7 @@ def test_what_the_script_is_told() -> None:
     }  # fmt: skip
     assert submit.bootstrap_options(Request(ranks_per_host="2"), "runs", environ) == [
         f"export RAYHPC_RUN_DIR={Path('runs').absolute()}",
+        f"export RAYHPC_SUBMITTED_BY={rayhpc.__version__}",
         "export RAYHPC_REQUEUE=no",
         "export RAYHPC_RANKS_PER_HOST=2",
         "export RAYHPC_VENV=${RAYHPC_VENV-/v}",

@@ -36,7 +36,7 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], None]:
 
 
 def chosen(wanted: str = "", **environ: str) -> tuple[str, tuple[str, ...]]:
-    return resources._temp_base(wanted, environ)
+    return resources.temp_base(wanted, environ)
 
 
 def test_the_jobs_own_directory_is_taken(short: str, on: Callable[[dict[str, str]], None]) -> None:
@@ -139,13 +139,13 @@ def test_an_interface_that_nobody_has_is_refused_with_the_candidates(monkeypatch
     found = (Interface("ib0", "10.2.0.5"),)
     monkeypatch.setattr(this_host, "interfaces", lambda wanted: found if wanted == "*" else ())
     with pytest.raises(RayhpcError, match="no interface of this host matches --interface hsn0") as caught:
-        resources._interfaces("hsn0")
+        resources.interfaces("hsn0")
     assert caught.value.fault.evidence == ("ib0 10.2.0.5",)
 
 
 def test_a_host_without_a_network_is_its_own_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(this_host, "interfaces", lambda _: ())
-    assert resources._interfaces("") == (Interface("lo", "127.0.0.1"),)
+    assert resources.interfaces("") == (Interface("lo", "127.0.0.1"),)
 
 
 def test_the_scheduler_limits_memory_and_names_cpus(
@@ -201,11 +201,11 @@ def test_a_directory_without_programs_is_used_with_a_warning(short: str, monkeyp
 )
 def test_an_object_store_that_ray_would_refuse(options: dict[str, Any], environ: dict[str, str], fits: bool) -> None:
     if fits:
-        resources._check_store(Options(**options), 2**30, environ)
+        resources.check_store(Options(**options), 2**30, environ)
     else:
         with pytest.raises(RayhpcError, match="--object-store-memory 11G, but /dev/shm has "):
-            resources._check_store(Options(**options), 2**30, environ)
-    resources._check_store(Options(**options), 12 * 2**30, environ)
+            resources.check_store(Options(**options), 2**30, environ)
+    resources.check_store(Options(**options), 12 * 2**30, environ)
 
 
 def test_a_version_is_the_one_that_would_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

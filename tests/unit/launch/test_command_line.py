@@ -41,6 +41,8 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "temp_dir": ("/tmp/two words", "/tmp/two words"),
     "run_dir": ("new\nline", "new\nline"),
     "rendezvous": ("tcp", "tcp"),
+    "check": ("stop", "stop"),
+    "check_skip": ("umask,home", "umask,home"),
     "timeout": ("90.5", 90.5),
     "min_nodes": ("2", 2),
     "on_node_loss": ("abort", "abort"),
@@ -62,6 +64,11 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def said(name: str, text: str, joined: bool = False) -> list[str]:
+    """An option as it is typed; one that may stand alone has its value joined."""
+    return [f"{flag(name)}={text}"] if joined or "bare" in FIELDS[name].metadata else [flag(name), text]
+
+
 def refused(*words: str) -> Fault:
     with pytest.raises(RayhpcError) as caught:
         parse(words)
@@ -78,7 +85,7 @@ def test_every_option_has_a_sample() -> None:
 @pytest.mark.parametrize("name", SAMPLES)
 def test_every_option_before_the_driver(name: str, joined: bool) -> None:
     text, value = SAMPLES[name]
-    words = [f"{flag(name)}={text}"] if joined else [flag(name), text]
+    words = said(name, text, joined)
     options, driver = parse([*words, "train.py", *DRIVERS_OWN])
     assert options == dataclasses.replace(Options(), **{name: value})
     assert driver == ["train.py", *DRIVERS_OWN]
@@ -100,7 +107,7 @@ def test_the_negative_of_a_flag() -> None:
 def test_all_options_at_once() -> None:
     alone = {"walltime", "deadline"}  # they say the same thing
     chosen = {name: SAMPLES[name] for name in SAMPLES if name not in alone}
-    words = [word for name, (text, _) in chosen.items() for word in (flag(name), text)]
+    words = [word for name, (text, _) in chosen.items() for word in said(name, text)]
     options, driver = parse([*words, "--one-per-host", "train.py"])
     expected = {name: value for name, (_, value) in chosen.items()}
     assert options == dataclasses.replace(Options(), one_per_host=True, **expected)
@@ -272,7 +279,7 @@ def test_the_default_command_line_is_the_default_of_the_data() -> None:
 @pytest.mark.parametrize("name", FIELDS)
 def test_fields_say_enough(name: str) -> None:
     details = FIELDS[name].metadata
-    known = {"help", "metavar", "choices", "minimum", "maximum", "multiple", "off"}
+    known = {"help", "metavar", "choices", "minimum", "maximum", "multiple", "off", "bare"}
     assert set(details) <= known
     shown = details.get("metavar", "")
     assert HINTS[name] is bool or "choices" in details or shown.isupper() or "|" in shown
@@ -378,3 +385,18 @@ def test_the_login_command_names_itself_and_the_bootstrap() -> None:
 def test_the_command_takes_options_alone() -> None:
     assert all(isinstance(parameter, click.Option) for parameter in command().params)
     assert units.size(SAMPLES["object_store_memory"][0]) == 2**33
+
+
+@pytest.mark.parametrize(
+    ("words", "check", "driver"),
+    [
+        (["--check"], "stop", []),
+        (["--check", "t.py", "--check"], "stop", ["t.py", "--check"]),
+        (["--check=stop", "--", "t.py"], "stop", ["t.py"]),
+        (["--check", "--hold"], "stop", []),
+        (["t.py"], "no", ["t.py"]),
+    ],
+)
+def test_a_check_needs_no_driver_and_takes_none_for_its_value(words: list[str], check: str, driver: list[str]) -> None:
+    options, found = parse(words)
+    assert (options.check, found) == (check, driver)

@@ -223,7 +223,8 @@ def test_a_nodes_gpus_are_its_own() -> None:
     assert made["HIP_VISIBLE_DEVICES"] == "2,3"
 
 
-@pytest.mark.parametrize("proxy", ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"])
+@pytest.mark.parametrize("proxy", ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY",
+                                   "grpc_proxy"])  # fmt: skip
 @pytest.mark.parametrize("children", [daemons, driver])
 def test_the_cluster_is_not_behind_a_proxy(children: object, proxy: str) -> None:
     assert callable(children)

@@ -1,0 +1,141 @@
+"""All ranks meet, look, and report to rank 0: no Ray is started.
+
+Every rank sends three short messages to rank 0: who it is, that it has measured its ways to others, and what is not
+well. Each compares itself with rank 0, so that rank 0 only joins equal findings.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+
+from rayhpc import schedulers
+from rayhpc.bootstrap import plan
+from rayhpc.doctor import catalog, finding
+from rayhpc.doctor.answering import Answering
+from rayhpc.doctor.checks_network import measure_all
+from rayhpc.doctor.checks_python import versions_here
+from rayhpc.doctor.finding import Finding, Verdict
+from rayhpc.doctor.here import Here, Meeting, Peer, Ways
+from rayhpc.doctor.look import SECONDS, look
+from rayhpc.errors import Fault, counted
+from rayhpc.host import this_host
+from rayhpc.model import HEAD_RANK
+from rayhpc.options import Options
+from rayhpc.ranks.comm import Comm, agree
+from rayhpc.schedulers.facts import Environment
+
+# The head tries so many hosts; all others are tried by the host before them.
+_SAMPLE = 8
+_MEET_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a rank says of itself. versions: of rank 0 alone."""
+
+    host_id: str
+    peer: Peer
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was found in an allocation. summary: what was looked at."""
+
+    findings: tuple[Finding, ...]
+    summary: str
+
+    @property
+    def failed(self) -> bool:
+        """Whether a run could not work."""
+        return finding.worst(self.findings) is Verdict.FAIL
+
+    @property
+    def text(self) -> str:
+        """What people read."""
+        return finding.report(self.findings, self.summary)
+
+
+def examine(options: Options, comm: Comm, environ: Environment) -> Result:
+    """Make the checks in all ranks; the result, on rank 0 with all findings, elsewhere as the failures alone.
+
+    Raises RayhpcError where a rank does not answer.
+    """
+    place, began = f"rank {comm.rank} on {this_host.name()}", time.monotonic()
+    skip = [word for word in options.check_skip.split(",") if word]
+    with closing(Answering()) as answering:
+        facts = partial(_facts, comm.rank == HEAD_RANK, answering.ports)
+        meeting: Meeting = agree(comm, place, facts, partial(_meet, environ), _MEET_SECONDS + 0.1 * comm.size)
+        ways: list[Ways] = []
+
+        def measure() -> None:
+            ways.append(measure_all(meeting) if meeting.first else Ways())
+
+        def own() -> list[Finding]:
+            here = Here(options, environ, meeting, *ways)
+            return look(catalog.chosen(catalog.of(here), skip=skip), here)
+
+        agree(comm, place, measure, list, _MEET_SECONDS + 0.1 * comm.size)
+        join = partial(_join, len(catalog.chosen(catalog.ALL, skip=skip)), meeting.hosts, began)
+        return agree(comm, place, own, join, SECONDS + 0.1 * comm.size)
+
+
+def unmet(fault: Fault) -> Result:
+    """The result where the ranks have not even met."""
+    found = finding.Finding.of(fault)
+    where = fault.where or this_host.name()
+    named = Finding(found.verdict, found.what, found.evidence, found.next_step, "ranks-meet", where)
+    return Result((named,), "the ranks have not met")
+
+
+def _facts(leads: bool, ports: tuple[int, ...]) -> Facts:
+    addresses = tuple(entry.address for entry in this_host.interfaces())
+    versions = versions_here() if leads else {}
+    return Facts(this_host.identity(), Peer(this_host.name(), addresses or ("127.0.0.1",), ports), versions)
+
+
+def _meet(environ: Environment, found: Sequence[Facts]) -> list[Meeting]:
+    """What each rank is told: hosts stand in a ring, in the order of their first ranks."""
+    first: dict[str, int] = {}
+    ranks_here: dict[str, int] = {}
+    for rank, facts in enumerate(found):
+        first.setdefault(facts.host_id, rank)
+        ranks_here[facts.host_id] = ranks_here.get(facts.host_id, 0) + 1
+    ring = [found[rank].peer for rank in first.values()]
+    places = {host_id: place for place, host_id in enumerate(first)}
+    scheduler = schedulers.detect(environ)
+    granted = scheduler.hosts(environ) if scheduler else []
+    unused = plan.unused_hosts(granted, {host_id: found[rank].peer.host for host_id, rank in first.items()})
+    return [
+        Meeting(
+            leads=rank == HEAD_RANK,
+            first=first[facts.host_id] == rank,
+            ranks_here=ranks_here[facts.host_id],
+            hosts=len(ring),
+            versions=found[HEAD_RANK].versions,
+            head=ring[0] if places[facts.host_id] else None,
+            peers=_peers(ring, places[facts.host_id]),
+            unused=tuple(unused) if rank == HEAD_RANK else (),
+        )
+        for rank, facts in enumerate(found)
+    ]
+
+
+def _peers(ring: Sequence[Peer], place: int) -> tuple[Peer, ...]:
+    """The next host of the ring, and one more at random; for the head some."""
+    following = ring[(place + 1) % len(ring)]
+    others = [peer for peer in ring if peer not in (following, ring[place])]
+    more = random.sample(others, min(len(others), 1 if place else _SAMPLE))
+    return (following, *more) if len(ring) > 1 else ()
+
+
+def _join(checks: int, hosts: int, began: float, found: Sequence[Sequence[Finding]]) -> list[Result]:
+    every = finding.joined(each for own in found for each in own)
+    looked = f"{checks} checks on {counted(hosts, 'host')} in {time.monotonic() - began:.1f} s"
+    failures = tuple(each for each in every if each.verdict is Verdict.FAIL)[:1]
+    return [Result(tuple(every), looked), *[Result(failures, looked)] * (len(found) - 1)]
