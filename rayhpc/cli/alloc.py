@@ -55,16 +55,7 @@ def submit() -> None:
 
 def _submit_command(system: BatchSystem) -> click.Command:
     def callback(driver: tuple[str, ...], run_dir: str, script: str, dry_run: bool, **values: Any) -> None:
-        request = Request(**values)
-        submission = plan_submission(system, request, driver, run_dir, script, os.environ)
-        for doubt in doubts(driver):
-            tell(f"WARNING: {doubt}")
-        if dry_run:
-            click.echo(submission.preview(os.environ), nl=False)
-            return
-        allocation = submit_allocation(submission)
-        click.echo(allocation.job_id)
-        _tell_next(allocation)
+        submit_driver(system, Request(**values), driver, run_dir, script, dry_run)
 
     shipped = f"jobscripts/{system.script}" if system.script else "there is none for it, so --script is needed"
     parameters: list[click.Parameter] = [
@@ -84,6 +75,21 @@ def _submit_command(system: BatchSystem) -> click.Command:
             context_settings={"allow_interspersed_args": False},
         )
     )
+
+
+def submit_driver(
+    system: BatchSystem, request: Request, driver: Sequence[str], run_dir: str, script: str, dry_run: bool
+) -> None:
+    """Submit, print the job's id, tell what can be done next; RayhpcError where it cannot be submitted."""
+    submission = plan_submission(system, request, driver, run_dir, script, os.environ)
+    for doubt in doubts(driver):
+        tell(f"WARNING: {doubt}")
+    if dry_run:
+        click.echo(submission.preview(os.environ), nl=False)
+        return
+    allocation = submit_allocation(submission)
+    click.echo(allocation.job_id)
+    _tell_next(allocation)
 
 
 for _system in SYSTEMS.values():

@@ -79,6 +79,12 @@ def fits(value: Any, hint: Any) -> bool:
     return True
 
 
+def as_wanted(value: Any, hint: Any) -> Any:
+    """A list as a tuple where only a tuple is wanted, which YAML does not have."""
+    origins = {get_origin(each) or each for each in (hint, *get_args(hint))}
+    return tuple(value) if isinstance(value, list) and tuple in origins and list not in origins else value
+
+
 def without_forward(hint: Any) -> Any:
     """The annotation with Any in the place of what Ray only names."""
     if isinstance(hint, ForwardRef | str):

@@ -73,11 +73,27 @@ def train(overrides: tuple[str, ...], config_dir: str | None, config_name: str |
 
     importable_from(Path.cwd())
     with usage():
-        from rayhpc.lab.compose import Source, sweep
-
-        source = Source(overrides, config_dir, config_name)
-        sources = sweep(source) if multirun else [source]
+        sources = _sources(overrides, config_dir, config_name, multirun)
     leave(max((_train(each) for each in sources), default=EXIT_DONE))
+
+
+def _sources(overrides: tuple[str, ...], config_dir: str | None, config_name: str | None, each: bool) -> list[Source]:
+    from rayhpc.lab.compose import Source, sweep
+
+    source = Source(overrides, config_dir, config_name)
+    return sweep(source) if each else [source]
+
+
+def check_line(overrides: tuple[str, ...], config_dir: str | None, config_name: str | None, multirun: bool) -> None:
+    """End with 2 where the line of a job would; a login node without Ray and Hydra leaves it to the job."""
+    from importlib.util import find_spec
+
+    if all(find_spec(name) for name in NEEDED):
+        from rayhpc.lab.settings import read
+
+        with usage():
+            for source in _sources(overrides, config_dir, config_name, multirun):
+                read(source)
 
 
 def _train(source: Source) -> int:

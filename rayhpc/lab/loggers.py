@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -31,16 +32,16 @@ def loggers_of(settings: Settings, training: Training) -> list[Watcher]:
 
 
 def numbers(row: Row, result: Mapping[str, Any]) -> dict[str, float]:
-    """Every number of a result by its path, and the row of metrics.csv."""
+    """Every finite number of a result by its path, and the row of metrics.csv."""
     found = dict(_flat("", result))
-    return {**found, **{f"row/{name}": float(value) for name, value in asdict(row).items() if value == value}}
+    return {**found, **{f"row/{name}": float(value) for name, value in asdict(row).items() if math.isfinite(value)}}
 
 
 def _flat(prefix: str, result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in result.items():
         if isinstance(value, Mapping):
             yield from _flat(f"{prefix}{name}/", value)
-        elif name != "config" and isinstance(value, Real) and not isinstance(value, bool) and value == value:
+        elif name != "config" and isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
             yield f"{prefix}{name}", float(value)
 
 
