@@ -119,12 +119,13 @@ def _ready(source: Source, signals: Signals) -> Training:
 def view(checkpoint: Path, episodes: int, seed: int, out: Path | None, explore: bool) -> None:
     """Run the policy of CHECKPOINT (or of the newest one in a directory), film it, print what it reached."""
     with usage():
-        from rayhpc.lab.view import figures, film, found, write_film
+        from rayhpc.lab.view import figures, film, found, writer_for
 
+        write = writer_for(out) if out is not None else None
         seen = film(found(checkpoint), episodes, seed, explore=explore, render=out is not None)
         click.echo(figures(seen))
-        if out is not None:
-            write_film(seen, out)
+        if out is not None and write is not None:
+            write(seen, out)
             click.echo(f"{len(seen.frames)} frames in {out}")
 
 

@@ -44,12 +44,20 @@ def test_trained_stopped_gone_on_with_and_viewed(jobs: Jobs) -> None:
     os.kill(job.process.pid, signal.SIGUSR1)
     ended(job, 75)
     before = len(rows(job.directory))
-    last = [*TRAIN, "algo=ppo", "env=CartPole-v1", *SMALL, f"stop.iterations={before + 1}"]
-    ended(jobs.start(*last, ranks=4), 0)
+    more = ["run.video=every 1", "evaluation.evaluation_interval=1", "evaluation.evaluation_duration=3"]
+    last = [*TRAIN, "algo=ppo", "env=CartPole-v1", *SMALL, f"stop.iterations={before + 1}", *more]
+    said = ended(jobs.start(*last, ranks=4), 0)
     found = rows(job.directory)
     assert [int(row["iteration"]) for row in found] == list(range(1, before + 2))
     assert {"config.yaml", "result.json", "learning-curve.png", "tensorboard"} <= set(os.listdir(job.directory / "out"))
     assert json.loads((job.directory / "out" / "result.json").read_text())["iterations"] == before + 1
+    (filmed,) = (job.directory / "out" / "videos").iterdir()
+    assert filmed.name == f"iteration-{before + 1:06d}.gif"
+    with Image.open(filmed) as film:
+        assert f"episode 1: return {film.n_frames:.1f}, {film.n_frames} steps" in said
+    (evaluation,) = csv.DictReader((job.directory / "out" / "evaluation.csv").open())
+    assert (int(evaluation["iteration"]), int(evaluation["episodes"])) == (before + 1, 3)
+    assert float(evaluation["return_margin"]) >= 0
     view = [jobs.mpi.python, "-m", "rayhpc.lab", "view", "out", "--episodes", "2", "--out", "film.gif"]
     env = {name: value for name, value in jobs.mpi.environment.items() if name != "DISPLAY"}
     done = subprocess.run(view, cwd=job.directory, env=env, capture_output=True, text=True, timeout=120, check=False)
