@@ -90,13 +90,14 @@ def _take_auto(plain: dict[str, Any]) -> bool:
 def _objects(schema: Schema, group: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a group with the classes and functions in it that they name."""
     made = {name: as_wanted(instantiated(value), schema[group][name].hint) for name, value in values.items()}
-    for name, value in made.items():
-        if wants_object(schema[group][name]):
-            made[name] = [_loaded(each) for each in value] if isinstance(value, list) else _loaded(value)
-    return made
+    return {name: _loaded(value) if wants_object(schema[group][name].hint) else value for name, value in made.items()}
 
 
 def _loaded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _loaded(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_loaded(each) for each in value]
     return load(value) if isinstance(value, str) and ":" in value else value
 
 
