@@ -12,9 +12,9 @@ import yaml
 from click.testing import CliRunner
 
 from rayhpc.lab.algorithms import default_config
+from rayhpc.lab.check import wants_object
 from rayhpc.lab.commands import lab
 from rayhpc.lab.compose import Source, sweep
-from rayhpc.lab.check import wants_object
 from rayhpc.lab.objects import load
 from rayhpc.lab.schema import RAY_GROUPS, Key, schema_of
 from rayhpc.lab.settings import read, settings_of
