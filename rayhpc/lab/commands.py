@@ -36,15 +36,11 @@ def usage() -> Iterator[None]:
         sys.exit(EXIT_USAGE)
 
 
-def completed(_: click.Context, __: click.Parameter, word: str) -> list[str]:
-    """What a key may begin with, for the shell's tab."""
-    from rayhpc.lab.algorithms import default_config, names
-    from rayhpc.lab.schema import schema_of
+def completed(context: click.Context, _: click.Parameter, word: str) -> list[str]:
+    """What a word may become, for the shell's tab: a key with its =, or its values."""
+    from rayhpc.lab.complete import candidates
 
-    if word.startswith("algo="):
-        return [f"algo={name}" for name in names() if name.lower().startswith(word[5:].lower())]
-    keys = [each.path for group in schema_of(type(default_config("PPO"))).values() for each in group.values()]
-    return [f"{path}=" for path in ("algo", "env", *keys) if path.startswith(word)]
+    return candidates(context.params.get("overrides") or (), word)
 
 
 def configured(command: Callable[..., None]) -> Callable[..., None]:
