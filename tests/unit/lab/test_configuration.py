@@ -19,6 +19,7 @@ from rayhpc.lab.objects import load
 from rayhpc.lab.schema import RAY_GROUPS, Key, schema_of
 from rayhpc.lab.settings import read, settings_of
 from rayhpc.rllib.errors import UsageError
+from tests.launch import REPOSITORY
 
 CARTPOLE = {"algo": "PPO", "env": "CartPole-v1"}
 OBJECT = "collections:OrderedDict"
@@ -250,14 +251,43 @@ def test_an_environment_that_does_not_work(tmp_path: Path, change: tuple[str, st
         settings_of({"algo": "PPO", "env": str(file)})
 
 
-def test_the_configuration_is_printed_and_explained() -> None:
-    run = CliRunner().invoke
-    printed = run(lab, ["config", "training.lr=0.1"])
-    assert yaml.safe_load(printed.output) == {"algo": "PPO", "env": "CartPole-v1", "training": {"lr": 0.1}}
-    assert "lr: " in run(lab, ["config", "--diff", "training.lr=0.1"]).output
-    explained = run(lab, ["config", "explain", "env_runners.num_env_runners"]).output
-    assert explained.startswith("env_runners.num_env_runners\nwants: Optional[int]\n")
-    assert "nearest: env_runners.num_env_runners" in run(lab, ["config", "explain", "env_runners.num_env_runer"]).output
+def printed(*words: str) -> str:
+    done = CliRunner().invoke(lab, ["config", *words])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_the_configuration_is_printed() -> None:
+    assert yaml.safe_load(printed("training.lr=0.1")) == {**CARTPOLE, "training": {"lr": 0.1}}
+    assert printed("rollouts.num_rollout_workers=2").startswith("# rollouts is called env_runners now\n")
+
+
+def test_the_difference_from_rllibs_defaults() -> None:
+    lines = printed("--diff", "training.lr=0.1", "env_runners.num_env_runners=3").splitlines()
+    assert sorted(lines) == ["env: None -> 'CartPole-v1'", "lr: 5e-05 -> 0.1", "num_env_runners: 2 -> 3"]
+    assert "lr: " not in printed("--diff", "training.lr=5e-5")
+
+
+def test_a_key_and_a_group_are_explained() -> None:
+    said = printed("explain", "env_runners.num_env_runners").splitlines()
+    assert said[:3] == ["env_runners.num_env_runners", "wants: Optional[int]", "default: 2"]
+    assert "EnvRunner" in said[3]
+    assert "training.num_atoms\n" in printed("explain", "algo=DQN", "training")
+    assert printed("explain", "stop.iterations").endswith("Iterations. Default: 200.\n")
+    assert "an old name" in printed("explain", "env_runners.num_rollout_workers")
+    wrong = CliRunner().invoke(lab, ["config", "explain", "env_runners.num_env_runer"])
+    assert wrong.exit_code == 2
+    assert "nearest: env_runners.num_env_runners" in wrong.output
+
+
+def test_the_reference_is_that_of_the_installed_ray() -> None:
+    """To make it again: rayhpc lab config reference > docs/lab-reference.md"""
+    import ray
+
+    committed = (REPOSITORY / "docs" / "lab-reference.md").read_text()
+    constraints = (REPOSITORY / "constraints.txt").read_text()
+    assert f"\nray=={ray.__version__}\n" in constraints, "the page is that of constraints.txt, another Ray is installed"
+    assert printed("reference") == committed
 
 
 def test_algorithms_and_environments_are_listed() -> None:
