@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -37,49 +37,55 @@ _LOOK = 0.5
 _LEAST_TURNS = 6
 
 
-def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
+def parse(name: str, description: str | None, words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line of a benchmark in turns."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
     parser.add_argument("--launches", type=int, default=3, metavar="N", help="of both (default: 3)")
     parser.add_argument("--iterations", type=int, default=16, metavar="N", help=f"that count, after {WARM_UP} (16)")
-    parser.add_argument("--output", type=Path, default=REPOSITORY / "build/speed.json", metavar="FILE")
+    parser.add_argument("--output", type=Path, default=REPOSITORY / f"build/{name}.json", metavar="FILE")
     options = parser.parse_args(words)
     if min(options.launches, options.iterations) < 1 or options.launches * options.iterations < _LEAST_TURNS:
         parser.error(f"{_LEAST_TURNS} turns at least: with fewer nothing can be said of the median")
     return options
 
 
-def under_rayhpc(directory: Path, command: list[str]) -> list[str]:
-    """A command on a cluster of one node with what a plain ray.init() finds here."""
+def example(directory: Path) -> list[str]:
+    """examples/train_ppo.py without an end."""
+    endless = ["--stop-iterations", "1000000", "--stop-return", "1e9", "--checkpoint-every", "1000000"]
+    return [str(REPOSITORY / "examples/train_ppo.py"), "--output", str(directory / "ppo"), *endless]
+
+
+def under_rayhpc(directory: Path, turns: list[str]) -> list[str]:
+    """The example on a cluster of one node with what a plain ray.init() finds here."""
     shares = ["--num-cpus", str(this_host.cpu_count()), "--object-store-memory", str(OBJECT_STORE)]
     # It is ended in the middle, by a signal that the example takes for the wish to go on to a checkpoint.
     runs = ["--run-dir", str(directory / "runs"), "--no-register", "--stop-timeout", "1"]
-    return [sys.executable, "-m", "rayhpc.start", *shares, *runs, "--", *command]
+    return [sys.executable, "-m", "rayhpc.start", *shares, *runs, "--", *turns, *example(directory)]
 
 
-def plain(_: Path, command: list[str]) -> list[str]:
-    """The same command by itself; of its object store the environment says how large it is."""
-    return ["env", f"RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES={OBJECT_STORE}", *command]
+def plain(directory: Path, turns: list[str]) -> list[str]:
+    """The same by itself; of its object store the environment says how large it is."""
+    return ["env", f"RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES={OBJECT_STORE}", *turns, *example(directory)]
 
 
-CONTENDERS = {RAYHPC: under_rayhpc, PLAIN: plain}
+# Makes a command that begins with these words, which let a script's iterations wait for their turn.
+Contender = Callable[[Path, list[str]], list[str]]
+CONTENDERS: dict[str, Contender] = {RAYHPC: under_rayhpc, PLAIN: plain}
 
 
 class Training:
     """One contender's training, which waits for its turns until it is ended."""
 
-    def __init__(self, contender: str, directory: Path) -> None:
-        self._name, self._directory, self._place = contender, directory, OneHost(1)
+    def __init__(self, name: str, contender: Contender, directory: Path) -> None:
+        self._name, self._directory, self._place = name, directory, OneHost(1)
         directory.mkdir()
         fifos = [directory / "go", directory / "done"]
         for fifo in fifos:
             os.mkfifo(fifo)
         # Open for both ways, so that neither end waits for the other.
         self._go, self._done = (os.open(fifo, os.O_RDWR) for fifo in fifos)
-        script = [str(REPOSITORY / "examples/train_ppo.py"), "--output", str(directory / "ppo")]
-        endless = ["--stop-iterations", "1000000", "--stop-return", "1e9", "--checkpoint-every", "1000000"]
-        command = [sys.executable, str(HERE / "in_turns.py"), *map(str, fifos), *script, *endless]
-        self._place.start(CONTENDERS[contender](directory, command), directory)
+        turns = [sys.executable, str(HERE / "in_turns.py"), *map(str, fifos)]
+        self._place.start(contender(directory, turns), directory)
 
     def iterate(self) -> float:
         """Train for one iteration; its steps per second; raises MeasurementError where it does not come."""
@@ -102,29 +108,31 @@ class Training:
 Turn = dict[str, float]
 
 
-def launch(directory: Path, iterations: int) -> list[Turn]:
+def launch(contenders: Mapping[str, Contender], directory: Path, iterations: int) -> list[Turn]:
     """Steps per second of both, turn by turn; each begins every other turn."""
     directory.mkdir()
     turns: list[Turn] = []
     with ExitStack() as stack:
         trainings = {}
-        for name in CONTENDERS:
-            trainings[name] = Training(name, directory / name[:6])
+        for name, contender in contenders.items():
+            trainings[name] = Training(name, contender, directory / name[:6].strip())
             stack.callback(trainings[name].end)
         for turn in range(WARM_UP + iterations):
             order = list(trainings)[:: 1 if turn % 2 == 0 else -1]
-            turns.append({name: trainings[name].iterate() for name in order})
+            speeds = {name: trainings[name].iterate() for name in order}
+            turns.append({name: speeds[name] for name in contenders})
     return turns[WARM_UP:]
 
 
 def ratios(turns: Sequence[Turn]) -> list[float]:
-    """rayhpc's speed as a part of the other's, turn by turn."""
-    return [turn[RAYHPC] / turn[PLAIN] for turn in turns]
+    """The first one's speed as a part of the other's, turn by turn."""
+    first, other = turns[0]
+    return [turn[first] / turn[other] for turn in turns]
 
 
 def summary(turns: Sequence[Turn]) -> dict[str, Spread | None]:
     """Steps per second of both, and the ratio."""
-    both = {name: Spread.of([turn[name] for turn in turns]) for name in CONTENDERS}
+    both = {name: Spread.of([turn[name] for turn in turns]) for name in turns[0]}
     return {**both, "ratio": Spread.of(ratios(turns))}
 
 
@@ -145,15 +153,14 @@ def write(turns: Sequence[Turn], file: Path) -> None:
     file.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def main() -> None:
+def compare(contenders: Mapping[str, Contender], options: argparse.Namespace) -> None:
     """Measure; write the figures and print their middles."""
-    options = parse()
     # By default SIGTERM would leave the trainings that run.
     signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
     turns: list[Turn] = []
     with tempfile.TemporaryDirectory(prefix="speed-") as made:
         for number in range(options.launches):
-            fresh = launch(Path(made, str(number)), options.iterations)
+            fresh = launch(contenders, Path(made, str(number)), options.iterations)
             turns += fresh
             write(turns, options.output)
             print(f"launch {number + 1}: ratio {statistics.median(ratios(fresh)):.3f}", file=sys.stderr, flush=True)
@@ -165,4 +172,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    compare(CONTENDERS, parse("speed", __doc__))

@@ -17,7 +17,7 @@ from rayhpc.batch import allocations, jobscript, logs, status
 from rayhpc.batch.allocations import Allocation
 from rayhpc.batch.cancel import cancel_allocations
 from rayhpc.batch.status import Seen
-from rayhpc.batch.submit import doubts, plan_submission, submit_allocation
+from rayhpc.batch.submit import Submission, doubts, plan_submission, submit_allocation
 from rayhpc.batch.wait import wait_for_allocations
 from rayhpc.cli.base import (
     JSON_OPTION,
@@ -55,17 +55,8 @@ def submit() -> None:
 
 def _submit_command(system: BatchSystem) -> click.Command:
     def callback(driver: tuple[str, ...], run_dir: str, script: str, dry_run: bool, check: bool, **values: Any) -> None:
-        request = Request(**values)
         environ = {**os.environ, **({"RAYHPC_CHECK": "stop"} if check else {})}
-        submission = plan_submission(system, request, driver, run_dir, script, environ)
-        for doubt in doubts(driver):
-            tell(f"WARNING: {doubt}")
-        if dry_run:
-            click.echo(submission.preview(os.environ), nl=False)
-            return
-        allocation = submit_allocation(submission)
-        click.echo(allocation.job_id)
-        _tell_next(allocation)
+        submit_planned(plan_submission(system, Request(**values), driver, run_dir, script, environ), driver, dry_run)
 
     shipped = f"jobscripts/{system.script}" if system.script else "there is none for it, so --script is needed"
     parameters: list[click.Parameter] = [
@@ -86,6 +77,18 @@ def _submit_command(system: BatchSystem) -> click.Command:
             context_settings={"allow_interspersed_args": False},
         )
     )
+
+
+def submit_planned(submission: Submission, driver: Sequence[str], dry_run: bool) -> None:
+    """Submit, print the job's id, tell what can be done next; RayhpcError where it cannot be submitted."""
+    for doubt in doubts(driver):
+        tell(f"WARNING: {doubt}")
+    if dry_run:
+        click.echo(submission.preview(os.environ), nl=False)
+        return
+    allocation = submit_allocation(submission)
+    click.echo(allocation.job_id)
+    _tell_next(allocation)
 
 
 for _system in SYSTEMS.values():

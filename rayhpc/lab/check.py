@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from inspect import Parameter
 from typing import Any, ForwardRef, get_args, get_origin
 
-from rayhpc.lab.schema import Key, Schema
+from rayhpc.lab.schema import Schema
 from rayhpc.rllib.errors import UsageError
 
 SINGLE = ("algo", "env")
@@ -79,6 +79,12 @@ def fits(value: Any, hint: Any) -> bool:
     return True
 
 
+def as_wanted(value: Any, hint: Any) -> Any:
+    """A list as a tuple where only a tuple is wanted, which YAML does not have."""
+    origins = {get_origin(each) or each for each in (hint, *get_args(hint))}
+    return tuple(value) if isinstance(value, list) and tuple in origins and list not in origins else value
+
+
 def without_forward(hint: Any) -> Any:
     """The annotation with Any in the place of what Ray only names."""
     if isinstance(hint, ForwardRef | str):
@@ -93,7 +99,7 @@ def without_forward(hint: Any) -> Any:
     return hint
 
 
-def wants_object(key: Key) -> bool:
-    """Whether a class or a function is wanted, which the command line names as module:name."""
-    shown = str(key.hint)
-    return "Type[" in shown or "Callable" in shown or key.hint is type or "Optional[type]" in shown
+def wants_object(hint: Any) -> bool:
+    """Whether a class or a function is wanted, or a collection of them: configurations name each as module:name."""
+    origin = get_origin(hint) or hint
+    return origin in (type, Callable) or any(wants_object(each) for each in get_args(hint))

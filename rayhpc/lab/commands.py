@@ -36,15 +36,11 @@ def usage() -> Iterator[None]:
         sys.exit(EXIT_USAGE)
 
 
-def completed(_: click.Context, __: click.Parameter, word: str) -> list[str]:
-    """What a key may begin with, for the shell's tab."""
-    from rayhpc.lab.algorithms import default_config, names
-    from rayhpc.lab.schema import schema_of
+def completed(context: click.Context, _: click.Parameter, word: str) -> list[str]:
+    """What a word may become, for the shell's tab: a key with its =, or its values."""
+    from rayhpc.lab.complete import candidates
 
-    if word.startswith("algo="):
-        return [f"algo={name}" for name in names() if name.lower().startswith(word[5:].lower())]
-    keys = [each.path for group in schema_of(type(default_config("PPO"))).values() for each in group.values()]
-    return [f"{path}=" for path in ("algo", "env", *keys) if path.startswith(word)]
+    return candidates(context.params.get("overrides") or (), word)
 
 
 def configured(command: Callable[..., None]) -> Callable[..., None]:
@@ -73,11 +69,27 @@ def train(overrides: tuple[str, ...], config_dir: str | None, config_name: str |
 
     importable_from(Path.cwd())
     with usage():
-        from rayhpc.lab.compose import Source, sweep
-
-        source = Source(overrides, config_dir, config_name)
-        sources = sweep(source) if multirun else [source]
+        sources = _sources(overrides, config_dir, config_name, multirun)
     leave(max((_train(each) for each in sources), default=EXIT_DONE))
+
+
+def _sources(overrides: tuple[str, ...], config_dir: str | None, config_name: str | None, each: bool) -> list[Source]:
+    from rayhpc.lab.compose import Source, sweep
+
+    source = Source(overrides, config_dir, config_name)
+    return sweep(source) if each else [source]
+
+
+def check_line(overrides: tuple[str, ...], config_dir: str | None, config_name: str | None, multirun: bool) -> None:
+    """End with 2 where the line of a job would; a login node without Ray and Hydra leaves it to the job."""
+    from importlib.util import find_spec
+
+    if all(find_spec(name) for name in NEEDED):
+        from rayhpc.lab.settings import read
+
+        with usage():
+            for source in _sources(overrides, config_dir, config_name, multirun):
+                read(source)
 
 
 def _train(source: Source) -> int:
@@ -103,12 +115,13 @@ def _ready(source: Source, signals: Signals) -> Training:
 def view(checkpoint: Path, episodes: int, seed: int, out: Path | None, explore: bool) -> None:
     """Run the policy of CHECKPOINT (or of the newest one in a directory), film it, print what it reached."""
     with usage():
-        from rayhpc.lab.view import figures, film, found, write_film
+        from rayhpc.lab.view import figures, film, found, writer_for
 
+        write = writer_for(out) if out is not None else None
         seen = film(found(checkpoint), episodes, seed, explore=explore, render=out is not None)
         click.echo(figures(seen))
-        if out is not None:
-            write_film(seen, out)
+        if out is not None and write is not None:
+            write(seen, out)
             click.echo(f"{len(seen.frames)} frames in {out}")
 
 

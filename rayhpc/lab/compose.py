@@ -71,10 +71,15 @@ def _additive(source: Source) -> Iterator[str]:
         name, sign, value = word.partition("=")
         if not sign or name.startswith(("+", "~", "hydra.", "hydra/")):
             yield word
-        elif (Path(source.config_dir or ".") / name / f"{value}.yaml").is_file() and source.config_dir:
+        elif any((folder / name / f"{value}.yaml").is_file() for folder in _folders(source)):
             yield word if name in _default_groups(source) else f"+{word}"
         else:
             yield f"++{word}"
+
+
+def _folders(source: Source) -> list[Path]:
+    """Where groups of files are looked for: with ours, and in the user's directory."""
+    return [Path(__file__).parent / "conf", *([Path(source.config_dir)] if source.config_dir else [])]
 
 
 def _default_groups(source: Source) -> set[str]:

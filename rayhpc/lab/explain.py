@@ -9,10 +9,14 @@ import yaml
 
 from rayhpc.lab.algorithms import default_config, names
 from rayhpc.lab.check import nearest, paths
+from rayhpc.lab.old_names import RENAMED
 from rayhpc.lab.own_groups import OWN_GROUPS
 from rayhpc.lab.schema import RAY_GROUPS, Key, schema_of
 from rayhpc.lab.settings import Settings
 from rayhpc.rllib.errors import UsageError
+
+NOWHERE = object()
+WIDEST_DEFAULT = 80
 
 
 def as_yaml(settings: Settings) -> str:
@@ -48,35 +52,58 @@ def explained(path: str, algo: Any) -> str:
 
 def text_of(key: Key, config: Any) -> str:
     """A key in a few lines."""
-    default = getattr(config, key.name, None) if key.group in RAY_GROUPS else None
-    known = [f"default: {default!r}"] if hasattr(config, key.name) and key.group in RAY_GROUPS else []
+    default = _default(key, config) if key.group in RAY_GROUPS else ""
+    known = [f"default: {default}"] if default else []
     old = ["an old name: Ray keeps it only to say what replaced it"] if key.old else []
     return "\n".join([key.path, f"wants: {key.wants}", *known, *old, key.text or "Ray does not say more."]) + "\n"
 
 
-def reference(algos: Sequence[str] = ()) -> str:
+def reference() -> str:
     """docs/lab-reference.md: every key of every group, as the installed Ray has them."""
-    return "\n".join(_reference(algos or names())) + "\n"
+    return "\n".join(_reference()) + "\n"
 
 
-def _reference(algos: Sequence[str]) -> Iterator[str]:
+def _reference() -> Iterator[str]:
     import ray
 
-    base = schema_of(type(default_config("PPO")).__mro__[1])
+    of_ppo = default_config("PPO")
+    base = type(of_ppo).__mro__[1]
+    common, config = schema_of(base), base()
     yield "# Configuration reference"
     yield ""
     yield f"Made from the signatures of Ray {ray.__version__} by `rayhpc lab config reference`. What a key means:"
     yield "`rayhpc lab config explain GROUP.KEY`."
     for group in (*RAY_GROUPS, *OWN_GROUPS):
-        yield from _table(group, list(base[group].values()))
-    for algo in algos:
-        own = schema_of(type(default_config(algo)))["training"]
-        yield from _table(f"training of {algo}", [key for name, key in own.items() if name not in base["training"]])
+        yield from _table(group, list(common[group].values()), config)
+    for algo in names():
+        own = default_config(algo)
+        keys = schema_of(type(own))["training"].items()
+        more = [key for name, key in keys if name not in common["training"] or differs(own, config, name)]
+        yield from _table(f"training of {algo}", more, own)
 
 
-def _table(title: str, keys: Sequence[Key]) -> Iterator[str]:
-    yield from ("", f"## {title}", "", "| key | wants |", "|---|---|")
+def differs(config: Any, base: Any, name: str) -> bool:
+    """Whether an algorithm has another default than RLlib in general."""
+    return not same(stored(config, name), stored(base, name))
+
+
+def _table(title: str, keys: Sequence[Key], config: Any) -> Iterator[str]:
+    yield from ("", f"## {title}", "", "| key | default | wants |", "|---|---|---|")
     for key in keys:
-        if not key.old:
-            wants = key.wants.replace("|", "\\|")
-            yield f"| `{key.name}` | {wants} |"
+        if not key.old and key.path not in RENAMED:
+            default = _default(key, config)
+            default = default if len(default) <= WIDEST_DEFAULT else f"{default[:WIDEST_DEFAULT]}…"
+            cells = (f"`{key.name}`", f"`{default}`" if default else "", key.wants)
+            yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _default(key: Key, config: Any) -> str:
+    value = getattr(OWN_GROUPS[key.group](), key.name) if key.group in OWN_GROUPS else stored(config, key.name)
+    shown = "" if value is NOWHERE else value.__name__ if isinstance(value, type) else repr(value)
+    return "an object" if " at 0x" in shown else shown
+
+
+def stored(config: Any, name: str) -> Any:
+    """What a configuration holds under a name, or a property; NOWHERE for keys that it keeps elsewhere."""
+    held = vars(config)
+    return held.get(name, held.get(f"_{name}", NOWHERE))

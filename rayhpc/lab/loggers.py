@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
@@ -31,16 +32,16 @@ def loggers_of(settings: Settings, training: Training) -> list[Watcher]:
 
 
 def numbers(row: Row, result: Mapping[str, Any]) -> dict[str, float]:
-    """Every number of a result by its path, and the row of metrics.csv."""
+    """Every finite number of a result by its path, and the row of metrics.csv."""
     found = dict(_flat("", result))
-    return {**found, **{f"row/{name}": float(value) for name, value in asdict(row).items() if value == value}}
+    return {**found, **{f"row/{name}": float(value) for name, value in asdict(row).items() if math.isfinite(value)}}
 
 
 def _flat(prefix: str, result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in result.items():
         if isinstance(value, Mapping):
-            yield from _flat(f"{prefix}{name}/", value)
-        elif name != "config" and isinstance(value, Real) and not isinstance(value, bool) and value == value:
+            yield from () if name == "config" else _flat(f"{prefix}{name}/", value)
+        elif isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
             yield f"{prefix}{name}", float(value)
 
 
@@ -69,7 +70,7 @@ def _wandb(given: dict[str, Any], settings: Settings, training: Training) -> Wat
     started = wandb.init(**{**own, **offline, **given})
 
     def finish() -> None:
-        started.finish(quiet=True)
+        started.finish()
         if started.settings.mode == "offline" or os.environ.get("WANDB_MODE") == "offline":
             say(f"wandb sync {started.settings.sync_dir}")
 
@@ -79,6 +80,8 @@ def _wandb(given: dict[str, Any], settings: Settings, training: Training) -> Wat
 def _mlflow(given: dict[str, Any], settings: Settings, training: Training) -> Watcher:
     mlflow = _module("mlflow", "mlflow-skinny")
     if "MLFLOW_TRACKING_URI" not in os.environ:
+        # MLflow 3.7 wants a database, which its light package does not have, unless it is told.
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         mlflow.set_tracking_uri((training.output / "mlruns").resolve().as_uri())
     mlflow.set_experiment(given.pop("experiment_name", "rayhpc-lab"))
     mlflow.start_run(**{"run_name": training.output.name, **given})

@@ -54,31 +54,43 @@ RENAMED = {
     "algo.checkpoint_path": "run.resume",
     "run.storage_path": "run.output",
 }
+# What says nothing any more, and why; it is left out.
+NEEDLESS = {
+    "cli": "the mode is the command: rayhpc lab train, rayhpc lab view",
+    "run.log_to_file": "what a job prints goes where its launcher sends it",
+    "checkpoint.checkpoint_at_end": "a checkpoint of the last iteration is always written",
+}
 # What has no meaning here any more, and what to write in its place.
 REFUSED = {
     "exploration.exploration_config": "write the algorithm's own key, such as training.epsilon of DQN",
     "exploration": "write env_runners.explore=true|false",
-    "cli": "the mode is the command: rayhpc lab train, rayhpc lab view",
     "stop.time_total_s": "write stop.minutes",
-    "run.log_to_file": "what a job prints goes where its launcher sends it",
-    "run.name": "write run.output=DIRECTORY",
-    "checkpoint.checkpoint_at_end": "a checkpoint of the last iteration is always written",
     "tunables": "`lab train` trains with one value for each key: write training.lr=3e-4; several runs, one after the"
     " other: -m training.lr=1e-4,3e-4",
 }
 
 
 def renamed(settings: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The settings by their present names, and a warning for each old one; UsageError for one that has gone."""
+    """The settings by their present names, and a warning for each old one; UsageError names all that have gone."""
+    _join_name(settings)
     warnings: list[str] = []
     for old, new in RENAMED.items():
         if (value := _take(settings, old)) is not None:
             warnings.append(f"{old} is called {new} now")
             _put(settings, new, value, old)
-    for old, instead in REFUSED.items():
+    for old, why in NEEDLESS.items():
         if _take(settings, old) is not None:
-            raise UsageError(f"{old}: {instead}")
+            warnings.append(f"{old} is left out: {why}")
+    if gone := [f"{old}: {instead}" for old, instead in REFUSED.items() if _take(settings, old) not in (None, {})]:
+        raise UsageError("\n  ".join(gone))
     return settings, warnings
+
+
+def _join_name(settings: dict[str, Any]) -> None:
+    """Older harnesses name the parent of the output directory, and the directory in it."""
+    if name := _take(settings, "run.name"):
+        run = settings["run"]
+        run["storage_path"] = f"{run.get('storage_path') or 'lab-results'}/{name}"
 
 
 def _take(settings: dict[str, Any], path: str) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rayhpc.lab.algorithms import default_config
-from rayhpc.lab.check import check, wants_object
+from rayhpc.lab.check import as_wanted, check, wants_object
 from rayhpc.lab.compose import Source, compose
 from rayhpc.lab.environments import Environment, environment_of
 from rayhpc.lab.objects import instantiated, load
@@ -89,14 +89,15 @@ def _take_auto(plain: dict[str, Any]) -> bool:
 
 def _objects(schema: Schema, group: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a group with the classes and functions in it that they name."""
-    made = {name: instantiated(value) for name, value in values.items()}
-    for name, value in made.items():
-        if wants_object(schema[group][name]):
-            made[name] = [_loaded(each) for each in value] if isinstance(value, list) else _loaded(value)
-    return made
+    made = {name: as_wanted(instantiated(value), schema[group][name].hint) for name, value in values.items()}
+    return {name: _loaded(value) if wants_object(schema[group][name].hint) else value for name, value in made.items()}
 
 
 def _loaded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _loaded(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_loaded(each) for each in value]
     return load(value) if isinstance(value, str) and ":" in value else value
 
 

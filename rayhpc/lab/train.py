@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+import rayhpc
 from rayhpc.lab.environments import agents_of
 from rayhpc.lab.loggers import loggers_of
 from rayhpc.lab.settings import Settings
@@ -41,11 +42,14 @@ def ready(settings: Settings, signals: Signals) -> Training:
 
 
 def place_of(settings: Settings) -> Place:
-    """Where the results go; the names of options are those of the configuration."""
-    run = settings.run
-    resume = "" if run.resume is True else run.resume or None
+    """Where the results go; a job that its script runs again goes on, whatever the line says.
+
+    The names of options are those of the configuration.
+    """
+    run, again = settings.run, rayhpc.restarts() > 0
+    resume = "" if run.resume is True or (again and not run.resume) else run.resume or None
     output = Path(run.output) if run.output else None
-    return Place(settings.environment.name, output, resume, run.overwrite, FOLDER, _flag)
+    return Place(settings.environment.name, output, resume, run.overwrite and not again, FOLDER, _flag)
 
 
 def _flag(name: str) -> str:

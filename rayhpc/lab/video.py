@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rayhpc.lab.settings import Settings
-from rayhpc.lab.view import figures, film, found, write_film
+from rayhpc.lab.view import figures, film, found, write_gif
 from rayhpc.rllib.errors import UsageError
 from rayhpc.rllib.metrics import Row
 from rayhpc.rllib.progress import say
@@ -54,7 +54,7 @@ def record(checkpoint: Path, folder: Path) -> str:
     folder.mkdir(exist_ok=True)
     seen = film(found(checkpoint), 1, 0)
     out = folder / f"{checkpoint.name.replace('checkpoint', 'iteration')}.gif"
-    write_film(seen, out)
+    write_gif(seen, out)
     return f"{out}: {figures(seen).splitlines()[0]}"
 
 

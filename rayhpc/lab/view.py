@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -16,6 +17,7 @@ import yaml
 from rayhpc.lab.environments import Environment, agents_of, environment_of
 from rayhpc.rllib.checkpoints import Checkpoint, checkpoint_at, newest_checkpoint
 from rayhpc.rllib.errors import UsageError
+from rayhpc.rllib.evaluations import margin
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -113,17 +115,21 @@ def _speed(environment: Environment) -> float:
     return float(metadata.get("render_fps", 30.0))
 
 
-def write_film(seen: Film, out: Path) -> None:
-    """A .gif by Pillow, a .mp4 by imageio-ffmpeg; UsageError for another ending."""
-    if out.suffix == ".gif":
-        _write_gif(seen, out)
-    elif out.suffix == ".mp4":
-        _write_mp4(seen, out)
-    else:
+def writer_for(out: Path) -> Callable[[Film, Path], None]:
+    """What writes such a file: a .gif by Pillow, a .mp4 by imageio-ffmpeg; UsageError for another ending."""
+    if out.suffix == ".mp4":
+        try:
+            importlib.import_module("imageio_ffmpeg")
+        except ImportError as problem:
+            raise UsageError(f"--out {out}: {problem}: pip install imageio-ffmpeg, or ask for a .gif") from problem
+        return write_mp4
+    if out.suffix != ".gif":
         raise UsageError(f"--out {out}: .gif or .mp4 is wanted")
+    return write_gif
 
 
-def _write_gif(seen: Film, out: Path) -> None:
+def write_gif(seen: Film, out: Path) -> None:
+    """Write the frames, each with the number of its step."""
     first, *rest = (_numbered(frame, number) for number, frame in enumerate(seen.frames, 1))
     # GIF counts in hundredths of a second, and viewers play anything below two of them slowly.
     duration = max(20, 10 * round(100 / seen.frames_per_second))
@@ -139,11 +145,10 @@ def _numbered(frame: Any, number: int) -> Any:
     return picture
 
 
-def _write_mp4(seen: Film, out: Path) -> None:
-    try:
-        import imageio_ffmpeg
-    except ImportError as problem:
-        raise UsageError(f"--out {out}: {problem}: pip install imageio-ffmpeg, or ask for a .gif") from problem
+def write_mp4(seen: Film, out: Path) -> None:
+    """Write the frames by way of ffmpeg."""
+    import imageio_ffmpeg
+
     height, width, _ = seen.frames[0].shape
     writer = imageio_ffmpeg.write_frames(str(out), (width, height), fps=seen.frames_per_second, macro_block_size=2)
     writer.send(None)
@@ -158,11 +163,11 @@ def figures(seen: Film) -> str:
         f"episode {number}: return {each:.1f}, {length} steps"
         for number, (each, length) in enumerate(zip(seen.returns, seen.lengths, strict=True), 1)
     ]
-    return "\n".join([*lines, f"mean return {interval(seen.returns)} over {len(seen.returns)} episodes"])
+    episodes = f"{len(lines)} episode{'s' if len(lines) > 1 else ''}"
+    return "\n".join([*lines, f"mean return {interval(seen.returns)} over {episodes}"])
 
 
 def interval(values: Sequence[float]) -> str:
-    """The mean and half the width of its 95 % interval: 1.96 standard errors."""
-    if len(values) < 2:
-        return f"{fmean(values):.1f}"
-    return f"{fmean(values):.1f} +- {1.96 * stdev(values) / math.sqrt(len(values)):.1f} (95 %)"
+    """The mean and half the width of its 95 % interval."""
+    width = margin(values)
+    return f"{fmean(values):.1f}" + ("" if math.isnan(width) else f" +- {width:.1f} (95 %)")

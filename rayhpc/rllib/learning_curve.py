@@ -24,8 +24,10 @@ def learning_curve(training: Training) -> bytes:
     axes.plot(steps, [row.return_mean for row in rows], label=f"mean of the last {WINDOW} episodes")
     axes.fill_between(steps, low, high, alpha=0.15, linewidth=0, label="lowest to highest of these episodes")
     if training.evaluations:
-        reached = [(each.timesteps, each.return_mean) for each in training.evaluations]
-        axes.plot(*zip(*reached, strict=True), marker=".", label="evaluation")
+        at = [each.timesteps for each in training.evaluations]
+        means = [each.return_mean for each in training.evaluations]
+        margins = [each.return_margin for each in training.evaluations]
+        axes.errorbar(at, means, margins, marker=".", capsize=2, label="evaluation, with 95 % interval")
     if plan.stop.mean_return is not None:
         axes.axhline(plan.stop.mean_return, color="gray", linestyle="--", label="return to stop at")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))

@@ -44,12 +44,20 @@ def test_trained_stopped_gone_on_with_and_viewed(jobs: Jobs) -> None:
     os.kill(job.process.pid, signal.SIGUSR1)
     ended(job, 75)
     before = len(rows(job.directory))
-    last = [*TRAIN, "algo=ppo", "env=CartPole-v1", *SMALL, f"stop.iterations={before + 1}"]
-    ended(jobs.start(*last, ranks=4), 0)
+    more = ["run.video=every 1", "evaluation.evaluation_interval=1", "evaluation.evaluation_duration=3"]
+    last = [*TRAIN, "algo=ppo", "env=CartPole-v1", *SMALL, f"stop.iterations={before + 1}", *more]
+    said = ended(jobs.start(*last, ranks=4), 0)
     found = rows(job.directory)
     assert [int(row["iteration"]) for row in found] == list(range(1, before + 2))
     assert {"config.yaml", "result.json", "learning-curve.png", "tensorboard"} <= set(os.listdir(job.directory / "out"))
     assert json.loads((job.directory / "out" / "result.json").read_text())["iterations"] == before + 1
+    (filmed,) = (job.directory / "out" / "videos").iterdir()
+    assert filmed.name == f"iteration-{before + 1:06d}.gif"
+    with Image.open(filmed) as film:
+        assert f"episode 1: return {film.n_frames:.1f}, {film.n_frames} steps" in said
+    (evaluation,) = csv.DictReader((job.directory / "out" / "evaluation.csv").open())
+    assert (int(evaluation["iteration"]), int(evaluation["episodes"])) == (before + 1, 3)
+    assert float(evaluation["return_margin"]) >= 0
     view = [jobs.mpi.python, "-m", "rayhpc.lab", "view", "out", "--episodes", "2", "--out", "film.gif"]
     env = {name: value for name, value in jobs.mpi.environment.items() if name != "DISPLAY"}
     done = subprocess.run(view, cwd=job.directory, env=env, capture_output=True, text=True, timeout=120, check=False)
@@ -85,15 +93,29 @@ def test_a_wrong_key_ends_with_2_before_ray_works(jobs: Jobs) -> None:
 
 
 def test_the_tutorial(jobs: Jobs) -> None:
-    """docs/lab.md: its environment, on all nodes."""
-    text = (REPOSITORY / "docs" / "lab.md").read_text()
-    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)
-    command = re.search(r"rayhpc\.start (-m rayhpc\.lab train env=my_env\.py .*)", text)
-    assert code and command
-    (jobs.directory / "job").mkdir()
-    (jobs.directory / "job" / "my_env.py").write_text(code[1])
-    small = ["training.train_batch_size_per_learner=200", "training.minibatch_size=100", "training.num_epochs=1"]
-    job = jobs.start(*command[1].split(), *small, "stop.iterations=2", ranks=3)
-    ended(job, 0)
-    assert "env runners: 2 on 2 of 3 Ray nodes" in job.output()
-    assert (job.directory / "walk" / "learning-curve.png").exists()
+    """docs/own-environment.md: its files, and every one of its commands, in an empty folder."""
+    from PIL import Image
+
+    text = (REPOSITORY / "docs" / "own-environment.md").read_text()
+    blocks = dict(re.findall(r"```(python|yaml)\n(.*?)```", text, re.DOTALL))
+    commands = re.findall(r"```\n(.*?)```", re.sub(r"```(python|yaml).*?```", "", text, flags=re.DOTALL), re.DOTALL)
+    (jobs.directory / "my_env.py").write_text(blocks["python"])
+    (jobs.directory / "room.yaml").write_text(blocks["yaml"])
+    said = []
+    for command in commands:
+        done = subprocess.run(
+            ["bash", "-ec", command], cwd=jobs.directory, env=jobs.mpi.environment, capture_output=True, text=True,
+            timeout=150, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command}{done.stdout}{done.stderr}"
+        said.append(done.stdout)
+    config, explained, alone, on_four, viewed, submitted = said
+    assert "env: my_env.py" in config
+    assert explained.startswith("training.lr\nwants: ")
+    assert "ended (return) after" in alone
+    assert "ended (return) after" in on_four
+    assert "3 on 3 of 4 Ray nodes" in on_four
+    steps = sum(int(number) for number in re.findall(r"episode \d: return [-.\d]+, (\d+) steps", viewed))
+    with Image.open(jobs.directory / "room.gif") as film:
+        assert film.n_frames == steps
+    assert "set -- -m rayhpc.lab train --config-dir=. --config-name=room run.output=room-slurm" in submitted

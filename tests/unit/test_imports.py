@@ -48,11 +48,12 @@ OWNERS = {
     "matplotlib": "records.plots sweep.plots rllib.learning_curve",
     "gymnasium": "rllib.environments lab.*",
     "optuna": "sweep.search sweep.plots",
+    "scipy": "rllib.evaluations",
     "tensorboardX": "sweep.metrics",
     "filelock": "records.lock rllib.output_lock rllib.training",
 }
 # Never imported with the module: the login node works without them.
-LAZY = ("mpi4py", "ray", "torch", "matplotlib", "gymnasium", "optuna", "tensorboardX", "hydra")
+LAZY = ("mpi4py", "ray", "torch", "matplotlib", "gymnasium", "optuna", "tensorboardX", "hydra", "scipy")
 # Who may import less than the layers allow. Programs that run by their path import nothing of ours; the login side
 # shares data types and files with the compute side, nothing else.
 FENCES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import typing
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,23 @@ import yaml
 from click.testing import CliRunner
 
 from rayhpc.lab.algorithms import default_config
+from rayhpc.lab.check import wants_object
 from rayhpc.lab.commands import lab
 from rayhpc.lab.compose import Source, sweep
+from rayhpc.lab.objects import load
 from rayhpc.lab.schema import RAY_GROUPS, Key, schema_of
 from rayhpc.lab.settings import read, settings_of
 from rayhpc.rllib.errors import UsageError
+from tests.launch import REPOSITORY
 
 CARTPOLE = {"algo": "PPO", "env": "CartPole-v1"}
-# Keys that RLlib stores elsewhere, or takes few values of.
+OBJECT = "collections:OrderedDict"
+# Values for keys whose annotation does not tell one that RLlib takes.
 VALUES: dict[str, Any] = {
+    "environment.env": "Pendulum-v1",
+    "environment.env_config": {"sutton_barto_reward": True},
+    "environment.observation_space": {"_target_": "gymnasium.spaces.Discrete", "n": 3},
+    "environment.action_space": {"_target_": "gymnasium.spaces.Discrete", "n": 3},
     "env_runners.batch_mode": "complete_episodes",
     "training.grad_clip_by": "norm",
     "multi_agent.count_steps_by": "agent_steps",
@@ -31,18 +40,29 @@ VALUES: dict[str, Any] = {
     "offline_data.input_compress_columns": ["obs"],
     "offline_data.output_compress_columns": ["obs"],
     "rl_module.algorithm_config_overrides_per_module": {"p": {"lr": 0.1}},
+    "rl_module.rl_module_spec": {"_target_": "ray.rllib.core.rl_module.rl_module.RLModuleSpec"},
+    "env_runners.sample_collector": "ray.rllib.evaluation.collectors.sample_collector:SampleCollector",
+    "reporting.custom_stats_cls_lookup": {"own": "ray.rllib.utils.metrics.stats.base:StatsBase"},
+    "experimental._torch_lr_scheduler_classes": [OBJECT],
+    "callbacks.callbacks_class": "ray.rllib.callbacks.callbacks:RLlibCallback",
 }
-ELSEWHERE = {
-    "environment.env": lambda config: config.env,  # tried out, see below
-    "framework.framework": lambda config: config.framework_str,
-    "rl_module.model_config": lambda config: config._model_config,
+# Attributes of AlgorithmConfig that are called otherwise than the key; old names of ours go to their new one.
+ATTRIBUTES = {
+    "framework.framework": "framework_str",
+    "evaluation.dataset_num_iters_per_offline_eval_runner": "dataset_num_iters_per_eval_runner",
+    "reporting.custom_stats_cls_lookup": "stats_cls_lookup",
+    "rl_module.model_config": "_model_config",
+    "rl_module.rl_module_spec": "_rl_module_spec",
+    "training.train_batch_size": "_train_batch_size_per_learner",
+    "training.train_batch_size_per_learner": "_train_batch_size_per_learner",
+    "training.model": "_model_config",
+    "training.learner_class": "_learner_class",
+    "learners.learner_class": "_learner_class",
+    "learners.learner_connector": "_learner_connector",
+    "training.learner_connector": "_learner_connector",
+    "env_runners.env_to_module_connector": "_env_to_module_connector",
+    "env_runners.module_to_env_connector": "_module_to_env_connector",
 }
-# What RLlib 2.60 takes and does not keep under any name that says so; and what only Python code can give.
-NOT_COMPARED = {
-    "environment.env", "environment.env_config", "training.train_batch_size", "training.model",
-    "evaluation.dataset_num_iters_per_offline_eval_runner", "reporting.custom_stats_cls_lookup",
-    "rl_module.model_config",
-}  # fmt: skip
 SIMPLE = (bool, int, float, str, dict, list)
 
 
@@ -53,35 +73,71 @@ def kinds(hint: Any) -> list[Any]:
     return [origin or hint]
 
 
-def plain_keys() -> list[Key]:
-    """The keys that a plain value can set: not those that want a class or a function."""
+def every_key() -> list[Key]:
     schema = schema_of(type(default_config("PPO")))
-    keys = [key for group in RAY_GROUPS for key in schema[group].values() if not key.old]
-    return [key for key in keys if set(kinds(key.hint)) & set(SIMPLE) and key.group != "callbacks"]
+    return [key for group in RAY_GROUPS for key in schema[group].values() if not key.old]
 
 
 def value_for(key: Key) -> Any:
     if key.path in VALUES:
         return VALUES[key.path]
-    kind = next(kind for kind in SIMPLE if kind in kinds(key.hint))
+    kind = next((kind for kind in SIMPLE if kind in kinds(key.hint)), None)
+    if kind is None or wants_object(key.hint):
+        return OBJECT
     now = getattr(default_config("PPO"), key.name, None)
     return {bool: not now, int: 7, float: 0.5, str: "text", dict: {"a": 1}, list: [1]}[kind]
 
 
-def test_every_plain_key_reaches_the_configuration() -> None:
-    """About two hundred of them: a key of a newer Ray is tried without a change here."""
-    wrong, compared = [], 0
-    for key in plain_keys():
-        if key.path in NOT_COMPARED or key.name.startswith("_"):
-            continue
+def attribute_of(config: Any, key: Key) -> Any:
+    callback = f"callbacks_{key.name}"
+    own = callback if key.group == "callbacks" and hasattr(config, callback) else key.name
+    return getattr(config, ATTRIBUTES.get(key.path, own), "missing")
+
+
+def same(found: Any, value: Any) -> bool:
+    """Whether an attribute holds what the command line said: a class for its name, an object for its _target_."""
+    if isinstance(value, str) and ":" in value:
+        return bool(found is load(value))
+    if isinstance(value, list):
+        return len(found) == len(value) and all(any(same(one, each) for one in found) for each in value)
+    if isinstance(value, dict) and "_target_" in value:
+        return type(found).__name__ == value["_target_"].rpartition(".")[2]
+    if isinstance(value, dict) and isinstance(found, dict):
+        return found.keys() == value.keys() and all(same(found[name], each) for name, each in value.items())
+    return bool(found == value)
+
+
+def test_the_groups_and_keys_are_those_of_the_installed_ray() -> None:
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
+    schema, count = schema_of(AlgorithmConfig), 0
+    for group in RAY_GROUPS:
+        parameters = list(inspect.signature(getattr(AlgorithmConfig, group)).parameters.values())[1:]
+        names = [each.name for each in parameters if each.kind != each.VAR_KEYWORD]
+        assert list(schema[group]) == names
+        count += len(names)
+    assert len(RAY_GROUPS) == 18
+    assert count >= 258
+    # Ray's group methods return the configuration, so that they can be chained; so do three that are no groups.
+    functions = {name: each for name, each in vars(AlgorithmConfig).items() if inspect.isfunction(each)}
+    chained = {name for name, each in functions.items() if "Self" in str(inspect.signature(each).return_annotation)}
+    others = {"copy", "update_from_dict", "get_config_for_module"}
+    assert {name for name in chained if name[0] != "_"} - others == set(RAY_GROUPS)
+
+
+def test_every_key_of_every_group_reaches_the_configuration() -> None:
+    """Also a key of a newer Ray: it is tried without a change here."""
+    wrong = []
+    for key in every_key():
         value = value_for(key)
-        config = settings_of({**CARTPOLE, key.group: {key.name: value}}).config
-        found = ELSEWHERE.get(key.path, lambda config, name=key.name: getattr(config, name, "missing"))(config)
-        compared += 1
-        if found != value and not (key.path == "multi_agent.policies" and set(found) == set(value)):
-            wrong.append(f"{key.path}: {value!r} became {found!r}")
-    assert wrong == []
-    assert compared > 150
+        try:
+            config = settings_of({**CARTPOLE, key.group: {key.name: value}}).config
+            found = attribute_of(config, key)
+            if not same(found, value):
+                wrong.append(f"{key.path}: {value!r} became {found!r}")
+        except Exception as problem:
+            wrong.append(f"{key.path}: {value!r}: {problem!r}")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_a_model_configuration_reaches_the_module() -> None:
@@ -195,14 +251,43 @@ def test_an_environment_that_does_not_work(tmp_path: Path, change: tuple[str, st
         settings_of({"algo": "PPO", "env": str(file)})
 
 
-def test_the_configuration_is_printed_and_explained() -> None:
-    run = CliRunner().invoke
-    printed = run(lab, ["config", "training.lr=0.1"])
-    assert yaml.safe_load(printed.output) == {"algo": "PPO", "env": "CartPole-v1", "training": {"lr": 0.1}}
-    assert "lr: " in run(lab, ["config", "--diff", "training.lr=0.1"]).output
-    explained = run(lab, ["config", "explain", "env_runners.num_env_runners"]).output
-    assert explained.startswith("env_runners.num_env_runners\nwants: Optional[int]\n")
-    assert "nearest: env_runners.num_env_runners" in run(lab, ["config", "explain", "env_runners.num_env_runer"]).output
+def printed(*words: str) -> str:
+    done = CliRunner().invoke(lab, ["config", *words])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_the_configuration_is_printed() -> None:
+    assert yaml.safe_load(printed("training.lr=0.1")) == {**CARTPOLE, "training": {"lr": 0.1}}
+    assert printed("rollouts.num_rollout_workers=2").startswith("# rollouts is called env_runners now\n")
+
+
+def test_the_difference_from_rllibs_defaults() -> None:
+    lines = printed("--diff", "training.lr=0.1", "env_runners.num_env_runners=3").splitlines()
+    assert sorted(lines) == ["env: None -> 'CartPole-v1'", "lr: 5e-05 -> 0.1", "num_env_runners: 2 -> 3"]
+    assert "lr: " not in printed("--diff", "training.lr=5e-5")
+
+
+def test_a_key_and_a_group_are_explained() -> None:
+    said = printed("explain", "env_runners.num_env_runners").splitlines()
+    assert said[:3] == ["env_runners.num_env_runners", "wants: Optional[int]", "default: 2"]
+    assert "EnvRunner" in said[3]
+    assert "training.num_atoms\n" in printed("explain", "algo=DQN", "training")
+    assert printed("explain", "stop.iterations").endswith("Iterations. Default: 200.\n")
+    assert "an old name" in printed("explain", "env_runners.num_rollout_workers")
+    wrong = CliRunner().invoke(lab, ["config", "explain", "env_runners.num_env_runer"])
+    assert wrong.exit_code == 2
+    assert "nearest: env_runners.num_env_runners" in wrong.output
+
+
+def test_the_reference_is_that_of_the_installed_ray() -> None:
+    """To make it again: rayhpc lab config reference > docs/lab-reference.md"""
+    import ray
+
+    committed = (REPOSITORY / "docs" / "lab-reference.md").read_text()
+    constraints = (REPOSITORY / "constraints.txt").read_text()
+    assert f"\nray=={ray.__version__}\n" in constraints, "the page is that of constraints.txt, another Ray is installed"
+    assert printed("reference") == committed
 
 
 def test_algorithms_and_environments_are_listed() -> None:
