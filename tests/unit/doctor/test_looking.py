@@ -127,7 +127,7 @@ def test_a_ray_that_is_broken_or_slow(
 ) -> None:
     (tmp_path / "ray.py").write_text(code)
     monkeypatch.setattr(checks_python, "_SLOW_IMPORT", seconds)
-    (found,) = checks_python.import_ray(here(PYTHONPATH=str(tmp_path), **os.environ))
+    (found,) = checks_python.import_ray(here(**{**os.environ, "PYTHONPATH": str(tmp_path)}))
     assert found.verdict is verdict
     assert "no _raylet" in found.evidence[0] or "0." in found.evidence[0]
 
