@@ -12,6 +12,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import time
 import urllib.parse
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from rayhpc.user_input import files
 
 _ASK_SECONDS = 10.0
 _CONNECT_SECONDS = 3.0
+_READY_SECONDS = 15.0
+_PAUSE_SECONDS = 0.3
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 # What lists of jobs show is in a job's metadata. The user may be another name than the account that submitted it.
 USER, ACCOUNT, COMMAND = "user", "account", "command"
@@ -127,6 +130,18 @@ def stop(server: Server, job_id: str) -> None:
 def probe(server: Server) -> None:
     """Raises RayhpcError if the cluster takes no jobs with this token."""
     _json(server, "/api/version")
+
+
+def until_ready(server: Server) -> None:
+    """As probe(), but waits for a dashboard that is not up yet: a head does not wait for its own."""
+    end = time.monotonic() + _READY_SECONDS
+    while True:
+        try:
+            return probe(server)
+        except Late:
+            if time.monotonic() > end:
+                raise
+        time.sleep(_PAUSE_SECONDS)
 
 
 def _job(server: Server, row: dict[str, Any]) -> Job:

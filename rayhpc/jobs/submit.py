@@ -44,7 +44,7 @@ def check_before_submitting(pairs: Sequence[Pair]) -> None:
     """Raises RayhpcError, before anything is submitted, if one of the clusters or one of the files is not there."""
     for pair in pairs:
         pack.check(pair.request)
-    for _, fault in find.each([pair.server for pair in pairs], ray_api.probe):
+    for _, fault in find.each([pair.server for pair in pairs], ray_api.until_ready):
         if fault is not None:
             raise RayhpcError(fault)
 

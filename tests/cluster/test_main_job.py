@@ -30,6 +30,7 @@ print("driver up", flush=True)
 while True:
     time.sleep(0.05)
 """
+SECRET = "a-secret-that-the-shell-has-exported"
 WAIT = "import ray; ray.init(log_to_driver=False)" + NOTE
 
 
@@ -67,17 +68,22 @@ def test_two_side_by_side(jobs_of: Jobs) -> None:
 
 
 def test_what_the_driver_gets(jobs: Jobs) -> None:
-    """Arguments verbatim, {address} replaced, RAY_ADDRESS, closed stdin, no variable of MPI, no token anywhere."""
+    """Arguments verbatim, {address} replaced, RAY_ADDRESS, closed stdin, no variable of MPI; no token and no secret of
+    the shell in what is kept, though an argument has it, and Ray writes it into its logs.
+    """
     directory = jobs.directory / "job"
     directory.mkdir()
     (directory / "hostile.py").write_text(
         "import json, os, sys, ray\n"
-        "ray.init(log_to_driver=False)\n"
+        "ray.init(log_to_driver=False, runtime_env={'env_vars': {'WANDB_API_KEY': os.environ['WANDB_API_KEY']}})\n"
+        "ray.get(ray.remote(os.getpid).remote())\n"
         "json.dump({'argv': sys.argv[1:], 'environ': dict(os.environ), 'stdin': sys.stdin.read(),\n"
         "           'token': open(os.environ['RAY_AUTH_TOKEN_PATH']).read()}, open('got.json', 'w'))\n"
     )
     hostile = ["a'; echo foo", "two words", "line\nbreak", "$HOME", "größe", "--timeout", "-m", "{address}", ""]
+    hostile.append(f"--key={SECRET}")
     inherited = {"RAY_ADDRESS": "10.9.9.9:1", "RAY_TMPDIR": "/nowhere", "RAY_AUTH_MODE": "disabled"}
+    inherited["WANDB_API_KEY"] = SECRET
     job = jobs.start("--num-cpus", "1", "hostile.py", *hostile, ranks=2, env=inherited)
     assert job.wait() == 0, job.output()
     got = json.loads((directory / "got.json").read_text())
@@ -90,7 +96,12 @@ def test_what_the_driver_gets(jobs: Jobs) -> None:
     for path in [directory / "output", *job.run.rglob("*")]:
         if path.is_file():
             assert got["token"].encode() not in path.read_bytes(), path
+            assert SECRET.encode() not in path.read_bytes(), path
             assert not path.stat().st_mode & 0o077 or path.name == "output", path
+    with tarfile.open(job.run / "ray-logs.tar.gz") as tar:
+        logs = {entry.name: file.read() for entry in tar if (file := tar.extractfile(entry))}
+    assert [name for name, log in logs.items() if b"'WANDB_API_KEY': '***'" in log or b'"WANDB_API_KEY": "***"' in log]
+    assert not [name for name, log in logs.items() if SECRET.encode() in log or got["token"].encode() in log]
 
 
 def test_module_driver_and_live_output(jobs: Jobs) -> None:

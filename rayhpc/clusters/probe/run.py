@@ -78,7 +78,7 @@ def _probe(server: Server, terms: Terms) -> Answer:
 def _run(server: Server, terms: Terms) -> list[dict[str, Any]]:
     job_id = f"check-{uuid.uuid4().hex[:8]}"
     words = f"python {_PROGRAM.name} {terms.seconds * _HEAD_START:g}"
-    ray_api.probe(server)
+    ray_api.until_ready(server)
     with tempfile.TemporaryDirectory(prefix="rayhpc-probe-") as folder:
         shutil.copy(_PROGRAM, folder)
         # Ray 2.54 hides all GPUs from a task that asks for none, unless told.

@@ -204,6 +204,30 @@ def test_the_dashboard_alone_hangs(token: Path, monkeypatch: pytest.MonkeyPatch)
         assert silent.accept()
 
 
+def test_a_dashboard_that_is_not_up_yet_is_waited_for(
+    token: Path, dashboard: Dashboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dashboard.answers["/api/version"] = (200, "{}")
+    asked: list[str] = []
+
+    def refused_twice(server: Server) -> dict[str, str]:
+        asked.append(server.name)
+        if len(asked) < 3:
+            raise ray_api.silence(server, ConnectionRefusedError(111, "Connection refused"))
+        return {}
+
+    monkeypatch.setattr(ray_api, "authorization", refused_twice)
+    with socket.create_server(("127.0.0.1", 0)) as gcs:
+        server = Server("mine", dashboard.url, token, f"127.0.0.1:{gcs.getsockname()[1]}")
+        ray_api.until_ready(server)
+        assert len(asked) == 3
+        asked.clear()
+        monkeypatch.setattr(ray_api, "_READY_SECONDS", 0.0)
+        with pytest.raises(ray_api.Late):
+            ray_api.until_ready(server)
+        assert len(asked) == 1
+
+
 def test_a_dashboard_that_has_ended_before_its_cluster(token: Path) -> None:
     """It is the first to go when a cluster ends: whoever waits shall ask again, and hear that the cluster is gone."""
     with socket.create_server(("127.0.0.1", 0)) as gcs, socket.create_server(("127.0.0.1", 0)) as closed:

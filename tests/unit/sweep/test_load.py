@@ -164,3 +164,19 @@ def test_what_is_no_arithmetic(text: str) -> None:
 )
 def test_the_command_of_a_trial(command: tuple[str, ...], values: dict[str, object], argv: list[str]) -> None:
     assert arguments(command, values) == argv
+
+
+def test_a_secret_of_the_shell_by_its_name(tmp_path: Path) -> None:
+    """It may stand in env, and no record has that; not_secret makes an exception."""
+    file = tmp_path / "sweep.yaml"
+    environ = {"HF_TOKEN": "hunter2-exported"}
+    file.write_text("command: [train, '${HF_TOKEN}']\n")
+    with pytest.raises(RayhpcError) as caught:
+        load(file, environ)
+    assert "holds HF_TOKEN, a secret: only `env` takes it; else: not_secret" in caught.value.fault.evidence[0]
+    file.write_text("command: [train, '${HF_TOKEN}']\nnot_secret: [HF_TOKEN]\n")
+    assert load(file, environ).command == ("train", "hunter2-exported")
+    file.write_text("command: train\nenv: {HF_TOKEN: '${HF_TOKEN}'}\n")
+    found = load(file, environ)
+    assert found.environment == environ
+    assert "hunter2" not in repr(found) + str(record(found))
