@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ def show(allocation: Allocation, sink: IO[bytes]) -> None:
         raise configuration(
             f"job {allocation.job_id} has written nothing yet",
             f"file: {allocation.output}",
-            next_step=f"rayhpc alloc show {allocation.job_id}, or logs -f to wait for it",
+            next_step=f"rayhpc alloc show {shlex.quote(allocation.job_id)}, or logs -f to wait for it",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Sequence
 
@@ -56,5 +57,5 @@ def _code(entry: Seen) -> int:
     raise configuration(
         f"job {job_id} {what}, and nobody knows its exit code",
         f"the last state: {entry.words}",
-        next_step=f"rayhpc alloc logs {job_id}",
+        next_step=f"rayhpc alloc logs {shlex.quote(job_id)}",
     )

@@ -12,6 +12,7 @@ from rayhpc import paths
 from rayhpc.errors import MEANINGS, ExitCode, RayhpcError, counted, shortened
 from rayhpc.records import runs as recorded
 from rayhpc.records.runs import Run
+from rayhpc.schedulers.facts import job_of
 
 Line = tuple[str, str]
 
@@ -108,7 +109,7 @@ def _next(run: Run, outcome: Mapping[str, Any]) -> list[str]:
         return [*look, f"tail {directory}/{paths.EVENTS}", f"rayhpc runs plot {directory}"]
     logs = Path(run.directory, paths.LOGS)
     return [
-        *([f"rayhpc alloc logs {run.batch_job_id}"] if run.batch_job_id else []),
+        *([f"rayhpc alloc logs {job_of(run.batch_job_id)}"] if run.batch_job_id else []),
         *([f"tar tzf {shlex.quote(str(logs))}"] if run.code and logs.exists() else []),
         f"rayhpc runs plot {directory}",
     ]

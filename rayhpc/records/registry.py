@@ -28,7 +28,7 @@ from rayhpc.processes import environment
 from rayhpc.records import lock, run_directory
 from rayhpc.records.ids import select
 from rayhpc.records.token import write_authentication
-from rayhpc.schedulers.facts import short
+from rayhpc.schedulers.facts import job_of, short
 
 _FOLDER = "clusters"
 _RECORD = "cluster.json"
@@ -193,6 +193,7 @@ def matching(word: str) -> list[ClusterEntry]:
         lambda entry: entry.id == word,
         lambda entry: bool(entry.batch_job_id) and word in (entry.batch_job_id, short(entry.batch_job_id)),
         lambda entry: _is_at(entry, word),
+        lambda entry: bool(entry.batch_job_id) and word == job_of(entry.batch_job_id),
         lambda entry: entry.id.startswith(word) or entry.id.endswith(word),
     )
 

@@ -250,6 +250,15 @@ def test_a_part_of_its_name_finds_it(word: str) -> None:
     assert registry.find(word) == wanted
 
 
+def test_the_clusters_of_an_array_are_told_apart_by_their_tasks() -> None:
+    first, second = (added(id=f"run-{task}", batch_job_id=f"17_{task}") for task in (0, 1))
+    assert (registry.find("17_0"), registry.find("17_1")) == (first, second)
+    with pytest.raises(RayhpcError, match="2 clusters are meant by 17"):
+        registry.find("17")
+    registry.forget(second)
+    assert registry.find("17") == first
+
+
 @pytest.mark.parametrize(
     ("word", "sentence"), [("2026", "2 clusters are meant by 2026"), ("nowhere", "there is no cluster nowhere")]
 )

@@ -27,7 +27,7 @@ PNG = b"\x89PNG\r\n"
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where a user is who has run something: rayhpc-runs with two runs, an allocation's record and `latest`."""
     monkeypatch.chdir(tmp_path)
-    record("20261121-100000-aaaaaaaa", ["train.py", "--lr", "3e-4"], code=0, batch_job_id="17", scheduler="slurm")
+    record("20261121-100000-aaaaaaaa", ["train.py", "--lr", "3e-4"], code=0, batch_job_id="17_3", scheduler="slurm")
     record("20261121-110000-bbbbbbbb", None, batch_job_id="18")
     Path("rayhpc-runs/allocations/20261121-100000-cccccccc").mkdir(parents=True)
     return tmp_path
@@ -56,7 +56,7 @@ def test_list(home: Path) -> None:
     done = rayhpc("list")
     assert [line.split("\t") for line in done.stdout.splitlines()] == [
         ["RUN", "JOB", "NODES", "CODE", "CAUSE", "COMMAND"],
-        ["20261121-100000-aaaaaaaa", "17", "3", "0", "the driver ended with 0", "train.py --lr 3e-4"],
+        ["20261121-100000-aaaaaaaa", "17_3", "3", "0", "the driver ended with 0", "train.py --lr 3e-4"],
         ["20261121-110000-bbbbbbbb", "18", "3", "", "running", "train.py --lr 1"],
     ]
     assert (done.exit_code, done.stderr) == (0, "")
@@ -66,7 +66,7 @@ def test_list_for_programs(home: Path) -> None:
     first, second = json.loads(rayhpc("list", "--json").stdout)
     assert first == {
         "id": "20261121-100000-aaaaaaaa", "directory": str(home / "rayhpc-runs/20261121-100000-aaaaaaaa"),
-        "batch_job_id": "17", "nodes": 3, "hosts": 3, "code": 0, "cause": "the driver ended with 0",
+        "batch_job_id": "17_3", "nodes": 3, "hosts": 3, "code": 0, "cause": "the driver ended with 0",
         "command": ["train.py", "--lr", "3e-4"], "silence": None,
     }  # fmt: skip
     assert (second["code"], second["command"]) == (None, ["train.py", "--lr", "1"])
@@ -99,7 +99,7 @@ def test_show_a_run_that_has_ended(home: Path) -> None:
     assert done.stdout.splitlines() == [
         "run        20261121-100000-aaaaaaaa",
         "state      the driver ended with 0; exit code 0",
-        "job        17 (slurm)",
+        "job        17_3 (slurm)",
         f"began      {began}, up after 7.0 s, over after 19.4 s",
         "hosts      host0, host1, host2; 3 Ray nodes on 3 hosts",
         "versions   Ray 2.60.0, Python 3.11.7, rayhpc 0.1.0",
