@@ -10,7 +10,7 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help setup train test test-oldest test-faults test-soak lint types docs man packages unit mpi cluster faults slurm bench clean
+.PHONY: help setup train test test-oldest test-faults test-soak test-long lint types docs man packages unit mpi cluster faults slurm bench clean
 .DELETE_ON_ERROR:
 
 help:  ## what there is
@@ -99,6 +99,9 @@ test-faults: setup  ## the whole fault matrix; writes docs/reliability.md
 # One case alone: make test-soak CASE=test_a_rank_is_killed_after_its_node
 test-soak: setup  ## each quick case of the fault matrix COUNT times (50), the failures counted
 	$(V)/pytest -q tests/faults -m quick $(if $(CASE),-k '$(CASE)') --count $(COUNT) --repeat-scope function
+
+test-long: setup  ## each experiment of rayhpc lab, until it has learned what docs/lab.md says (a quarter of an hour)
+	$(V)/pytest -q tests/long
 
 slurm: setup  ## a real Slurm on four virtual hosts (root, Debian's packages; else skipped with the reason)
 	$(V)/pytest -q tests/slurm

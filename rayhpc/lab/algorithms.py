@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without Gymnasium's warnings: RLlib tries out environments of its own when it is imported."""
+    """Without Gymnasium's warnings, of environments that RLlib tries out when it is imported, and without RLlib's own.
+
+    RLlib warns of the stack that is its default, in a long line for each algorithm.
+    """
     from gymnasium import logger
+
+    logging.getLogger("ray.rllib").setLevel(logging.ERROR)
 
     level = logger.min_level
     logger.min_level = logger.ERROR

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rayhpc.lab.algorithms import default_config, names
 from rayhpc.lab.check import paths
+from rayhpc.lab.compose import EXPERIMENT, experiments
 from rayhpc.lab.schema import schema_of
 from rayhpc.rllib.errors import UsageError
 
@@ -29,7 +28,7 @@ def keys_for(before: tuple[str, ...]) -> list[str]:
         config = default_config(named[-1] if named else "PPO")
     except UsageError:
         config = default_config("PPO")
-    return ["algo", "env", "experiment", *paths(schema_of(type(config)))]
+    return ["algo", "env", EXPERIMENT, *paths(schema_of(type(config)))]
 
 
 def values_of(key: str) -> list[str]:
@@ -40,6 +39,6 @@ def values_of(key: str) -> list[str]:
         import gymnasium
 
         return sorted(name for name in gymnasium.registry if ":" not in name)
-    if key == "experiment":
-        return sorted(path.stem for path in (Path(__file__).parent / "conf" / "experiment").glob("*.yaml"))
+    if key == EXPERIMENT:
+        return experiments()
     return []

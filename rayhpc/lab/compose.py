@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,9 @@ from rayhpc.rllib.errors import UsageError
 from rayhpc.user_input import files
 
 PACKAGE = "rayhpc.lab.conf"
+OURS = Path(__file__).parent / "conf"
+# The group of files that are whole trainings.
+EXPERIMENT = "experiment"
 
 
 @dataclass(frozen=True)
@@ -73,13 +76,20 @@ def _additive(source: Source) -> Iterator[str]:
             yield word
         elif any((folder / name / f"{value}.yaml").is_file() for folder in _folders(source)):
             yield word if name in _default_groups(source) else f"+{word}"
+        elif name == EXPERIMENT:
+            raise UsageError(f"{word}: there is no such file; there are {', '.join(experiments(_folders(source)))}")
         else:
             yield f"++{word}"
 
 
 def _folders(source: Source) -> list[Path]:
     """Where groups of files are looked for: with ours, and in the user's directory."""
-    return [Path(__file__).parent / "conf", *([Path(source.config_dir)] if source.config_dir else [])]
+    return [OURS, *([Path(source.config_dir)] if source.config_dir else [])]
+
+
+def experiments(folders: Iterable[Path] = (OURS,)) -> list[str]:
+    """The names of those in these directories."""
+    return sorted(path.stem for folder in folders for path in (folder / EXPERIMENT).glob("*.yaml"))
 
 
 def _default_groups(source: Source) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import math
 import os
 import pickle
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from rayhpc.lab.algorithms import quiet
 from rayhpc.lab.environments import Environment, agents_of, environment_of
 from rayhpc.rllib.checkpoints import Checkpoint, checkpoint_at, newest_checkpoint
 from rayhpc.rllib.errors import UsageError
@@ -70,7 +72,11 @@ def _environment(checkpoint: Checkpoint) -> Environment:
 
 def _config(checkpoint: Checkpoint, environment: Environment, render: bool) -> AlgorithmConfig:
     """The configuration that it was trained with, for one environment in this process."""
-    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+    with quiet():
+        from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+
+    # RLlib warns of a class of its own, which it uses itself.
+    logging.getLogger("ray._common.deprecation").setLevel(logging.ERROR)
 
     saved = pickle.loads((checkpoint.path / "algorithm" / "class_and_ctor_args.pkl").read_bytes())
     config = AlgorithmConfig.from_state(saved["ctor_args_and_kwargs"][0][0])

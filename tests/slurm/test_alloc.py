@@ -256,6 +256,23 @@ def test_the_shipped_script_and_hostile_words(alloc: Alloc, driver: Path) -> Non
     assert [run["code"] for run in shown["runs"]] == [7]
 
 
+def test_the_workbench_trains_on_two_hosts(
+    alloc: Alloc, slurm_cluster: SlurmCluster, mpich_python: Path, tmp_path: Path
+) -> None:
+    """`rayhpc lab train --on slurm …`: the line of a laptop, with the hosts and the time of a job."""
+    small = ["training.train_batch_size_per_learner=200", "training.minibatch_size=100", "training.num_epochs=1"]
+    line = ["--on", "slurm", "-N", "2", "-t", "5", "env=CartPole-v1", *small, "stop.iterations=1", "run.output=out"]
+    argv = (str(mpich_python), "-m", "rayhpc", "lab", "train", *line)
+    done = slurm_cluster.sh("ctl", *argv, cwd=tmp_path, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    job = done.stdout.strip()
+    assert alloc("wait", job, timeout=180).returncode == 0, alloc("logs", job).stdout
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["iterations"] == 1
+    assert len({node["host"] for node in result["nodes"]}) == 2
+    assert sum(node["env_runners"] > 0 for node in result["nodes"]) == 2
+
+
 def test_cancel_ends_a_job_whose_driver_wants_to_be_run_again(
     alloc: Alloc, slurm_cluster: SlurmCluster, tmp_path: Path
 ) -> None:
