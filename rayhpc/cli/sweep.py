@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import click
 
 from rayhpc.cli.base import JSON_OPTION, Told, json_text, print_table, tell
-from rayhpc.log import Console
 from rayhpc.sweep import plots, trials
 from rayhpc.sweep.load import load
 from rayhpc.sweep.plan import text
+from rayhpc.sweep.screen import Screen
 from rayhpc.sweep.trials import Trial
 
 _COLUMNS = ("TRIAL", "STATE", "SECONDS", "METRIC", "VALUES", "HOW IT ENDED")
@@ -46,10 +45,9 @@ def run_sweep(file: Path, resume: bool, parent: str) -> None:
     from rayhpc.sweep import engine
 
     wanted = load(file, os.environ)
-    with trials.opened(Path(parent), wanted, resume) as folder:
-        console = Console(time.time())
-        console.line(f"{folder}: {wanted.trials} trials")
-        sys.exit(engine.run_sweep(wanted, folder, console.line))
+    with trials.opened(Path(parent), wanted, resume) as folder, Screen(wanted) as screen:
+        screen.line(f"{folder}: {wanted.trials} trials")
+        sys.exit(engine.run_sweep(wanted, folder, screen))
 
 
 @sweep.command("list")
