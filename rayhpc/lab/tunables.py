@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rayhpc.lab.check import SEARCHED as GROUP
 from rayhpc.lab.old_names import present_name
 from rayhpc.rllib.errors import UsageError
 
-GROUP = "tunables"
 # What tells a space, as {type: loguniform, values: [1e-5, 1e-2]}, from a group of keys.
 _OF_A_SPACE = {"type", "values"}
 

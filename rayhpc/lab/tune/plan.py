@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rayhpc import units
 from rayhpc.lab.algorithms import default_config
+from rayhpc.lab.check import SEARCHED as GROUP
 from rayhpc.lab.compose import Source, compose
 from rayhpc.lab.old_names import present_name, renamed
 from rayhpc.lab.own_groups import Tune
@@ -19,7 +20,7 @@ from rayhpc.lab.schema import schema_of
 from rayhpc.lab.settings import AUTO, Settings, read, unfolded
 from rayhpc.lab.train import plan_of
 from rayhpc.lab.trial import METRICS
-from rayhpc.lab.tunables import GROUP, found
+from rayhpc.lab.tunables import found
 from rayhpc.lab.tune.spaces import SEED, in_hydra, parameters, typical
 from rayhpc.rllib.errors import UsageError
 from rayhpc.sweep import plan
@@ -38,6 +39,7 @@ def sweep_of(source: Source) -> Sweep:
     plain, _ = renamed(unfolded(compose(source)))
     tunables = found(plain.get(GROUP) or {})
     if not tunables:
+        read(source)  # says which group is misspelt
         raise UsageError(
             "there are no tunables: name what varies, such as"
             " tunables.training.lr='{type: loguniform, values: [1e-5, 1e-2]}'"

@@ -113,4 +113,5 @@ def in_hydra(value: Any) -> str:
         return "[" + ",".join(in_hydra(each) for each in value) + "]"
     if not isinstance(value, str) or (_BARE.fullmatch(value) and value.lower() not in _OTHER_THAN_TEXT):
         return text(value)
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    # A backslash stands for itself except before a quotation mark.
+    return "'" + re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + match[2].replace("'", "\\'"), value) + "'"
