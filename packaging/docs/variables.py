@@ -39,6 +39,8 @@ DRIVER = {
     "RAYHPC_RESTARTS": "how often the jobscript has run this job again",
     "RAYHPC_TRIAL_ID": "in a sweep: the name of the trial",
     "RAYHPC_TRIAL_DIR": "in a sweep: the directory of the trial",
+    "RAYHPC_TRIAL_CPUS": "in a sweep: the CPUs that the trial holds on its host",
+    "RAYHPC_TRIAL_GPUS": "in a sweep: the GPUs that the trial holds on its host",
     "RAYHPC_TRIAL_METRICS": "in a sweep: the file to which the trial appends its reports",
 }
 # Between processes of rayhpc: not for users.

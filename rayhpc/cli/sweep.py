@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import click
 
 from rayhpc.cli.base import JSON_OPTION, Told, json_text, print_table, tell
-from rayhpc.log import Console
 from rayhpc.sweep import plots, trials
 from rayhpc.sweep.load import load
 from rayhpc.sweep.plan import text
+from rayhpc.sweep.screen import Screen
 from rayhpc.sweep.trials import Trial
 
 _COLUMNS = ("TRIAL", "STATE", "SECONDS", "METRIC", "VALUES", "HOW IT ENDED")
@@ -46,10 +45,9 @@ def run_sweep(file: Path, resume: bool, parent: str) -> None:
     from rayhpc.sweep import engine
 
     wanted = load(file, os.environ)
-    with trials.opened(Path(parent), wanted, resume) as folder:
-        console = Console(time.time())
-        console.line(f"{folder}: {wanted.trials} trials")
-        sys.exit(engine.run_sweep(wanted, folder, console.line))
+    with trials.opened(Path(parent), wanted, resume) as folder, Screen(wanted) as screen:
+        screen.line(f"{folder}: {wanted.trials} trials")
+        sys.exit(engine.run_sweep(wanted, folder, screen))
 
 
 @sweep.command("list")
@@ -84,15 +82,17 @@ def show_sweep(name: str, parent: str, as_json: bool) -> None:
         click.echo(json_text(found))
         return
     metric = trials.definition(folder).metric
-    print_table(_COLUMNS, [_row(trial, metric) for trial in found])
+    print_table(_COLUMNS, [_row(folder, trial, metric) for trial in found])
     tell(f"  {_counted(_states(found))}; output: {folder}/trials/NUMBER/{trials.OUTPUT}")
 
 
-def _row(trial: Trial, metric: str) -> tuple[str, ...]:
+def _row(folder: Path, trial: Trial, metric: str) -> tuple[str, ...]:
     values = " ".join(f"{name}={text(value)}" for name, value in trial.values.items()) or trial.name
     result = trial.result
     if result is None:
-        return (trial.key, "open", "", "", values, "")
+        seen = trials.reported(folder, trial)
+        step = f"at step {seen['step']:g}" if "step" in seen else ""
+        return (trial.key, "open", "", f"{seen[metric]:g}" if metric in seen else "", values, step)
     number = f"{result.metrics[metric]:g}" if metric in result.metrics else ""
     end = result.reason or ("" if result.code == 0 else f"exit code {result.code}")
     return (trial.key, result.state, f"{result.seconds:.0f}", number, values, end)

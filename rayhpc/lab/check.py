@@ -12,6 +12,8 @@ from rayhpc.lab.schema import Schema
 from rayhpc.rllib.errors import UsageError
 
 SINGLE = ("algo", "env")
+# What is no group of one training: its keys are looked at where a search reads them.
+SEARCHED = "tunables"
 
 
 def check(settings: Mapping[str, Any], schema: Schema, *, kinds: bool = True) -> None:
@@ -26,7 +28,7 @@ def _wrong_names(settings: Mapping[str, Any], schema: Schema) -> Iterator[str]:
         if group in SINGLE:
             continue
         if group not in schema:
-            yield f"{group}: there is no such group{nearest(group, [*schema, *SINGLE], schema)}"
+            yield f"{group}: there is no such group{nearest(group, [*schema, *SINGLE, SEARCHED], schema)}"
         elif not isinstance(values, Mapping):
             first = next(iter(schema[group]))
             yield f"{group}={values!r}: it is a group: give one of its keys, such as {group}.{first}"

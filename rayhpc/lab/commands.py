@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rayhpc.errors import RayhpcError
 from rayhpc.rllib.errors import EXIT_DONE, EXIT_USAGE, UsageError
 
 if TYPE_CHECKING:
@@ -19,13 +20,17 @@ if TYPE_CHECKING:
     from rayhpc.rllib.training import Training
 
 NEEDED = ("hydra", "ray", "torch", "gymnasium", "PIL", "yaml")
+SWEEPS = "rayhpc-sweeps"
 
 
 @contextmanager
 def usage() -> Iterator[None]:
-    """A wrong configuration or a missing package is a sentence and exit code 2."""
+    """A wrong configuration or a missing package is a sentence and exit code 2; a fault of the sweep has its own."""
     try:
         yield
+    except RayhpcError as error:
+        click.echo(error.fault.text(), err=True)
+        sys.exit(int(error.fault.code))
     except UsageError as problem:
         click.echo(f"lab: {problem}", err=True)
         sys.exit(EXIT_USAGE)
@@ -104,6 +109,33 @@ def _ready(source: Source, signals: Signals) -> Training:
     from rayhpc.lab.train import ready
 
     return ready(read(source), signals)
+
+
+@lab.command()
+@configured
+@click.option("--resume", is_flag=True, help="Go on with the search if there is one: run what has not ended yet.")
+@click.option(
+    "--dir", "parent", default=SWEEPS, envvar="RAYHPC_SWEEP_DIR", show_default=True, metavar="DIR",
+    help="Where searches are recorded: a directory that all hosts share.", type=click.Path(path_type=Path),
+)  # fmt: skip
+def tune(
+    overrides: tuple[str, ...], config_dir: str | None, config_name: str | None, resume: bool, parent: Path
+) -> None:
+    """Search: many trainings side by side over what `tunables` vary; the best is told as a command line.
+
+    \b
+      rayhpc lab tune tunables.training.lr='{type: loguniform, values: [1e-5, 1e-2]}' tune.samples=20
+
+    Ends with 0; 1 if a trial failed; 75 if some are still to be run. `rayhpc sweep show` lists the trials.
+    """
+    from rayhpc.lab.objects import importable_from
+
+    importable_from(Path.cwd())
+    with usage():
+        from rayhpc.lab.compose import Source
+        from rayhpc.lab.tune import plan, run
+
+        sys.exit(run.tune(plan.sweep_of(Source(overrides, config_dir, config_name)), parent, resume))
 
 
 @lab.command()

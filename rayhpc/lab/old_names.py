@@ -52,11 +52,12 @@ RENAMED = {
     "stop.episode_reward_mean": "stop.mean_return",
     "stop.episode_return_mean": "stop.mean_return",
     "algo.checkpoint_path": "run.resume",
+    "tune.num_samples": "tune.samples",
     "run.storage_path": "run.output",
 }
 # What says nothing any more, and why; it is left out.
 NEEDLESS = {
-    "cli": "the mode is the command: rayhpc lab train, rayhpc lab view",
+    "cli": "the mode is the command: rayhpc lab train, tune, view",
     "run.log_to_file": "what a job prints goes where its launcher sends it",
     "checkpoint.checkpoint_at_end": "a checkpoint of the last iteration is always written",
 }
@@ -65,8 +66,6 @@ REFUSED = {
     "exploration.exploration_config": "write the algorithm's own key, such as training.epsilon of DQN",
     "exploration": "write env_runners.explore=true|false",
     "stop.time_total_s": "write stop.minutes",
-    "tunables": "`lab train` trains with one value for each key: write training.lr=3e-4; several runs, one after the"
-    " other: -m training.lr=1e-4,3e-4",
 }
 
 
@@ -91,6 +90,14 @@ def _join_name(settings: dict[str, Any]) -> None:
     if name := _take(settings, "run.name"):
         run = settings["run"]
         run["storage_path"] = f"{run.get('storage_path') or 'lab-results'}/{name}"
+
+
+def present_name(path: str) -> str:
+    """What a path is called now."""
+    for old, new in RENAMED.items():
+        if path == old or path.startswith(f"{old}."):
+            path = new + path[len(old) :]
+    return path
 
 
 def _take(settings: dict[str, Any], path: str) -> Any:

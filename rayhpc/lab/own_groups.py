@@ -53,4 +53,23 @@ class Logger:
     aim: bool | Mapping[str, Any] = key(False, "Aim, into a repository in the output directory unless told otherwise.")
 
 
-OWN_GROUPS: dict[str, type] = {"run": Run, "checkpoint": Checkpoint, "stop": Stop, "logger": Logger}
+@dataclass(frozen=True)
+class Tune:
+    """How `rayhpc lab tune` searches the tunables, and what each of its trials holds; `lab train` ignores it."""
+
+    name: str | None = key(None, "The directory below rayhpc-sweeps/; None: algorithm and environment.")
+    samples: int = key(10, "Points of the space; of a grid: all of them.")
+    repeat: int = key(1, "Trials of each point, which differ in debugging.seed; the best point has the best mean.")
+    search: str | None = key(None, "random, grid or optuna; None: grid if each tunable is a grid, else random.")
+    scheduler: str = key("none", "none, asha or median: trainings that fall behind are ended early.")
+    metric: str = key("mean_return", "mean_return, best_return or evaluation_return; the last iteration's counts.")
+    mode: str = key("max", "max or min.")
+    concurrent: bool = key(False, "True: all trials start together or none does.")
+    cpus: int | None = key(None, "CPUs of a trial, all on one node; None: one, and one for each of its env runners.")
+    gpus: float = key(0.0, "GPUs of a trial; 0.5 lets two share one.")
+    memory: int | str = key(0, "Memory of a trial: 8G, or bytes.")
+    stall: float = key(0.0, "Seconds without an iteration after which a trial is ended; 0: never.")
+    max_failures: int = key(0, "How often a trial that fails is started again.")
+
+
+OWN_GROUPS: dict[str, type] = {"run": Run, "checkpoint": Checkpoint, "stop": Stop, "logger": Logger, "tune": Tune}

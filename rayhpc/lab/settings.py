@@ -12,8 +12,9 @@ from rayhpc.lab.compose import Source, compose
 from rayhpc.lab.environments import Environment, environment_of
 from rayhpc.lab.objects import instantiated, load
 from rayhpc.lab.old_names import renamed
-from rayhpc.lab.own_groups import OWN_GROUPS, Checkpoint, Logger, Run, Stop
+from rayhpc.lab.own_groups import OWN_GROUPS, Checkpoint, Logger, Run, Stop, Tune
 from rayhpc.lab.schema import RAY_GROUPS, Schema, schema_of
+from rayhpc.lab.tunables import taken_from
 from rayhpc.rllib.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Settings:
     checkpoint: Checkpoint
     stop: Stop
     logger: Logger
+    tune: Tune
     warnings: tuple[str, ...] = ()
     auto: bool = True
 
@@ -50,7 +52,8 @@ def read(source: Source) -> Settings:
 
 def settings_of(composed: dict[str, Any]) -> Settings:
     """The settings that composed ones stand for."""
-    plain, warnings = renamed(_unfolded(composed))
+    plain, warnings = renamed(unfolded(composed))
+    taken_from(plain)
     config = default_config(plain.get("algo"))
     schema = schema_of(type(config))
     auto = _take_auto(plain)
@@ -64,7 +67,7 @@ def settings_of(composed: dict[str, Any]) -> Settings:
     return Settings(plain, schema, configured, environment, **groups, warnings=tuple(warnings), auto=auto)
 
 
-def _unfolded(composed: dict[str, Any]) -> dict[str, Any]:
+def unfolded(composed: dict[str, Any]) -> dict[str, Any]:
     """Short forms in full: env: {name, config}, framework: torch."""
     plain = {name: value for name, value in composed.items() if value is not None}
     if isinstance(env := plain.get("env"), dict):

@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 import rayhpc
+from rayhpc.lab import trial
 from rayhpc.lab.environments import agents_of
 from rayhpc.lab.loggers import loggers_of
 from rayhpc.lab.settings import Settings
 from rayhpc.lab.video import recorder_of
+from rayhpc.rllib.checkpoints import newest_checkpoint
 from rayhpc.rllib.driver import prepare
 from rayhpc.rllib.env_runners import episode_returns_logger, most_env_runners
 from rayhpc.rllib.errors import UsageError
 from rayhpc.rllib.files import write_whole
 from rayhpc.rllib.output import Place
+from rayhpc.rllib.share import own_share
 from rayhpc.rllib.signals import Signals
 from rayhpc.rllib.stop import StopConditions
 from rayhpc.rllib.training import Plan, Training
@@ -37,18 +40,20 @@ def ready(settings: Settings, signals: Signals) -> Training:
         print(f"lab: {warning}", file=sys.stderr, flush=True)
     training = prepare(plan_of(settings), place_of(settings), signals)
     write_whole(training.output / "config.yaml", yaml.safe_dump(settings.plain, sort_keys=False).encode())
-    training.watchers = [*loggers_of(settings, training), *recorder_of(settings)]
+    training.watchers = [*loggers_of(settings, training), *recorder_of(settings), trial.reporter()]
     return training
 
 
 def place_of(settings: Settings) -> Place:
-    """Where the results go; a job that its script runs again goes on, whatever the line says.
+    """Where the results go; a job that its script runs again goes on, whatever the line says, and so does a trial.
 
     The names of options are those of the configuration.
     """
     run, again = settings.run, rayhpc.restarts() > 0
-    resume = "" if run.resume is True or (again and not run.resume) else run.resume or None
-    output = Path(run.output) if run.output else None
+    own = trial.directory() if run.output is None else None
+    begun = own is not None and newest_checkpoint(own) is not None
+    resume = "" if run.resume is True or begun or (again and not run.resume) else run.resume or None
+    output = Path(run.output) if run.output else own
     return Place(settings.environment.name, output, resume, run.overwrite and not again, FOLDER, _flag)
 
 
@@ -123,10 +128,14 @@ def with_cluster(settings: Settings, config: AlgorithmConfig, env_runners: int, 
     config.env_runners(num_env_runners=env_runners)
     if config.seed is not None:
         config.debugging(seed=seed)
-    gpus, given = int(ray.cluster_resources().get("GPU", 0)), settings.plain.get("learners", {})
+    share, given = own_share(), settings.plain.get("learners", {})
+    cluster = ray.cluster_resources()
+    cpus, gpus = (share.cpus, share.gpus) if share else (cluster.get("CPU", 0), int(cluster.get("GPU", 0)))
     if gpus and not {"num_learners", "num_gpus_per_learner"} & set(given):
-        config.learners(num_learners=0 if gpus == 1 else gpus, num_gpus_per_learner=1)
-    if ray.cluster_resources().get("CPU", 0) < 2 + config.evaluation_num_env_runners:
+        # One learner in this process sees the GPU, or the part of one, that the trial holds.
+        alone = share is not None or gpus == 1
+        config.learners(num_learners=0 if alone else int(gpus), num_gpus_per_learner=min(gpus, 1))
+    if cpus < 2 + config.evaluation_num_env_runners:
         config.evaluation(evaluation_num_env_runners=0)
     elif config.evaluation_num_env_runners and "evaluation_parallel_to_training" not in settings.plain["evaluation"]:
         config.evaluation(evaluation_parallel_to_training=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from rayhpc.rllib.cluster import check_reachable, living_nodes, ray_session
 from rayhpc.rllib.deadline import patience_in
-from rayhpc.rllib.env_runners import census, env_runner_shares, place
+from rayhpc.rllib.env_runners import built, census, env_runner_shares, place
 from rayhpc.rllib.errors import EXIT_USAGE, UsageError, exit_code
 from rayhpc.rllib.evaluations import read_evaluations
 from rayhpc.rllib.loop import train
@@ -20,6 +20,7 @@ from rayhpc.rllib.output import Place, make_ready, place_and_start, same
 from rayhpc.rllib.output_lock import locked
 from rayhpc.rllib.progress import opening, say
 from rayhpc.rllib.report import report
+from rayhpc.rllib.share import own_share
 from rayhpc.rllib.signals import WISHES, Signals
 from rayhpc.rllib.training import Plan, Training
 
@@ -94,8 +95,9 @@ def run_on_cluster(training: Training) -> str:
 
 def build(training: Training) -> Algorithm:
     """The algorithm, its env runners on all nodes, in the state of the checkpoint to resume from."""
-    plan, start = training.plan, training.checkpoint
-    nodes = living_nodes()
+    plan, start, share = training.plan, training.checkpoint, own_share()
+    living = living_nodes()
+    nodes = [share.of(living[0])] if share else living
     cpus = [node.cpus for node in nodes]
     # Where there is nothing to spare, RLlib evaluates in the driver.
     others = plan.other_cpus if sum(cpus) > plan.other_cpus + 1 else 0
@@ -104,8 +106,10 @@ def build(training: Training) -> Algorithm:
     # Env runners that are seeded as at the start would replay the episodes of the start.
     config = plan.config(sum(shares) - others, plan.seed + latest(training.rows).iteration)
     training.signals.check()
-    algorithm = place(config, nodes, shares)
-    training.nodes = census(algorithm, nodes)
+    if share:
+        share.keep_here(config)
+    algorithm = built(config) if share else place(config, nodes, shares)
+    training.nodes = census(algorithm, living)
     if start:
         algorithm.restore_from_path(str((start.path / "algorithm").resolve()))
     return algorithm

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -46,16 +46,18 @@ def env_runner_shares(cpus: Sequence[int], wanted: int | None, most: int, flag: 
 
 def place(config: AlgorithmConfig, nodes: Sequence[Node], shares: Sequence[int]) -> Algorithm:
     """Build the algorithm such that each node gets its share of the env runners; raises UsageError."""
-    from ray.tune.trainable import trainable
-
     pairs = zip(nodes, shares, strict=True)
     spared = {node.node_id: node.cpus - share for node, share in pairs if node.cpus > share}
-    with ExitStack() as stack:
-        # RLlib makes an empty directory in ~/ray_results for every run, and no option moves it.
-        trainable.DEFAULT_STORAGE_PATH = stack.enter_context(tempfile.TemporaryDirectory())
-        if any(shares) and spared:
-            stack.enter_context(spare(spared))
-        stack.enter_context(without_lines(FALSE_ALARM))
+    with spare(spared) if any(shares) and spared else nullcontext():
+        return built(config)
+
+
+def built(config: AlgorithmConfig) -> Algorithm:
+    """Build the algorithm, its env runners wherever Ray places them."""
+    from ray.tune.trainable import trainable
+
+    # RLlib makes an empty directory in ~/ray_results for every run, and no option moves it.
+    with tempfile.TemporaryDirectory() as trainable.DEFAULT_STORAGE_PATH, without_lines(FALSE_ALARM):
         return config.build_algo()
 
 

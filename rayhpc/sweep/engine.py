@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from rayhpc import driver_api
 from rayhpc.errors import counted
 from rayhpc.sweep import board, placement, trials
 from rayhpc.sweep.backlog import Backlog
-from rayhpc.sweep.plan import Sweep, text
+from rayhpc.sweep.plan import Sweep
+from rayhpc.sweep.screen import Row, Screen, given
 from rayhpc.sweep.trial_process import Program, run
 from rayhpc.sweep.trials import Result, Trial
 
@@ -26,28 +26,35 @@ _LAST_SECONDS = 15.0
 INTERRUPTED = 75
 _ORDERS = {signal.SIGUSR1: board.WARN, signal.SIGINT: board.STOP, signal.SIGTERM: board.STOP}
 
-Show = Callable[[str], None]
-
 
 @dataclass(eq=False)
 class Running:
-    """A trial under way. key: the trial and its attempt; refs: its processes; ending: it was told to end."""
+    """A trial under way. key: the trial and its attempt; refs: its processes; ending: it was told to end.
+
+    last: what it has reported, the newest value of each name.
+    """
 
     trial: Trial
     key: str
     group: placement.Group
     refs: list[Any] = field(default_factory=list)
     ending: bool = False
+    last: dict[str, float] = field(default_factory=dict)
+    began: float = field(default_factory=time.time)
+
+    def row(self) -> Row:
+        """As the user sees it."""
+        return Row(self.key, given(dict(self.trial.values)) or self.trial.name, self.last, self.began)
 
 
 class Engine:
     """Runs the trials of a backlog until none is left, or a signal asks for the end."""
 
-    def __init__(self, sweep: Sweep, folder: Path, backlog: Backlog, show: Show) -> None:
+    def __init__(self, sweep: Sweep, folder: Path, backlog: Backlog, screen: Screen) -> None:
         import ray
 
         self._ray, self._sweep, self._folder = ray, sweep, folder
-        self._backlog, self._show = backlog, show
+        self._backlog, self._screen = backlog, screen
         self._attempts: Counter[int] = Counter()
         self._running: dict[str, Running] = {}
         self._next_group: placement.Group | None = None
@@ -70,6 +77,7 @@ class Engine:
                     told += 1
                     self._pass_on(wish)
                 self._take_reports()
+                self._screen.running([running.row() for running in self._running.values()])
                 self._take_ends()
         finally:
             self._close()
@@ -106,16 +114,25 @@ class Engine:
             stall=self._sweep.stall,
             reader=self._sweep.reader,
             final=self._backlog.last_chance(trial),
-            environment={"RAY_ADDRESS": self._ray.get_runtime_context().gcs_address, **self._sweep.environment},
+            environment={**self._own_variables(), **self._sweep.environment},
         )
         for rank in range(self._sweep.processes):
             options = {**group.options(self._sweep.resources, first + rank), "runtime_env": _runtime_env(self._sweep)}
             running.refs.append(self._task.options(**options).remote(program, rank, self._board))
         self._running[running.key] = running
 
+    def _own_variables(self) -> dict[str, str]:
+        """What a trial is told of its place: the cluster, and what it holds of it."""
+        asked = self._sweep.resources
+        return {
+            "RAY_ADDRESS": self._ray.get_runtime_context().gcs_address,
+            "RAYHPC_TRIAL_CPUS": f"{asked.cpus:g}",
+            "RAYHPC_TRIAL_GPUS": f"{asked.gpus:g}",
+        }
+
     def _pass_on(self, wish: str) -> None:
         what = "SIGUSR1 passed on to" if wish == board.WARN else "ending"
-        self._show(f"{what} {counted(len(self._running), 'trial')}; no more are started")
+        self._screen.line(f"{what} {counted(len(self._running), 'trial')}; no more are started")
         for running in self._running.values():
             self._order(running, wish)
 
@@ -128,6 +145,8 @@ class Engine:
             running = self._running.get(key)
             if running is None:
                 continue
+            for report in reports:
+                running.last.update(report)
             verdicts = [self._backlog.report(running.trial, report) for report in reports]
             if any(verdicts) and not running.ending:
                 self._order(running, trials.PRUNED)
@@ -162,7 +181,8 @@ class Engine:
         final = self._backlog.ended(running.trial, result)
         count = f"{len(self._backlog.finished)}/{self._sweep.trials}"
         again = "" if final or self._wishes else ", runs again"
-        self._show(f"{count}  trial {running.trial.key} {describe(running.trial, result, self._sweep.metric)}{again}")
+        told = describe(running.trial, result, self._sweep.metric)
+        self._screen.line(f"{count}  trial {running.trial.key} {told}{again}")
 
     def _close(self) -> None:
         """End what still runs after a fault of ours, and the board."""
@@ -194,13 +214,9 @@ def describe(trial: Trial, result: Result | None, metric: str) -> str:
     if result is None:
         return "lost with its node"
     value = f"  {metric} {result.metrics[metric]:g}" if metric in result.metrics else ""
-    given = "  ".join(f"{name}={_short(value)}" for name, value in trial.values.items()) or trial.name
+    what = given(dict(trial.values)) or trial.name
     problem = f"  ({result.problems[0]})" if result.problems else ""
-    return f"{ending(result)}{value}  {given}{problem}"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else text(value)
+    return f"{ending(result)}{value}  {what}{problem}"
 
 
 def ending(result: Result) -> str:
@@ -210,7 +226,7 @@ def ending(result: Result) -> str:
     return result.reason or (f"signal {-result.code}" if result.code < 0 else f"exit code {result.code}")
 
 
-def run_sweep(sweep: Sweep, folder: Path, show: Show) -> int:
+def run_sweep(sweep: Sweep, folder: Path, screen: Screen) -> int:
     """Run what is left of a sweep on the cluster of RAY_ADDRESS, else on this host. Raises RayhpcError.
 
     The exit code: 0; 1 if a trial failed; 75 if some are still to be run.
@@ -222,11 +238,11 @@ def run_sweep(sweep: Sweep, folder: Path, show: Show) -> int:
     try:
         placement.check(sweep, placement.nodes(ray))
         backlog = Backlog(sweep, folder, trials.read_trials(folder))
-        Engine(sweep, folder, backlog, show).run()
+        Engine(sweep, folder, backlog, screen).run()
     finally:
         ray.shutdown()
     (folder / trials.TABLE).write_text(trials.table(trials.read_trials(folder)), encoding="utf-8")
-    show(f"{len(backlog.finished)} of {counted(sweep.trials, 'trial')} after {time.monotonic() - began:.0f} s")
+    screen.line(f"{len(backlog.finished)} of {counted(sweep.trials, 'trial')} after {time.monotonic() - began:.0f} s")
     if backlog.left:
         return INTERRUPTED
     return int(any(result.state == trials.FAILED for result in backlog.finished))

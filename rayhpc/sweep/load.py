@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import operator
-import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -20,7 +19,6 @@ from rayhpc.jobs.job_file.load import Said, composed, read_text
 from rayhpc.sweep import plan
 from rayhpc.sweep.plan import Parameter, Reader, Resources, Sweep
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _OPERATORS: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -29,7 +27,6 @@ _OPERATORS: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.FloorDiv: operator.floordiv,
 }
 _LARGEST_POWER = 64
-_PAIRS = {"uniform", "loguniform", "randint", "normal"}
 
 
 def load(file: Path, environ: Mapping[str, str]) -> Sweep:
@@ -49,27 +46,9 @@ def _sweep(document: Document, values: dict[str, Any], file: Path) -> Sweep:
     sweep = Sweep(**{"name": file.stem, **given}, directory=str(document.folder), environment=environment)
     if sweep.search == "grid" and sweep.space:
         sweep = Sweep(**{**vars(sweep), "samples": plan.grid_size(sweep.space)})
-    for problem in _contradictions(sweep):
+    for problem in plan.contradictions(sweep):
         document.problems.append(Problem(1, problem))
     return sweep
-
-
-def _contradictions(sweep: Sweep) -> list[str]:
-    """What cannot be meant."""
-    continuous = [parameter.name for parameter in sweep.space if parameter.kind not in ("choice", "grid")]
-    rules = {
-        "neither command nor tasks says what to run": not sweep.command and not sweep.tasks,
-        "command and tasks say the same thing: give one": sweep.command and sweep.tasks,
-        "tasks have no space: write the values into their commands": sweep.tasks and sweep.space,
-        "metric is missing: a search and a scheduler need it": not sweep.metric
-        and (sweep.search == "optuna" or sweep.scheduler != "none"),
-        "a scheduler needs a space": sweep.scheduler != "none" and not sweep.space,
-        "a scheduler judges single trials: leave out repeat": sweep.scheduler != "none" and sweep.repeat > 1,
-        f"search: grid takes choices alone, not {', '.join(continuous)}": sweep.search == "grid" and continuous,
-        "concurrent starts all trials at once: a search learns nothing, take random or grid": sweep.concurrent
-        and (sweep.search == "optuna" or sweep.scheduler != "none"),
-    }
-    return [text for text, wrong in rules.items() if wrong]
 
 
 def _command(document: Document, node: Node, what: str) -> tuple[str, ...] | None:
@@ -104,26 +83,11 @@ def _parameter(document: Document, node: Node, name: str) -> Parameter | None:
     if not kind or not values:
         document.note(node, f"{name} needs type and values, as {{type: loguniform, values: [1e-5, 1e-2]}}")
         return None
-    wrong = _wrong_values(kind, values)
+    wrong = plan.wrong_values(kind, values)
     if wrong:
         document.note(node, f"{name}: {wrong}")
         return None
     return Parameter(name, kind, tuple(values))
-
-
-def _wrong_values(kind: str, values: Sequence[Any]) -> str:
-    """Why these values make no distribution; empty if they do."""
-    if kind not in _PAIRS:
-        return ""
-    if len(values) != 2 or not all(isinstance(value, int | float) for value in values):
-        return f"{kind} takes two numbers"
-    if kind == "normal":
-        return "" if values[1] > 0 else "the deviation must be above 0"
-    if kind == "randint" and not all(isinstance(value, int) for value in values):
-        return "randint takes whole numbers"
-    if values[0] >= values[1]:
-        return "the first bound must be below the second"
-    return "loguniform takes numbers above 0" if kind == "loguniform" and values[0] <= 0 else ""
 
 
 def _values(document: Document, node: Node, what: str) -> list[Any] | None:
@@ -234,7 +198,7 @@ def _environment(document: Document, node: Node, what: str) -> dict[str, str]:
 
 def _name(document: Document, node: Node, what: str) -> str | None:
     text = document.word(node, what)
-    if text is not None and not _NAME.fullmatch(text):
+    if text is not None and not plan.NAME.fullmatch(text):
         document.note(node, f"{what} must be a name of at most 64 letters, digits, dots, dashes, not {short(text)}")
     return text
 

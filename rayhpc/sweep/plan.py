@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import NormalDist
 from typing import Any
@@ -15,6 +16,9 @@ SCHEDULERS = ("none", "asha", "median")
 PLACEMENTS = ("any", "host", "all different")
 READERS = ("jsonl", "tensorboard", "csv")
 SEED = "seed"
+# What may be the name of a sweep, which is a directory too.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_PAIRS = {"uniform", "loguniform", "randint", "normal"}
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,39 @@ class Sweep:
         """All points of a grid, in order."""
         names = [parameter.name for parameter in self.space]
         return [dict(zip(names, point, strict=True)) for point in itertools.product(*(p.values for p in self.space))]
+
+
+def contradictions(sweep: Sweep) -> list[str]:
+    """What cannot be meant."""
+    continuous = [parameter.name for parameter in sweep.space if parameter.kind not in ("choice", "grid")]
+    rules = {
+        "neither command nor tasks says what to run": not sweep.command and not sweep.tasks,
+        "command and tasks say the same thing: give one": sweep.command and sweep.tasks,
+        "tasks have no space: write the values into their commands": sweep.tasks and sweep.space,
+        "metric is missing: a search and a scheduler need it": not sweep.metric
+        and (sweep.search == "optuna" or sweep.scheduler != "none"),
+        "a scheduler needs a space": sweep.scheduler != "none" and not sweep.space,
+        "a scheduler judges single trials: leave out repeat": sweep.scheduler != "none" and sweep.repeat > 1,
+        f"search: grid takes choices alone, not {', '.join(continuous)}": sweep.search == "grid" and continuous,
+        "concurrent starts all trials at once: a search learns nothing, take random or grid": sweep.concurrent
+        and (sweep.search == "optuna" or sweep.scheduler != "none"),
+    }
+    return [text for text, wrong in rules.items() if wrong]
+
+
+def wrong_values(kind: str, values: Sequence[Any]) -> str:
+    """Why these values make no distribution; empty if they do."""
+    if kind not in _PAIRS:
+        return ""
+    if len(values) != 2 or not all(isinstance(value, int | float) for value in values):
+        return f"{kind} takes two numbers"
+    if kind == "normal":
+        return "" if values[1] > 0 else "the deviation must be above 0"
+    if kind == "randint" and not all(isinstance(value, int) for value in values):
+        return "randint takes whole numbers"
+    if values[0] >= values[1]:
+        return "the first bound must be below the second"
+    return "loguniform takes numbers above 0" if kind == "loguniform" and values[0] <= 0 else ""
 
 
 def record(sweep: Sweep) -> dict[str, Any]:

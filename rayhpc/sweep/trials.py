@@ -158,6 +158,18 @@ def best(trials: Sequence[Trial], sweep: Sweep) -> tuple[Trial, float]:
     return next(trial for trial in trials if trial.sample == sample), found[sample]
 
 
+def reported(sweep: Path, trial: Trial) -> dict[str, float]:
+    """The last report of a trial that has not ended, as it stands in its file; empty where there is none."""
+    try:
+        content = (directory(sweep, trial) / METRICS).read_text(encoding="utf-8", errors="replace")
+        last = json.loads(content.rstrip().rpartition("\n")[2])
+    except (OSError, ValueError):
+        return {}  # not begun, or a line that is still being written
+    if not isinstance(last, dict):
+        return {}
+    return {name: value for name, value in last.items() if isinstance(value, int | float)}
+
+
 def reopen(sweep: Path, trial: Trial) -> None:
     """Let a trial that has ended run again; its old result is kept beside the new one."""
     file = directory(sweep, trial) / RESULT

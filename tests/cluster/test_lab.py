@@ -6,13 +6,14 @@ import csv
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.launch import REPOSITORY, Job, Jobs
+from tests.launch import REPOSITORY, Job, Jobs, launched_in, until
 
 pytestmark = pytest.mark.cluster
 
@@ -119,3 +120,49 @@ def test_the_tutorial(jobs: Jobs) -> None:
     with Image.open(jobs.directory / "room.gif") as film:
         assert film.n_frames == steps
     assert "set -- -m rayhpc.lab train --config-dir=. --config-name=room run.output=room-slurm" in submitted
+
+
+TUNE = (
+    "-m", "rayhpc.lab", "tune", "tunables.training.lr={type: loguniform, values: [1e-4, 1e-2]}", "tune.name=search",
+    "training.train_batch_size_per_learner=400", "training.minibatch_size=100", "training.num_epochs=2",
+    "stop.iterations=2", "tune.samples=4", "logger.tensorboard=false",
+)  # fmt: skip
+
+
+def trials(directory: Path) -> dict[str, str]:
+    """What each trial has printed that has ended."""
+    found = sorted(directory.glob("rayhpc-sweeps/search/trials/*/result.json"))
+    return {file.parent.name: (file.parent / "output.log").read_text() for file in found}
+
+
+def test_tuned_killed_gone_on_with_and_reproduced(jobs: Jobs) -> None:
+    job = jobs.start(*TUNE, ranks=2)
+    directory = job.directory
+    assert until(lambda: bool(trials(directory)), 150), job.output()
+    os.kill(job.process.pid, signal.SIGKILL)
+    job.wait(30)
+    jobs.close()
+    programs = re.compile(r"rayhpc\.lab train")
+    assert until(lambda: not any(programs.search(line) for _, line in launched_in(directory)), 20), "trials outlive it"
+    before = trials(directory)
+    assert 1 <= len(before) < 4
+    told = ended(jobs.start(*TUNE, "--resume", ranks=2), 0)
+    after = trials(directory)
+    assert sorted(after) == ["0000", "0001", "0002", "0003"]
+    assert all(after[number] == before[number] for number in before), "a trial that had ended has run again"
+    assert len((directory / "rayhpc-sweeps/search/trials.csv").read_text().splitlines()) == 5
+    best = re.search(r"best mean_return: (\S+)\n  rayhpc (lab train .*)\n", told)
+    assert best, told
+    assert all((directory / "rayhpc-sweeps/search" / name).exists() for name in ("best-so-far.png", "parallel.png"))
+    again = [jobs.mpi.python, "-m", "rayhpc", *shlex.split(best[2]), "run.output=out"]
+    done = subprocess.run(
+        again, cwd=directory, env=jobs.mpi.environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(rows(directory)[-1]["return_mean"]) == pytest.approx(float(best[1]), abs=1e-3)
+
+
+def test_a_trial_that_no_node_can_hold_is_refused_on_a_laptop_too(jobs: Jobs) -> None:
+    job = jobs.start_raw(jobs.mpi.python, *TUNE, "tune.gpus=8")
+    assert "no room for 1 process with 1 CPU, 8 GPU each" in ended(job, 78)
+    assert not (job.directory / "rayhpc-sweeps/search/trials/0000").exists()
