@@ -76,7 +76,7 @@ def test_what_the_driver_gets(jobs: Jobs) -> None:
     (directory / "hostile.py").write_text(
         "import json, os, sys, ray\n"
         "ray.init(log_to_driver=False, runtime_env={'env_vars': {'WANDB_API_KEY': os.environ['WANDB_API_KEY']}})\n"
-        "ray.get(ray.remote(os.getpid).remote())\n"
+        "ray.get(ray.remote(lambda: os.getpid()).remote())\n"
         "json.dump({'argv': sys.argv[1:], 'environ': dict(os.environ), 'stdin': sys.stdin.read(),\n"
         "           'token': open(os.environ['RAY_AUTH_TOKEN_PATH']).read()}, open('got.json', 'w'))\n"
     )
