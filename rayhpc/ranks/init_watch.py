@@ -57,11 +57,12 @@ def _watch(reading: int, rank: int, start: Launched, began: float) -> None:
     os.setsid()
     for signum in _IGNORED:  # they are meant for the rank; this process ends after it
         signal.signal(signum, signal.SIG_IGN)
-    topology = launcher.topology_files()
+    topology: list[Path] = []
     shared: list[Path] = []
     speaks = start.rank is None or start.rank < 2 or (start.size or 0) <= _MOST_SPEAKERS
     pause = _FIRST_PAUSE
     while not select.select([reading], [], [], pause)[0]:
+        topology = topology or launcher.topology_files()
         shared = launcher.shared_memory(rank) or shared
         pause = min(_LAST_PAUSE, pause * 2)
         if speaks and time.monotonic() > began + LATE_SECONDS:

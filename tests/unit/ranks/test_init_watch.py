@@ -30,7 +30,7 @@ print("left", flush=True)
 
 
 def start(late: float) -> tuple[subprocess.Popen[str], Path]:
-    file = Path("/dev/shm", f"rayhpc-test-{uuid.uuid4().hex}")
+    file = Path("/dev/shm", f"watched-test-{uuid.uuid4().hex}")
     pipe = subprocess.PIPE
     argv = [sys.executable, "-c", RANK, str(file), str(late)]
     return subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True), file

@@ -211,7 +211,7 @@ def test_events_are_there_at_once(tmp_path: Path) -> None:
     first, second = (json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines())
     log.close()
     assert first == {"at": 12.3457, "stage": "up", "rank": 0, "host": "a", "nodes": 4}
-    assert second["event"] == {"rank": 1, "host": "b", "code": -9, "tail": ["last"], "restart": 0}
+    assert second["event"] == {"rank": 1, "host": "b", "code": -9, "tail": ["last"], "restart": 0, "keeper": 0}
     assert second["at"] > 1.6e9
 
 
