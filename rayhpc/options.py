@@ -66,9 +66,9 @@ class Options:
     )
     check: str = option(
         "no",
-        "Check all hosts first; a failure ends the launch with 78. Without a driver that is all. --check alone is "
-        "--check=stop.",
-        choices=("no", "stop"),
+        "Check all hosts first, and without a driver do no more. A failure ends the launch with 78, or bad hosts are "
+        "excluded, as far as --min-nodes allows. --check alone is --check=stop.",
+        choices=("no", "stop", "exclude"),
         bare="stop",
     )
     check_skip: str = option("", "Checks that are left out, as `rayhpc doctor explain` names them.", metavar="ID,...")

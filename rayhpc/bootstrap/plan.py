@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 from rayhpc import schedulers, units
 from rayhpc.bootstrap import share
@@ -20,6 +21,9 @@ from rayhpc.records.ids import new_id
 from rayhpc.records.token import new_token
 from rayhpc.schedulers import commands
 from rayhpc.schedulers.facts import Scheduler, own_id
+
+T = TypeVar("T")
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -46,19 +50,42 @@ class ClusterPlan:
 
 
 def agree_on_cluster(
-    comm: Comm, place: str, survey: Callable[[], RankResources], planner: Planner
+    comm: Comm, place: str, survey: Callable[[], RankResources | None], planner: Planner
 ) -> ClusterPlan | Assignment:
-    """Every rank contributes what it has, and gets its assignment, rank 0 with the plan; a fault is raised on all."""
+    """Every rank contributes what it has, and gets its assignment, rank 0 with the plan; a fault is raised on all.
+
+    A rank that contributes None takes no part, and gets an assignment without a node.
+    """
     patience = 60.0 + 0.1 * comm.size
     try:
-        first = agree(comm, place, survey, planner.propose, patience)
+        first = agree(comm, place, survey, partial(_of_those_present, planner.propose), patience)
         probe = first.probe if isinstance(first, Proposal) else first
-        reach = partial(network.reach, comm.rank, place, probe)
+        reach = partial(network.reach, comm.rank, place, probe) if probe else lambda: None
         if isinstance(first, Proposal):
-            return agree(comm, place, reach, partial(planner.settle, first), patience)
+            settle = partial(_of_those_present, partial(planner.settle, first))
+            made: ClusterPlan | Assignment = agree(comm, place, reach, partial(_with_the_others, settle), patience)
+            return made
         return contribute(comm, place, reach, Assignment, patience)
     finally:
         planner.close()
+
+
+def _of_those_present(combine: Callable[[list[T]], list[S]], found: Sequence[T | None]) -> list[S | None]:
+    """What combine() answers to those that have contributed; None to the others."""
+    answers = iter(combine([entry for entry in found if entry is not None]))
+    return [None if entry is None else next(answers) for entry in found]
+
+
+def _with_the_others(
+    settle: Callable[[Sequence[Reach | None]], list[ClusterPlan | Assignment | None]], reaches: Sequence[Reach | None]
+) -> list[ClusterPlan | Assignment]:
+    """The plan and the assignments; that of a rank that takes no part is rank 0's without the node."""
+    answers = settle(reaches)
+    plan = answers[0]
+    if not isinstance(plan, ClusterPlan):
+        raise TypeError("rank 0 takes part")
+    nothing = replace(plan.assignment, node=None)
+    return [nothing if answer is None else answer for answer in answers]
 
 
 class Planner:
@@ -130,7 +157,8 @@ class Planner:
     def _unused_hosts(self, found: Sequence[RankResources]) -> list[str]:
         """A warning where the job has more hosts than ranks were started on."""
         granted = self._scheduler.hosts(self._environ) if self._scheduler else []
-        unused = unused_hosts(granted, {entry.host_id: entry.host for entry in found})
+        left_out = self._options.check == "exclude"  # has named them
+        unused = [] if left_out else unused_hosts(granted, {entry.host_id: entry.host for entry in found})
         many = len(granted)
         return [
             f"{len(unused)} of the job's {many} hosts are not used: {shortened(unused)}; "

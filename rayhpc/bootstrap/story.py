@@ -32,11 +32,17 @@ EarlyStart = Callable[[Assignment], RayStart | None]
 
 
 def bootstrap(
-    options: Options, command: Sequence[str], comm: Comm, console: Console, early_start: EarlyStart = lambda _: None
+    options: Options,
+    command: Sequence[str],
+    comm: Comm,
+    console: Console,
+    early_start: EarlyStart = lambda _: None,
+    excluded: bool = False,
 ) -> int:
     """Start a Ray cluster in this allocation, run the command on it, shut everything down; the job's exit code.
 
-    early_start: the `ray start` that imports Ray already, if it fits an assignment. Never raises for what a user can
+    early_start: the `ray start` that imports Ray already, if it fits an assignment; excluded: this rank, which is not
+    rank 0, shall have no node. Never raises for what a user can
     meet: rank 0 prints a fault of any rank once, and the exit code is the fault's.
     """
     environ = os.environ
@@ -44,7 +50,7 @@ def bootstrap(
     place = f"rank {comm.rank} on {this_host.name()}"
     imported = Milestone(comm.rank, this_host.name(), "imported", time.time(), since=this_host.started_at())
     scheduler = schedulers.detect(environ)
-    survey = partial(_survey, comm.rank, options, command, scheduler, environ)
+    survey = (lambda: None) if excluded else partial(_survey, comm.rank, options, command, scheduler, environ)
     try:
         agreed = plan.agree_on_cluster(comm, place, survey, plan.Planner(options, scheduler, environ))
         assignment = agreed.assignment if isinstance(agreed, ClusterPlan) else agreed

@@ -53,16 +53,25 @@ def submit() -> None:
     """Copy a jobscript, write the driver's command into it, and submit it."""
 
 
+def _checked(_: click.Context, __: click.Parameter, value: str) -> str:
+    if value not in ("", "stop", "exclude"):
+        raise click.BadParameter(f"{value!r} is neither stop nor exclude; before a driver write --check -- DRIVER")
+    return value
+
+
 def _submit_command(system: BatchSystem) -> click.Command:
-    def callback(driver: tuple[str, ...], run_dir: str, script: str, dry_run: bool, check: bool, **values: Any) -> None:
-        environ = {**os.environ, **({"RAYHPC_CHECK": "stop"} if check else {})}
+    def callback(driver: tuple[str, ...], run_dir: str, script: str, dry_run: bool, check: str, **values: Any) -> None:
+        environ = {**os.environ, **({"RAYHPC_CHECK": check} if check else {})}
         submit_planned(plan_submission(system, Request(**values), driver, run_dir, script, environ), driver, dry_run)
 
     shipped = f"jobscripts/{system.script}" if system.script else "there is none for it, so --script is needed"
     parameters: list[click.Parameter] = [
         *command_line.parameters(Request),
         click.Option(["--script"], default="", metavar="FILE", help=f"The jobscript. Shipped: {shipped}."),
-        click.Option(["--check"], is_flag=True, help="Check all hosts first: a failure ends the job with 78."),
+        click.Option(
+            ["--check"], default="", is_flag=False, flag_value="stop", metavar="[=exclude]",
+            callback=_checked, help="Check all hosts first. A failure ends the job with 78, or excludes the host.",
+        ),
         click.Option(["--dry-run"], is_flag=True, help="Print the command and the script; submit nothing."),
         click.Argument(["driver"], nargs=-1, required=True, type=click.UNPROCESSED),
     ]

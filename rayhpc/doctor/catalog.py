@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Collection, Iterable, Sequence
 
@@ -82,12 +83,14 @@ def explanation(check: Check) -> str:
 
 
 def find(wanted: str) -> Check:
-    """The check of this id; raises RayhpcError, exit code 2, with all ids."""
+    """The check of this id; raises RayhpcError, exit code 2, with the nearest id."""
     for check in ALL:
         if name(check) == wanted:
             return check
-    known = ", ".join(name(check) for check in ALL)
-    raise RayhpcError(Fault(f"there is no check {wanted!r}", ExitCode.USAGE, evidence=(known,), next_step="name one"))
+    near = difflib.get_close_matches(wanted, map(name, ALL), 1)
+    step = f"did you mean {near[0]}? " if near else ""
+    step += "rayhpc doctor explain lists all"
+    raise RayhpcError(Fault(f"there is no check {wanted!r}", ExitCode.USAGE, next_step=step))
 
 
 def chosen(checks: Sequence[Check], only: Collection[str] = (), skip: Collection[str] = ()) -> list[Check]:

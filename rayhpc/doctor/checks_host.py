@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from rayhpc.bootstrap import announce, resources, share
 from rayhpc.doctor.finding import Finding, fail, warn
 from rayhpc.doctor.here import Here
-from rayhpc.errors import shortened
+from rayhpc.errors import counted, shortened
 from rayhpc.host import network, this_host
 from rayhpc.host.network import Knock
 from rayhpc.processes import this_process
@@ -167,7 +167,7 @@ def binding(here: Here) -> Iterator[Finding]:
     if granted and here.launched.by != "aprun" and usable < granted and not (quota and quota <= usable):
         yield warn(
             f"{here.launched.by} has bound the ranks: {usable} of {granted} CPUs are usable",
-            f"{here.meeting.ranks_here} on this host, {own} CPUs each",
+            f"{counted(here.meeting.ranks_here, 'rank')} on this host, {counted(own, 'CPU')} each",
             next_step=f"add {share.unbinding(here.launched.by)}",
         )
 

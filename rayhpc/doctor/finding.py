@@ -62,12 +62,13 @@ def worst(findings: Iterable[Finding]) -> Verdict:
     return next((verdict for verdict in (Verdict.FAIL, Verdict.WARN) if verdict in found), Verdict.OK)
 
 
-def report(findings: Sequence[Finding], looked: str) -> str:
-    """What people read: some lines for each finding, and one line that says how many there are; looked: at what."""
+def report(findings: Sequence[Finding], looked: str, then: str = "") -> str:
+    """What people read: some lines for each finding, and one line that says how many there are; looked: at what;
+    then: what follows from it."""
     rows = [line for each in findings for line in _lines(each)]
     count = {verdict: sum(each.verdict is verdict for each in findings) for verdict in Verdict}
     bad = ", ".join(counted(count[verdict], name) for verdict, name in _NAMES if count[verdict])
-    code = f"; exit code {int(ExitCode.CONFIGURATION)}" if count[Verdict.FAIL] else ""
+    code = f"; {then or f'exit code {int(ExitCode.CONFIGURATION)}'}" if count[Verdict.FAIL] else ""
     return "\n".join([*rows, f"rayhpc doctor: {looked}: {bad or 'all is well'}{code}"])
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 
 from rayhpc import schedulers
@@ -43,29 +44,31 @@ class Facts:
     versions: Mapping[str, str]
 
 
+class Part(Enum):
+    """What a rank does after the checks."""
+
+    TAKES_PART = "it is part of a run"
+    LEFT_OUT = "its host could not be part of a run, which goes on without it"
+    ENDS = "no run can begin"
+
+
 @dataclass(frozen=True)
 class Result:
-    """What was found in an allocation. summary: what was looked at."""
+    """What was found in an allocation; all ranks but 0 are told their part alone. summary: what was looked at."""
 
     findings: tuple[Finding, ...]
     summary: str
-
-    @property
-    def failed(self) -> bool:
-        """Whether a run could not work."""
-        return finding.worst(self.findings) is Verdict.FAIL
+    part: Part
 
     @property
     def text(self) -> str:
         """What people read."""
-        return finding.report(self.findings, self.summary)
+        then = "" if self.part is Part.ENDS else "a run goes on without these hosts"
+        return finding.report(self.findings, self.summary, then)
 
 
 def examine(options: Options, comm: Comm, environ: Environment) -> Result:
-    """Make the checks in all ranks; the result, on rank 0 with all findings, elsewhere as the failures alone.
-
-    Raises RayhpcError where a rank does not answer.
-    """
+    """Make the checks in all ranks; raises RayhpcError where a rank does not answer, and for a check that is none."""
     place, began = f"rank {comm.rank} on {this_host.name()}", time.monotonic()
     skip = [word for word in options.check_skip.split(",") if word]
     with closing(Answering()) as answering:
@@ -76,13 +79,20 @@ def examine(options: Options, comm: Comm, environ: Environment) -> Result:
         def measure() -> None:
             ways.append(measure_all(meeting) if meeting.first else Ways())
 
-        def own() -> list[Finding]:
+        def own() -> tuple[str, list[Finding]]:
             here = Here(options, environ, meeting, *ways)
-            return look(catalog.chosen(catalog.of(here), skip=skip), here)
+            return this_host.name(), look(catalog.chosen(catalog.of(here), skip=skip), here)
 
         agree(comm, place, measure, list, _MEET_SECONDS + 0.1 * comm.size)
-        join = partial(_join, len(catalog.chosen(catalog.ALL, skip=skip)), meeting.hosts, began)
+        def join(found: Sequence[tuple[str, list[Finding]]]) -> list[Result]:
+            count = f"{len(catalog.chosen(catalog.ALL, skip=skip))} checks on {counted(meeting.hosts, 'host')}"
+            return _join(f"{count} in {time.monotonic() - began:.1f} s", _may_exclude(options), found)
+
         return agree(comm, place, own, join, SECONDS + 0.1 * comm.size)
+
+
+def _may_exclude(options: Options) -> bool:
+    return options.check == "exclude" and options.min_nodes > 0
 
 
 def unmet(fault: Fault) -> Result:
@@ -90,7 +100,7 @@ def unmet(fault: Fault) -> Result:
     found = finding.Finding.of(fault)
     where = fault.where or this_host.name()
     named = Finding(found.verdict, found.what, found.evidence, found.next_step, "ranks-meet", where)
-    return Result((named,), "the ranks have not met")
+    return Result((named,), "the ranks have not met", Part.ENDS)
 
 
 def _facts(leads: bool, ports: tuple[int, ...]) -> Facts:
@@ -134,8 +144,9 @@ def _peers(ring: Sequence[Peer], place: int) -> tuple[Peer, ...]:
     return (following, *more) if len(ring) > 1 else ()
 
 
-def _join(checks: int, hosts: int, began: float, found: Sequence[Sequence[Finding]]) -> list[Result]:
-    every = finding.joined(each for own in found for each in own)
-    looked = f"{checks} checks on {counted(hosts, 'host')} in {time.monotonic() - began:.1f} s"
-    failures = tuple(each for each in every if each.verdict is Verdict.FAIL)[:1]
-    return [Result(tuple(every), looked), *[Result(failures, looked)] * (len(found) - 1)]
+def _join(looked: str, may_exclude: bool, found: Sequence[tuple[str, Sequence[Finding]]]) -> list[Result]:
+    every = tuple(finding.joined(each for _, own in found for each in own))
+    bad = {host for host, own in found if finding.worst(own) is Verdict.FAIL}
+    goes_on = not bad or (may_exclude and found[HEAD_RANK][0] not in bad)
+    parts = [Part.ENDS if not goes_on else Part.LEFT_OUT if host in bad else Part.TAKES_PART for host, _ in found]
+    return [Result((), looked, part) if rank else Result(every, looked, part) for rank, part in enumerate(parts)]

@@ -38,17 +38,16 @@ def run(arguments: Sequence[str], early_start: EarlyStart) -> int:
     except RayhpcError as error:
         return _report_unmet(error, may_print) if options.check != "no" else _report(error, may_print)
     console = Console(this_host.started_at(), ranks.rank != HEAD_RANK)
-    if options.check != "no":
-        code = _check(options, ranks, console)
-        if code or not (driver or options.hold):
-            ranks.leave()
-            return code if ranks.rank == HEAD_RANK else 0
-    return bootstrap(options, driver, ranks, console, early_start)
+    if options.check == "no":
+        return bootstrap(options, driver, ranks, console, early_start)
+    return _check_first(options, driver, ranks, console, early_start)
 
 
-def _check(options: Options, ranks: comm.Comm, console: Console) -> int:
-    """Let all ranks look at their hosts; 78 where a run could not work, after printing what was found."""
-    from rayhpc.doctor.ranks import examine  # with its checks, which most launches do without
+def _check_first(
+    options: Options, driver: Sequence[str], ranks: comm.Comm, console: Console, early_start: EarlyStart
+) -> int:
+    """Let all ranks look at their hosts, then run the bootstrap if there is a driver and a run could work."""
+    from rayhpc.doctor.ranks import Part, examine  # with its checks, which most launches do without
 
     try:
         result = examine(options, ranks, os.environ)
@@ -56,9 +55,14 @@ def _check(options: Options, ranks: comm.Comm, console: Console) -> int:
         console.plain(error.fault.text())
         if isinstance(error, comm.Unreachable):
             ranks.abort(int(error.fault.code))
-        return int(error.fault.code)
+        ranks.leave()
+        return int(error.fault.code) if ranks.rank == HEAD_RANK else 0
+    ranks.settle()
     console.plain(result.text)
-    return int(ExitCode.CONFIGURATION) if result.failed else 0
+    if result.part is Part.ENDS or not (driver or options.hold):
+        ranks.leave()
+        return int(ExitCode.CONFIGURATION) if result.part is Part.ENDS and ranks.rank == HEAD_RANK else 0
+    return bootstrap(options, driver, ranks, console, early_start, excluded=result.part is Part.LEFT_OUT)
 
 
 def _report_unmet(error: RayhpcError, aloud: bool) -> int:

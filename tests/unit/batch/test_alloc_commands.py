@@ -728,3 +728,17 @@ def test_the_login_side_needs_neither_ray_nor_mpi() -> None:
     script = f"import sys, rayhpc.cli.main; sys.exit(' '.join({unwanted} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--check", "stop"), ("--check=exclude", "exclude")])
+def test_a_check_before_the_driver_is_a_setting_of_the_script(login: Login, flag: str, value: str) -> None:
+    done = login.submit("slurm", flag, "--dry-run", driver=["train.py"])
+    assert done.exit_code == 0, done.output
+    assert f"export RAYHPC_CHECK=${{RAYHPC_CHECK-{value}}}\n" in done.stdout
+    assert "RAYHPC_CHECK" not in login.submit("slurm", "--dry-run", driver=["train.py"]).stdout
+
+
+def test_a_driver_is_not_taken_for_the_value_of_check(login: Login) -> None:
+    done = login.rayhpc("submit", "slurm", "--dry-run", "--check", "train.py", "train.py")
+    assert done.exit_code == 2
+    assert "before a driver write --check -- DRIVER" in done.stderr

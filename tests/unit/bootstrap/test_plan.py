@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
+import queue
 import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -18,6 +21,7 @@ from rayhpc.errors import ExitCode, RayhpcError
 from rayhpc.host import network
 from rayhpc.model import Assignment, Interface, Probe, RankResources, Reach, Versions
 from rayhpc.options import Options
+from rayhpc.ranks.comm import Comm
 from rayhpc.records.ids import new_id
 from rayhpc.schedulers.facts import Scheduler
 from tests.unit.making import VERSIONS, cluster, node, rank_resources
@@ -341,3 +345,42 @@ def test_the_shell_of_salloc_may_be_on_a_login_node(alone: Path, environ: dict[s
             plan.check_login_node("login1", environ)
     else:
         plan.check_login_node("login1", environ)
+
+
+class Threads:
+    """The connection of a rank that is a thread of this process."""
+
+    gone: frozenset[int] = frozenset()
+
+    def __init__(self, rank: int, boxes: list[queue.SimpleQueue[Any]]) -> None:
+        self.rank, self.size, self._boxes = rank, len(boxes), boxes
+
+    def send(self, to: int, message: Any) -> None:
+        self._boxes[to].put((self.rank, message))
+
+    def receive(self) -> Any:
+        with contextlib.suppress(queue.Empty):
+            return self._boxes[self.rank].get_nowait()
+
+
+def test_a_rank_that_takes_no_part_has_no_node(planners: list[plan.Planner], tmp_path: Path) -> None:
+    """The middle one of three, whose host a check has found bad: the other two agree on a cluster."""
+    options = Options(run_dir=str(tmp_path))
+    planners += [plan.Planner(options, None, {}) for _ in range(3)]
+    boxes: list[queue.SimpleQueue[Any]] = [queue.SimpleQueue() for _ in range(3)]
+    local = (Interface("lo", "127.0.0.1"),)
+
+    def rank(number: int) -> plan.ClusterPlan | Assignment:
+        survey = lambda: None if number == 1 else rank_resources(number, f"host{number}", interfaces=local)  # noqa: E731
+        comm = cast(Comm, Threads(number, boxes))
+        return plan.agree_on_cluster(comm, f"rank {number}", survey, planners[number])
+
+    with ThreadPoolExecutor(3) as pool:
+        made, left_out, other = pool.map(rank, range(3))
+    assert isinstance(made, plan.ClusterPlan)
+    assert isinstance(left_out, Assignment)
+    assert isinstance(other, Assignment)
+    assert [node.rank for node in made.spec.nodes] == [0, 2]
+    assert left_out.node is None
+    assert other.node == made.spec.nodes[1]
+    assert (left_out.run_dir, left_out.nodes) == (made.spec.run_dir, 2)

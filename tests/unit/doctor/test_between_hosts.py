@@ -11,8 +11,9 @@ import pytest
 
 from rayhpc.doctor import answering, checks_network, checks_python, ranks
 from rayhpc.doctor.answering import Answering
-from rayhpc.doctor.finding import Verdict
+from rayhpc.doctor.finding import Finding, Verdict, fail, warn
 from rayhpc.doctor.here import Here, Meeting, Peer
+from rayhpc.doctor.ranks import Part
 from rayhpc.options import Options
 
 PORTS = (11000, 21000, 33000)
@@ -145,3 +146,30 @@ def test_another_environment_than_rank_0s() -> None:
     assert found.what == "another environment than rank 0's: ray, extra"
     assert f"ray {own['ray']}, on rank 0 2.54.0" in found.evidence
     assert "extra missing, on rank 0 1" in found.evidence
+
+
+RUNS, OUT, ENDS = Part.TAKES_PART, Part.LEFT_OUT, Part.ENDS
+
+
+@pytest.mark.parametrize(
+    ("bad", "check", "least", "parts"),
+    [
+        ((), "stop", 0, [RUNS] * 4),
+        (("b",), "stop", 0, [ENDS] * 4),
+        (("b",), "exclude", 0, [ENDS] * 4),  # all hosts are wanted unless --min-nodes says less
+        (("b",), "exclude", 1, [RUNS, RUNS, OUT, OUT]),
+        (("a",), "exclude", 1, [ENDS] * 4),  # the head cannot be left out
+    ],
+)
+def test_bad_hosts_are_left_out_where_that_was_asked_for(
+    bad: tuple[str, ...], check: str, least: int, parts: list[Part]
+) -> None:
+    found: list[tuple[str, list[Finding]]] = [
+        (host, [fail("x", next_step="y") if host in bad else warn("z", next_step="y")]) for host in "aabb"
+    ]
+    options = Options(check=check, min_nodes=least)
+    made = ranks._join("4 checks", ranks._may_exclude(options), found)
+    assert [each.part for each in made] == parts
+    assert made[1].findings == ()
+    assert ("goes on without" in made[0].text) == (OUT in parts)
+    assert ("exit code 78" in made[0].text) == (ENDS in parts)

@@ -64,7 +64,7 @@ def test_an_id_that_does_not_exist(words: list[str]) -> None:
     done = CliRunner().invoke(main, ["doctor", *words])
     assert done.exit_code == 2
     assert "there is no check 'umsk'" in done.stderr
-    assert "jobscript-version" in done.stderr
+    assert "did you mean umask?" in done.stderr
 
 
 def test_only_and_skip() -> None:
