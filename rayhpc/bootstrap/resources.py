@@ -37,7 +37,7 @@ def survey(
     shm = this_host.free_space("/dev/shm")
     check_store(options, shm, environ)
     address_space = this_process.address_space()
-    notices += (*_address_space(options, address_space), *this_process.small_limits(this_host.process_limit()))
+    notices += (*check_address_space(options, address_space), *this_process.small_limits(this_host.process_limit()))
     memory = this_host.memory()
     granted = scheduler.memory(environ) if scheduler else None
     return RankResources(
@@ -100,7 +100,7 @@ def check_store(options: Options, shm: int, environ: Mapping[str, str]) -> None:
         )
 
 
-def _address_space(options: Options, limit: int | None) -> tuple[str, ...]:
+def check_address_space(options: Options, limit: int | None) -> tuple[str, ...]:
     """A warning where a process may map little; raises RayhpcError where it is too little. limit: None for none."""
     store = units.size(options.object_store_memory) if options.object_store_memory else OBJECT_STORE_MINIMUM
     least = store + LEAST_ADDRESS_SPACE

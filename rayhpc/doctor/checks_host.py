@@ -29,22 +29,26 @@ _PROXIES = ("http_proxy", "https_proxy", "grpc_proxy")
 _RAYS = frozenset({"raylet", "gcs_server"})
 
 
-def limits(_: Here) -> Iterator[Finding]:
-    """The limits of open files and processes are enough for Ray on so many CPUs.
+def limits(here: Here) -> Iterator[Finding]:
+    """Open files, processes and address space are enough for Ray on these CPUs.
 
     Ray's daemons on the head open 75 files, and a worker process runs 25 threads, which count as processes. Beyond the
     limit a thread cannot be started, and Ray dies with a message that does not say so. rayhpc raises the soft limits to
     the hard ones itself.
     """
-    for text in this_process.small_limits(this_host.process_limit()):
+    in_cgroup, cpus = this_host.process_limit(), len(this_host.affinity())
+    notices = resources.check_address_space(here.options, this_process.address_space())
+    for text in (*notices, *this_process.small_limits(in_cgroup)):
         yield warn(text, next_step="raise the hard limit where the job starts, or ask the site")
-    hard, cpus = resource.getrlimit(resource.RLIMIT_NPROC)[1], len(this_host.affinity())
+    hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+    free_of_it = hard == resource.RLIM_INFINITY or os.geteuid() == 0
+    allowed = min([limit for limit in (in_cgroup, None if free_of_it else hard) if limit is not None], default=None)
     wanted = _THREADS + _THREADS_OF_A_WORKER * cpus
-    if hard != resource.RLIM_INFINITY and os.geteuid() != 0 and this_process.AMPLE_LIMIT <= hard < wanted:
+    if allowed is not None and this_process.AMPLE_LIMIT <= allowed < wanted:
         yield warn(
-            f"{hard} processes are allowed, and Ray on {cpus} CPUs may need {wanted}",
+            f"{allowed} processes are allowed, and Ray on {cpus} CPUs may need {wanted}",
             "threads count as processes",
-            next_step="raise ulimit -Hu where the job starts, or say --num-cpus",
+            next_step="raise ulimit -Hu or pids.max where the job starts, or say --num-cpus",
         )
 
 

@@ -72,7 +72,7 @@ def examine(options: Options, comm: Comm, environ: Environment) -> Result:
     place, began = f"rank {comm.rank} on {this_host.name()}", time.monotonic()
     skip = [word for word in options.check_skip.split(",") if word]
     with closing(Answering()) as answering:
-        facts = partial(_facts, comm.rank == HEAD_RANK, answering.ports)
+        facts = partial(_facts, comm.rank == HEAD_RANK, options.interface, answering.ports)
         meeting: Meeting = agree(comm, place, facts, partial(_meet, environ), _MEET_SECONDS + 0.1 * comm.size)
         ways: list[Ways] = []
 
@@ -83,11 +83,11 @@ def examine(options: Options, comm: Comm, environ: Environment) -> Result:
             here = Here(options, environ, meeting, *ways)
             return this_host.name(), look(catalog.chosen(catalog.of(here), skip=skip), here)
 
-        agree(comm, place, measure, list, _MEET_SECONDS + 0.1 * comm.size)
         def join(found: Sequence[tuple[str, list[Finding]]]) -> list[Result]:
             count = f"{len(catalog.chosen(catalog.ALL, skip=skip))} checks on {counted(meeting.hosts, 'host')}"
             return _join(f"{count} in {time.monotonic() - began:.1f} s", _may_exclude(options), found)
 
+        agree(comm, place, measure, list, _MEET_SECONDS + 0.1 * comm.size)
         return agree(comm, place, own, join, SECONDS + 0.1 * comm.size)
 
 
@@ -103,8 +103,10 @@ def unmet(fault: Fault) -> Result:
     return Result((named,), "the ranks have not met", Part.ENDS)
 
 
-def _facts(leads: bool, ports: tuple[int, ...]) -> Facts:
-    addresses = tuple(entry.address for entry in this_host.interfaces())
+def _facts(leads: bool, interface: str, ports: tuple[int, ...]) -> Facts:
+    # Where none is as wanted, the check `interfaces` of that host says so.
+    found = this_host.interfaces(interface) or this_host.interfaces()
+    addresses = tuple(entry.address for entry in found)
     versions = versions_here() if leads else {}
     return Facts(this_host.identity(), Peer(this_host.name(), addresses or ("127.0.0.1",), ports), versions)
 

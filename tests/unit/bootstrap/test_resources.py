@@ -232,11 +232,11 @@ def test_a_small_address_space(store: str, mib: int, words: str) -> None:
     options = Options(object_store_memory=store)
     if words:
         with pytest.raises(RayhpcError, match=words) as caught:
-            resources._address_space(options, mib << 20)
+            resources.check_address_space(options, mib << 20)
         assert caught.value.fault.code == ExitCode.CONFIGURATION
         assert "ulimit -v unlimited" in caught.value.fault.next_step
         assert ("--object-store-memory" in caught.value.fault.next_step) == bool(store)
     else:
-        (warning,) = resources._address_space(options, mib << 20)
+        (warning,) = resources.check_address_space(options, mib << 20)
         assert warning.startswith(f"only {mib} MiB of address space are allowed (ulimit -v {mib << 10})")
-    assert resources._address_space(options, None) == resources._address_space(options, 99 << 30) == ()
+    assert resources.check_address_space(options, None) == resources.check_address_space(options, 99 << 30) == ()

@@ -81,6 +81,7 @@ BROKEN: list[tuple[str, str, str, tuple[str, ...], dict[str, str]]] = [
     ("shm", "warn", "mount -t tmpfs -o size=9m none /dev/shm", (), {}),
     ("limits", "warn", "ulimit -n 1000", (), {}),
     ("limits", "fail", "ulimit -n 200", (), {}),
+    ("limits", "warn", "ulimit -v 2000000", (), {}),
     ("memlock", "warn", f"{WITH_VERBS}\nulimit -l 64", (), {}),
     ("host-name", "warn", "hostname nowhere", (), {}),
     ("host-name", "warn", "echo 127.0.1.1 sound > /etc/hosts", (), {}),
