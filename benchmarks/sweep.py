@@ -4,8 +4,8 @@ Each contender has a launch of its own, in turns. Wall time is that of the drive
 processes of the launch, without the trials' own (the program's CPU time alone, times the trials) and without those of
 a launch whose driver does nothing.
 
-In a Slurm job of four hosts, `sbatch -N4 --exclusive --wrap "python -m benchmarks.sweep"` in a directory that they share,
-a shell loop over srun is the third contender. What the other hosts use is then not seen: there is no CPU time.
+In a Slurm job of four hosts, `sbatch -N4 --exclusive --wrap "python -m benchmarks.sweep"` in a directory that they
+share, a shell loop over srun is the third contender. What the other hosts use is not seen then: there is no CPU time.
 """
 
 from __future__ import annotations
