@@ -107,7 +107,7 @@ class Engine:
         program = Program(
             trial=running.key,
             argv=trial.command,
-            place=str(trials.directory(self._folder, trial)),
+            place=str(trials.directory(self._folder, trial).absolute()),
             cwd=self._sweep.directory,
             attempt=attempt,
             processes=self._sweep.processes,

@@ -37,7 +37,7 @@ def check(sweep: Sweep, cluster: Sequence[Node]) -> None:
     raise configuration(
         f"no room for {count} process{'es' if count > 1 else ''} with {asked} each, nodes: {sweep.nodes}",
         f"the cluster has {len(cluster)} nodes; the largest has {has}",
-        next_step="ask for less under `resources`, or for a larger allocation; nothing was started",
+        next_step="ask for less (`resources`, tune.cpus, tune.gpus) or for a larger allocation; nothing was started",
     )
 
 

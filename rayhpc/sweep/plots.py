@@ -66,6 +66,7 @@ def _steps(axes: Any) -> Any:
     """The best does not rise before the sample that raises it."""
     for line in axes.lines:
         line.set_drawstyle("steps-post")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     return _titled(axes, "Best so far", x="sample", y=axes.get_ylabel())
 
 

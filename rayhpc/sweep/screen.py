@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -52,7 +53,8 @@ class Screen:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._live is not None:
-            self._live.stop()
+            with contextlib.suppress(OSError):  # a terminal that has gone ends no sweep
+                self._live.stop()
             self._live = None
 
     def line(self, words: str) -> None:
@@ -68,10 +70,10 @@ class Screen:
         from rich.table import Table
 
         metric = self._sweep.metric
-        table = Table(box=None, header_style="bold", pad_edge=False)
+        table = Table(box=None, header_style="bold", pad_edge=False, expand=True)
         for column in ("RUNNING", "SECONDS", "STEP", metric.upper() or "REPORTS"):
             table.add_column(column, no_wrap=True, justify="left" if column == "RUNNING" else "right")
-        table.add_column("VALUES", overflow="ellipsis", no_wrap=True)
+        table.add_column("VALUES", overflow="ellipsis", no_wrap=True, ratio=1)
         now = time.time()
         for row in rows:
             seen = row.report.get(metric) if metric else len(row.report)

@@ -28,6 +28,8 @@ DEFINITION, TRIAL, RESULT = "sweep.json", "trial.json", "result.json"
 OUTPUT, METRICS, TABLE = "output.log", "metrics.jsonl", "trials.csv"
 # A sweep that was killed has ended its trials, and itself, by then.
 LOCK_SECONDS = 10.0
+# What makes trials comparable.
+_SAME = ("space", "metric", "mode", "repeat")
 # A trial that was stopped has no result: it runs again.
 DONE, PRUNED, FAILED, STOPPED = "done", "pruned", "failed", "stopped"
 
@@ -186,12 +188,25 @@ def opened(parent: Path, sweep: Sweep, resume: bool) -> Iterator[Path]:
     folder = parent / sweep.name
     if folder.exists() and not resume:
         raise configuration(
-            f"there is a sweep in {folder}", next_step="go on with it: --resume; or give this one another `name:`"
+            f"there is a sweep in {folder}",
+            next_step="go on with it: --resume; or give this one another name: `name:`, tune.name=",
         )
     (folder / "trials").mkdir(parents=True, exist_ok=True)
     with only_one(folder):
+        _check_same(folder, sweep)
         run_directory.write_json(folder / DEFINITION, plan.record(sweep))
         yield folder
+
+
+def _check_same(folder: Path, sweep: Sweep) -> None:
+    """Raises RayhpcError for a sweep to which the trials that are there do not belong; more samples are welcome."""
+    before = definition(folder) if (folder / DEFINITION).exists() else sweep
+    changed = [name for name in _SAME if getattr(before, name) != getattr(sweep, name)]
+    if changed:
+        raise configuration(
+            f"the sweep in {folder} was begun with another {' and '.join(changed)}",
+            next_step="write it as it was, or begin a new sweep with another name: `name:`, tune.name=",
+        )
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from rayhpc.errors import RayhpcError
+from rayhpc.errors import RayhpcError, counted
 from rayhpc.lab.tune.plan import TRAIN
 from rayhpc.sweep import engine, plots, trials
 from rayhpc.sweep.plan import Sweep
@@ -18,7 +18,7 @@ def tune(sweep: Sweep, parent: Path, resume: bool) -> int:
     """Run what is left of the trials; the exit code of `rayhpc sweep run`. Raises RayhpcError."""
     with trials.opened(parent, sweep, resume) as folder:
         with Screen(sweep) as screen:
-            screen.line(f"{folder}: {sweep.trials} trials, {sweep.resources.cpus:g} CPUs each")
+            screen.line(f"{folder}: {counted(sweep.trials, 'trial')}, {counted(int(sweep.resources.cpus), 'CPU')} each")
             code = engine.run_sweep(sweep, folder, screen)
         for line in findings(sweep, folder):
             print(line, flush=True)

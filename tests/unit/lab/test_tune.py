@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -218,3 +220,17 @@ def test_reports_of_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert told == {"step": 3, "timesteps": 1200, "seconds": 4.5, "mean_return": 21.5}
 
 
+
+
+def test_the_file_of_the_documentation(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "sweeps.md").read_text()
+    text = re.search(r"```yaml\n# cartpole\.yaml\n(.*?)```", page, re.DOTALL)
+    assert text
+    (tmp_path / "cartpole.yaml").write_text(text[1])
+    sweep = sweep_of(Source((), str(tmp_path), "cartpole"))
+    assert (sweep.trials, sweep.search) == (32, "optuna")
+    assert [each.name for each in sweep.space] == [
+        "training.lr", "training.num_epochs", "rl_module.model_config.fcnet_hiddens"
+    ]  # fmt: skip
+    typed = re.search(r"rayhpc lab tune (env=CartPole-v1 .*)", page)
+    assert typed and sweep_of(Source(tuple(shlex.split(typed[1])))).samples == 8

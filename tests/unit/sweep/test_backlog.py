@@ -171,3 +171,27 @@ def test_one_process_runs_a_sweep_at_a_time(tmp_path: Path, monkeypatch: pytest.
 def test_resume_begins_what_is_not_there(tmp_path: Path) -> None:
     with trials.opened(tmp_path, make(tmp_path), resume=True) as folder:
         assert folder == tmp_path / "s"
+
+
+def test_a_sweep_goes_on_with_what_it_began_with(tmp_path: Path) -> None:
+    begun = make(tmp_path, space=LR, samples=2)
+    with trials.opened(tmp_path, begun, resume=False):
+        pass
+    with trials.opened(tmp_path, make(tmp_path, space=LR, samples=9), resume=True):
+        pass
+    other = make(tmp_path, space=(Parameter("lr", "uniform", (0.0, 2.0)),), repeat=2)
+    with pytest.raises(RayhpcError, match="begun with another space and repeat"), trials.opened(tmp_path, other, True):
+        pass
+
+
+def test_what_a_running_trial_reported_last(tmp_path: Path) -> None:
+    trial = drain(Backlog(make(tmp_path), tmp_path, []))[0]
+    assert trials.reported(tmp_path, trial) == {}
+    file = trials.directory(tmp_path, trial) / trials.METRICS
+    for text, said in (
+        ('{"step": 1, "reward": 2}\n{"step": 2, "reward": 3.5, "note": "x"}\n', {"step": 2, "reward": 3.5}),
+        ('{"step": 1}\n{"st', {}),
+        ("[1]\n", {}),
+    ):
+        file.write_text(text)
+        assert trials.reported(tmp_path, trial) == said
