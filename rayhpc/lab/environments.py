@@ -90,9 +90,12 @@ def from_pettingzoo(name: str, config: Mapping[str, Any]) -> Any:
     from ray.rllib.env.wrappers.pettingzoo_env import ParallelPettingZooEnv, PettingZooEnv
 
     module = module_of(name)
-    if hasattr(module, "parallel_env"):
-        return ParallelPettingZooEnv(module.parallel_env(**config))
-    return PettingZooEnv(module.env(**config))
+    parallel = hasattr(module, "parallel_env")
+    made = module.parallel_env(**config) if parallel else module.env(**config)
+    wrapped = (ParallelPettingZooEnv if parallel else PettingZooEnv)(made)
+    # RLlib's own hands an argument on, which PettingZoo takes no longer.
+    wrapped.render = made.render
+    return wrapped
 
 
 def try_out(environment: Environment) -> None:
@@ -124,3 +127,20 @@ def agents_of(environment: Environment) -> list[str]:
 
     made = environment.made()
     return [str(agent) for agent in made.possible_agents] if isinstance(made, MultiAgentEnv) else []
+
+
+def spaces_of(environment: Environment) -> list[Any]:
+    """The observation space of each agent."""
+    from ray.rllib.env.multi_agent_env import MultiAgentEnv
+
+    made = environment.made()
+    if not isinstance(made, MultiAgentEnv):
+        return [made.observation_space]
+    return [made.get_observation_space(agent) for agent in made.possible_agents]
+
+
+def is_box(space: Any) -> bool:
+    """Whether a space is one array of numbers."""
+    from gymnasium.spaces import Box
+
+    return isinstance(space, Box)

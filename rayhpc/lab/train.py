@@ -11,7 +11,7 @@ import yaml
 
 import rayhpc
 from rayhpc.lab import trial
-from rayhpc.lab.environments import agents_of
+from rayhpc.lab.environments import agents_of, is_box, spaces_of
 from rayhpc.lab.loggers import loggers_of
 from rayhpc.lab.settings import Settings
 from rayhpc.lab.video import recorder_of
@@ -100,6 +100,9 @@ def prepared(settings: Settings) -> AlgorithmConfig:
     if evaluation.get("evaluation_interval") and "evaluation_num_env_runners" not in evaluation:
         config.evaluation(evaluation_num_env_runners=1)
     agents = agents_of(settings.environment)
+    flattened = "env_to_module_connector" in given.get("env_runners", {})
+    if not flattened and not all(map(is_box, spaces_of(settings.environment))):
+        config.env_runners(env_to_module_connector=flat_for_many if agents else flat)
     if agents and "policies" not in given.get("multi_agent", {}):
         config.multi_agent(policies={"shared"}, policy_mapping_fn=shared_policy)
     try:
@@ -107,6 +110,20 @@ def prepared(settings: Settings) -> AlgorithmConfig:
     except (ValueError, TypeError, NotImplementedError) as problem:
         raise UsageError(f"RLlib refuses the configuration: {' '.join(str(problem).split())}") from problem
     return config
+
+
+def flat(*_: Any, **__: Any) -> Any:
+    """Observations as vectors: RLlib's networks take no numbered, and no composed ones."""
+    from ray.rllib.connectors.env_to_module import FlattenObservations
+
+    return FlattenObservations()
+
+
+def flat_for_many(*_: Any, **__: Any) -> Any:
+    """The same for each agent."""
+    from ray.rllib.connectors.env_to_module import FlattenObservations
+
+    return FlattenObservations(multi_agent=True)
 
 
 def replace_validated(config: AlgorithmConfig) -> None:

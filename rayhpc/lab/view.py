@@ -52,8 +52,8 @@ def film(checkpoint: Checkpoint, episodes: int, seed: int, *, explore: bool = Fa
     environment = _environment(checkpoint)
     frames: list[Any] = []
     config = _config(checkpoint, environment, render)
-    config.debugging(seed=seed).callbacks(on_episode_step=_camera(frames, environment) if render else None)
-    runner = _runner(config, bool(agents_of(environment)))
+    config.debugging(seed=seed).callbacks(on_episode_step=camera(frames, environment) if render else None)
+    runner = env_runner_of(config, bool(agents_of(environment)))
     try:
         _restore(runner, checkpoint)
         played = runner.sample(num_episodes=episodes, explore=explore)
@@ -86,7 +86,8 @@ def _config(checkpoint: Checkpoint, environment: Environment, render: bool) -> A
     return config.environment(env_config={**environment.config, **more}).callbacks(on_sample_end=None)
 
 
-def _runner(config: AlgorithmConfig, multi_agent: bool) -> EnvRunner:
+def env_runner_of(config: AlgorithmConfig, multi_agent: bool) -> EnvRunner:
+    """One in this process."""
     from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
     from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
@@ -105,9 +106,15 @@ def _restore(runner: EnvRunner, checkpoint: Checkpoint) -> None:
     runner.module.restore_from_path(str(weights if multi else weights / "default_policy"))
 
 
-def _camera(frames: list[Any], environment: Environment) -> Callable[..., None]:
+def camera(frames: list[Any], environment: Environment) -> Callable[..., None]:
+    """A callback that adds a frame at each step; UsageError where the environment draws none."""
+
     def on_episode_step(*, env: Any, env_index: int, **_: Any) -> None:
-        picture = env.envs[env_index].render()
+        try:
+            picture = env.envs[env_index].render()
+        except Exception as problem:
+            why = f"{type(problem).__name__}: {problem}"
+            raise UsageError(f"{environment.name} draws no pictures: its render() failed: {why}") from problem
         if picture is None:
             raise UsageError(f"{environment.name} draws no pictures: its render() wants render_mode='rgb_array'")
         frames.append(picture)
