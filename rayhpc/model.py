@@ -148,7 +148,8 @@ class Certificate:
 class Assignment:
     """What rank 0 assigns to one rank: constant in size, whatever the number of nodes. node: None for an idle rank.
 
-    ray: its version; certificate: None without --tls; it names every host, some 10 bytes each.
+    ray: its version; certificate: None without --tls; it names every host, some 10 bytes each; metrics: whether the
+    nodes tell theirs.
     """
 
     run_id: str
@@ -160,17 +161,22 @@ class Assignment:
     node: NodeSpec | None
     token: str = field(repr=False)
     certificate: Certificate | None = None
+    metrics: bool = False
 
 
 @dataclass(frozen=True)
 class AliveNode:
-    """A row of Ray's node table that is alive; rank: None for a node of no rank of this run; id: new at each start."""
+    """A row of Ray's node table that is alive; rank: None for a node of no rank of this run; id: new at each start.
+
+    metrics_port: where its agent tells its metrics; 0 or below where it has none.
+    """
 
     rank: int | None
     address: str
     cpus: float
     gpus: float
     id: str = ""
+    metrics_port: int = 0
 
 
 @dataclass(frozen=True)
@@ -201,7 +207,8 @@ class ClusterEntry:
 
     id: the run's; host: the head's; address: HOST:PORT of the GCS; dashboard: its URL as reached from other hosts,
     empty without one; run_dir: absolute; scheduler, batch_job_id: empty outside of a batch job; command: the driver's,
-    empty under --hold; started_at, deadline: Unix seconds, 0 where there is no end; pid: of rank 0, on host.
+    empty under --hold; started_at, deadline: Unix seconds, 0 where there is no end; pid: of rank 0, on host; metrics:
+    the URL of its Prometheus on that host, empty without one.
     """
 
     id: str
@@ -220,6 +227,7 @@ class ClusterEntry:
     deadline: float
     tls: bool
     pid: int
+    metrics: str = ""
 
 
 @dataclass(frozen=True)

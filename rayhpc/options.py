@@ -55,6 +55,9 @@ class Options:
         0, "How often each worker's Ray node is started again after a loss.", minimum=0, metavar="K"
     )
     dashboard: bool = option(False, "Start Ray's dashboard and job API.", off="No dashboard (the default).")
+    metrics: bool = option(
+        False, "Collect the nodes' metrics with Prometheus (docs/metrics.md).", off="No metrics (the default)."
+    )
     register: bool = option(
         True,
         "Enter the run in your registry of clusters, for `rayhpc cluster`.",

@@ -12,6 +12,7 @@ ROOM = ".outcome-room"
 LOGS = "ray-logs.tar.gz"
 LATEST = "latest"
 DEADLINE = "deadline"
+METRICS = "metrics"
 # What a user finds in the directory of a run; N: a rank.
 RUN_FILES = {
     SPEC: "what was agreed: hosts, ranks, CPUs, GPUs, memory, addresses, versions, the driver's command",
@@ -20,6 +21,7 @@ RUN_FILES = {
     "rank-N.log": "what the Ray node of rank N printed",
     LOGS: "Ray's own logs of all nodes, unless --logs=never",
     DEADLINE: "the end of the job in Unix seconds as it is now, where it is known; the driver reads it",
+    METRICS: "what Prometheus has collected, with --metrics",
     "ray-timeline-*.json": "what `ray timeline` wrote during the run",
 }
 

@@ -7,6 +7,7 @@ READ = {
     "RAYHPC_RAY_PATCHES": "`0` leaves out everything that touches Ray's private names: Ray starts as it always does",
     "RAYHPC_STATE_DIR": "the registry of clusters, for login and compute hosts; default `~/.local/state/rayhpc`",
     "RAYHPC_ADDRESS": "the cluster of `rayhpc job` and `rayhpc cluster`, where no option names one",
+    "RAYHPC_PROMETHEUS": "`--metrics`: the Prometheus to run, where the one on PATH is not meant",
     "RAYHPC_SWEEP_DIR": "where `rayhpc sweep` records its sweeps",
     "RAYHPC_SUBMITTED_BY": "the version that has submitted this job, which a check compares with the job's own",
     "RAYHPC_RANK": "`--rendezvous=file`: the number of this process",
@@ -44,4 +45,4 @@ DRIVER = {
     "RAYHPC_TRIAL_METRICS": "in a sweep: the file to which the trial appends its reports",
 }
 # Between processes of rayhpc: not for users.
-INTERNAL = ("RAYHPC_NODE", "RAYHPC_NODE_TABLE", "RAYHPC_RAY_DASHBOARD", "RAYHPC_RAY_TEMP_DIR")
+INTERNAL = ("RAYHPC_NODE", "RAYHPC_NODE_TABLE", "RAYHPC_RAY_DASHBOARD", "RAYHPC_RAY_METRICS", "RAYHPC_RAY_TEMP_DIR")

@@ -12,6 +12,7 @@ from pathlib import Path
 from rayhpc import paths
 from rayhpc.bootstrap import announce, driver, teardown
 from rayhpc.bootstrap.bring_up import BringUp
+from rayhpc.bootstrap.metrics import Metrics
 from rayhpc.bootstrap.node import Node
 from rayhpc.bootstrap.node_table import NodeTable
 from rayhpc.bootstrap.plan import ClusterPlan
@@ -46,6 +47,7 @@ class Leader:
         self._driver: Child | None = None
         self._registration: Registration | None = None
         self._pulse: Pulse | None = None
+        self._metrics = Metrics(context, plan.assignment.token)
 
     def stages(self) -> Sequence[Stage]:
         """The run, in order."""
@@ -56,6 +58,7 @@ class Leader:
             self._bring_up.await_head,
             self._bring_up.start_workers,
             self._bring_up.accept,
+            self._collect_metrics,
             self._register,
             self._print_commands,
             self._hold if self._context.options.hold else self._run_driver,
@@ -72,7 +75,8 @@ class Leader:
         self._table.close()
         if self._pulse is not None:
             self._pulse.close()
-        leftovers = teardown.Leftovers(self._driver, self._registration, self._supervisor.doubtful(), self._stop_node)
+        doubtful, figures = self._supervisor.doubtful(), self._metrics.close()
+        leftovers = teardown.Leftovers(self._driver, self._registration, doubtful, self._stop_node, figures)
         return teardown.shut_down(self._context, self._bring_up.spec, leftovers, outcome)
 
     def _run_stages(self) -> Outcome:
@@ -106,13 +110,15 @@ class Leader:
             self._driver = driver.keeper(self._plan.spec.run_id)
         return None
 
+    def _collect_metrics(self) -> Outcome | None:
+        return self._metrics.start(self._bring_up.spec, self._bring_up.alive)
+
     def _register(self) -> Outcome | None:
         """Enter the cluster in the user's registry."""
         context, assignment = self._context, self._plan.assignment
         if context.options.register:
-            entry = announce.cluster_entry(
-                self._bring_up.spec, self._bring_up.alive, context.argv, context.options.tls
-            )
+            entry = announce.cluster_entry(self._bring_up.spec, self._bring_up.alive, context.argv, context.options.tls)
+            entry = replace(entry, metrics=self._metrics.url)
             tell = context.console.line
             self._registration = Registration(entry, assignment.token, assignment.certificate, tell)
             self._supervisor.follow_end(self._registration.move_end)
@@ -147,6 +153,7 @@ class Leader:
     def _supervise(self) -> Outcome:
         while True:
             outcome = self._supervisor.poll()
+            self._metrics.follow(self._bring_up.alive)
             if outcome is not None:
                 return outcome
 

@@ -86,5 +86,5 @@ class NodeTable:
             self.nodes, self._heard = tuple(_node(*row) for row in answer["rows"]), time.monotonic()
 
 
-def _node(rank: str, address: str, cpus: float, gpus: float, identity: str) -> AliveNode:
-    return AliveNode(int(rank) if rank.isdigit() else None, address, float(cpus), float(gpus), identity)
+def _node(rank: str, address: str, cpus: float, gpus: float, identity: str, metrics_port: int = 0) -> AliveNode:
+    return AliveNode(int(rank) if rank.isdigit() else None, address, float(cpus), float(gpus), identity, metrics_port)

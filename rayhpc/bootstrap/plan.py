@@ -123,7 +123,7 @@ class Planner:
         certificate = tls.certificate(set(addresses.values())) if self._options.tls else None
         nodes = tuple(replace(node, address=addresses[node.rank]) for node in proposal.nodes)
         spec = self._spec(proposal, nodes)
-        first, *others = assignments(spec, proposal.found, new_token(), certificate)
+        first, *others = assignments(spec, proposal.found, new_token(), certificate, self._options.metrics)
         return [ClusterPlan(spec, first, head.argv, proposal.warnings), *others]
 
     def _spec(self, proposal: Proposal, nodes: tuple[NodeSpec, ...]) -> ClusterSpec:
@@ -260,7 +260,11 @@ def choose_address(head: str, candidates: Sequence[str], reaches: Sequence[Reach
 
 
 def assignments(
-    spec: ClusterSpec, found: Sequence[RankResources], token: str, certificate: Certificate | None = None
+    spec: ClusterSpec,
+    found: Sequence[RankResources],
+    token: str,
+    certificate: Certificate | None = None,
+    metrics: bool = False,
 ) -> list[Assignment]:
     """Each rank's assignment, in rank order."""
     nodes = {node.rank: node for node in spec.nodes}
@@ -275,6 +279,7 @@ def assignments(
             node=nodes.get(entry.rank),
             token=token,
             certificate=certificate,
+            metrics=metrics,
         )
         for entry in found
     ]

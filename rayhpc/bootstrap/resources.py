@@ -59,14 +59,17 @@ def survey(
     )
 
 
-def check_dashboard() -> None:
-    """Raises RayhpcError where packages of the dashboard are missing: the head would start and then die of it."""
+def check_agent(option: str) -> None:
+    """Raises RayhpcError where packages of Ray's dashboard, or of its agent, are missing, which this option needs.
+
+    The head would start and then die of it; a node would tell no metrics.
+    """
     missing = [name for name in DASHBOARD_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise configuration(
-            "--dashboard needs packages that are not installed",
+            f"{option} needs packages that are not installed",
             f"missing: {', '.join(missing)}",
-            next_step="pip install 'rayhpc[dashboard]', or do without --dashboard",
+            next_step=f"pip install 'rayhpc[{option.strip('-')}]', or do without {option}",
         )
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from rayhpc import schedulers
-from rayhpc.bootstrap import driver, plan, resources
+from rayhpc.bootstrap import driver, metrics, plan, resources
 from rayhpc.bootstrap.node import Node
 from rayhpc.bootstrap.plan import ClusterPlan
 from rayhpc.bootstrap.watch import Watch
@@ -79,8 +79,10 @@ def _survey(
 ) -> RankResources:
     """What this rank contributes; raises RayhpcError for what it lacks, rank 0 also for a driver that cannot run."""
     argv = driver.resolve(command) if rank == HEAD_RANK and not options.hold else ()
-    if rank == HEAD_RANK and options.dashboard:
-        resources.check_dashboard()
+    if options.metrics or (rank == HEAD_RANK and options.dashboard):
+        resources.check_agent("--metrics" if options.metrics else "--dashboard")
+    if rank == HEAD_RANK and options.metrics:
+        metrics.check(environ)
     launch = launcher.launched(environ)
     found = resources.survey(rank, options, scheduler, launch.by if launch else "", environ)
     return replace(found, argv=tuple(argv))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,16 @@ class Timing:
 
 @dataclass(frozen=True)
 class Leftovers:
-    """What is there when a run ends. doubtful: ranks that may no longer answer; stop_node: stops rank 0's node."""
+    """What is there when a run ends. doubtful: ranks that may no longer answer; stop_node: stops rank 0's node.
+
+    figures: of the run's metrics, for the record; empty without.
+    """
 
     driver: Child | None
     registration: Registration | None
     doubtful: frozenset[int]
     stop_node: Callable[[Stop], Stopped]
+    figures: Mapping[str, Any] = field(default_factory=dict)
 
 
 # On every rank.
@@ -110,7 +114,8 @@ def shut_down(
     context.log.close()
     problems += [f"{context.log.lost} events could not be written"] if context.log.lost else []
     record = outcome_file.record(outcome, context.argv, round(released, 3), problems)
-    problems += _write(spec, record, "written" if unwritten else "completed")
+    measured = {"metrics": dict(leftovers.figures)} if leftovers.figures else {}
+    problems += _write(spec, {**record, **measured}, "written" if unwritten else "completed")
     problems += leftovers.registration.close() if leftovers.registration else []
     context.console.line(f"{outcome.cause}; shut down in {released:.1f} s; exit code {outcome.code}")
     for problem in problems:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from rayhpc.cli.base import JSON_OPTION, Told, WithCommand, clipped, json_text, print_table, printable, tell
+from rayhpc.cli.metrics import cluster_metrics
 from rayhpc.clusters import sight
 from rayhpc.clusters.attach import attach_command, become
 from rayhpc.clusters.forget import forget_clusters, forget_gone
@@ -21,6 +22,7 @@ from rayhpc.clusters.stop import ask_to_stop, wait_until_stopped
 from rayhpc.clusters.tunnel import GRAFANA, PROMETHEUS, plan_tunnel
 from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration, counted
 from rayhpc.jobs import targets
+from rayhpc.metrics.prometheus import USER
 from rayhpc.model import KUBERAY, ClusterEntry
 from rayhpc.records import registry
 
@@ -102,6 +104,7 @@ def _lines(seen: Sight) -> list[tuple[str, str]]:
         ("size", f"{counted(entry.nodes, 'node')}, {entry.cpus:g} CPUs, {entry.gpus:g} GPUs"),
         ("address", entry.address),
         *([("dashboard", entry.dashboard)] if entry.dashboard else []),
+        *([("prometheus", f"{entry.metrics} on its host")] if entry.metrics else []),
         ("head", f"{entry.host}, rank 0 is process {entry.pid}"),
         *job,
         ("since", _moment(entry.started_at)),
@@ -114,6 +117,9 @@ def _lines(seen: Sight) -> list[tuple[str, str]]:
 
 def _moment(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+cluster.add_command(cluster_metrics)
 
 
 @cluster.command()
@@ -150,8 +156,10 @@ def tunnel(cluster_id: str, via: str, prometheus: bool, grafana: bool, now: bool
     plan = plan_tunnel(entry, via, [(name, port) for name, port, asked in wanted if asked])
     for name, url in plan.pages:
         tell(f"  {name}: {url}")
-    if entry.dashboard:
-        tell(f"  the dashboard asks for the token: cat {shlex.quote(str(registry.token_file(entry)))}")
+    if entry.dashboard or entry.metrics:
+        tell(
+            f"  they ask for the token: cat {shlex.quote(str(registry.token_file(entry)))}; Prometheus for user {USER}"
+        )
     if now:
         become(plan.argv, os.environ)
     click.echo(shlex.join(plan.argv))

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from rayhpc.cli.base import JSON_OPTION, RUN_DIR, Told, clipped, json_text, print_table, printable, tell
+from rayhpc.cli.metrics import run_metrics
 from rayhpc.cli.run_lines import run_lines
 from rayhpc.errors import configuration, counted
 from rayhpc.records import plots, run_directory, timeline
@@ -58,6 +59,9 @@ def show_run(run: str, run_dir: str, as_json: bool) -> None:
         return
     for name, text in run_lines(meant):
         click.echo(f"{name:<10} {printable(text)}")
+
+
+runs.add_command(run_metrics)
 
 
 @runs.command("plot")

@@ -30,12 +30,17 @@ def plan_tunnel(entry: ClusterEntry, via: str, extra: Sequence[tuple[str, int]] 
     host = entry.address.rpartition(":")[0]
     port = entry.dashboard.rpartition(":")[2]
     dashboard = [("dashboard", DASHBOARD, f"{host}:{port}")] if entry.dashboard else []
-    ways = [*dashboard, *((name, number, f"{host}:{number}") for name, number in extra)]
+    collected = [("Prometheus", PROMETHEUS, entry.metrics.removeprefix("http://"))] if entry.metrics else []
+    taken = {number for _, number, _ in collected}
+    others = [(name, number, f"{host}:{number}") for name, number in extra if number not in taken]
+    ways = [*dashboard, *collected, *others]
     if not ways:
         raise configuration(
-            f"the cluster {entry.id} has no dashboard",
-            next_step="start it with --dashboard; rayhpc cluster tunnel --prometheus or --grafana for these alone",
+            f"the cluster {entry.id} has no dashboard and no metrics",
+            next_step="start it with --dashboard or --metrics; --prometheus and --grafana forward these ports alone",
         )
     forwards = [word for _, number, target in ways for word in ("-L", f"{number}:{target}")]
-    argv = ("ssh", "-N", "-o", "ExitOnForwardFailure=yes", *forwards, via)
+    # The run's own Prometheus listens on loopback: the tunnel ends on the head's host.
+    hops = ("-J", via, entry.host) if collected else (via,)
+    argv = ("ssh", "-N", "-o", "ExitOnForwardFailure=yes", *forwards, *hops)
     return Tunnel(argv, tuple((name, f"http://localhost:{number}") for name, number, _ in ways))

@@ -125,7 +125,7 @@ def dashboard(here: Here) -> Iterator[Finding]:
     Without them the head starts, and dies of it some seconds later.
     """
     if here.options.dashboard:
-        resources.check_dashboard()
+        resources.check_agent("--dashboard")
     yield from ()
 
 

@@ -17,10 +17,11 @@ FIRST, LAST = (2, 54), (2, 60)
 HOOK = "RAY_START_HOOK"
 HOOK_NAME = "rayhpc.inside_ray.start_hook.adjust"
 # What the hook reads: the --temp-dir of Ray 2.54's workers; the socket for the node table; whether the run has a
-# dashboard, which only the head's command line says.
+# dashboard, which only the head's command line says; whether the nodes tell their metrics.
 TEMP_DIR = "RAYHPC_RAY_TEMP_DIR"
 NODE_TABLE = "RAYHPC_NODE_TABLE"
 DASHBOARD = "RAYHPC_RAY_DASHBOARD"
+METRICS = "RAYHPC_RAY_METRICS"
 # What ray.dashboard.optional_deps imports, of the packages that only ray[default] brings.
 DASHBOARD_PACKAGES = ("aiohttp_cors", "grpc", "opencensus", "prometheus_client")
 # The label by which rayhpc finds the node of a rank in the node table.

@@ -5,8 +5,8 @@ without a driver and without a raylet. Without the patches in a program of its o
 ray.nodes(). That is public, takes half a second, and is a row in Ray's list of jobs.
 
 Rank 0 asks through node_table.py. A question is the address of a GCS, a line; the answer is a JSON object, a line too:
-rows (rank's label, address, CPUs, GPUs and id of each living node), or closed (whether the port refuses connections),
-or error (of Ray's client).
+rows (rank's label, address, CPUs, GPUs, id and metrics' port of each living node), or closed (whether the port refuses
+connections), or error (of Ray's client).
 """
 
 from __future__ import annotations
@@ -114,12 +114,14 @@ def _client_class() -> Any:
 def _row(info: Any) -> list[Any]:
     total = dict(info.resources_total)
     label = dict(info.labels).get(RANK_LABEL, "")
-    return [label, info.node_manager_address, total.get("CPU", 0.0), total.get("GPU", 0.0), info.node_id.hex()]
+    place = (label, info.node_manager_address)
+    return [*place, total.get("CPU", 0.0), total.get("GPU", 0.0), info.node_id.hex(), info.metrics_export_port]
 
 
 def _public_row(node: dict[str, Any]) -> list[Any]:
     total, label = node["Resources"], node["Labels"].get(RANK_LABEL, "")
-    return [label, node["NodeManagerAddress"], total.get("CPU", 0.0), total.get("GPU", 0.0), node["NodeID"]]
+    place = (label, node["NodeManagerAddress"])
+    return [*place, total.get("CPU", 0.0), total.get("GPU", 0.0), node["NodeID"], node["MetricsExportPort"]]
 
 
 def main(path: str) -> None:

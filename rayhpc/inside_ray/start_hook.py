@@ -18,6 +18,7 @@ def adjust(ray_params: Any, head: bool) -> None:
 
     os.environ.pop(names.HOOK, None)
     node_table, dashboard = os.environ.pop(names.NODE_TABLE, ""), bool(os.environ.pop(names.DASHBOARD, ""))
+    metrics = bool(os.environ.pop(names.METRICS, ""))
     if head:
         ray_params.ray_client_server_port = None
     elif names.TEMP_DIR in os.environ:
@@ -25,12 +26,12 @@ def adjust(ray_params: Any, head: bool) -> None:
     if names.patched(os.environ, ray.__version__):
         if head:
             node_table_server.answer(node_table)
-        apply_patches(ray_params, head, dashboard)
+        patches.leave_agents_behind(ray_params, dashboard or metrics)
+        apply_patches(head, dashboard)
 
 
-def apply_patches(ray_params: Any, head: bool, dashboard: bool) -> None:
+def apply_patches(head: bool, dashboard: bool) -> None:
     """Change what this `ray start` does; dashboard: the run has one."""
-    patches.leave_agents_behind(ray_params, dashboard)
     patches.monitor_logs_here()
     if head:
         patches.prepare_one_worker()

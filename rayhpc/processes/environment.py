@@ -122,6 +122,7 @@ def of_daemons(environ: Mapping[str, str], assignment: Assignment, spec: NodeSpe
     inherited = scrubbed(environ)
     return {
         **_settings(assignment.nodes),
+        **(_RARELY if assignment.metrics and not assignment.dashboard_port else {}),
         **inherited,
         **_without_proxies(inherited, {assignment.head_address, spec.address}),
         **_visible(spec.gpus, inherited),
@@ -143,6 +144,8 @@ def _hook(inherited: Mapping[str, str], assignment: Assignment, spec: NodeSpec) 
     found = {names.NODE_TABLE: paths.node_table(spec.temp_dir)}
     if assignment.dashboard_port:
         found[names.DASHBOARD] = "1"
+    if assignment.metrics:
+        found[names.METRICS] = "1"
     if names.temp_dir_needs_hook(assignment.ray):
         found[names.TEMP_DIR] = paths.ray_temp_dir(spec.temp_dir)
     hooked = names.TEMP_DIR in found or not names.switched_off(inherited)
@@ -212,6 +215,10 @@ _FAST = {
     "RAY_enable_autoscaler_v2": "1",
     "SPT_NOENV": "1",
 }
+
+
+# Ray's agent looks at its host every 5 s, which is most of what metrics cost; Prometheus asks every 10 s.
+_RARELY = {"REPORTER_UPDATE_INTERVAL_MS": "10000"}
 
 
 def _settings(nodes: int) -> dict[str, str]:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
+from rayhpc.rllib import gauges
 from rayhpc.rllib.cluster import check_reachable, living_nodes, ray_session
 from rayhpc.rllib.deadline import patience_in
 from rayhpc.rllib.env_runners import built, census, env_runner_shares, place
@@ -82,6 +83,7 @@ def run_on_cluster(training: Training) -> str:
         algorithm = build(training)
         training.signals.check()
         training.signals.defer()
+        training.watchers += gauges.watchers()
         say(opening(training))
         reason = train(training, algorithm)
         report(training, reason)

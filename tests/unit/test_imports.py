@@ -21,7 +21,7 @@ LAYERS = (
     "processes host",
     "schedulers",
     "records",
-    "ranks batch jobs rllib",
+    "ranks batch jobs rllib metrics",
     "bootstrap clusters sweep kube",
     "doctor lab",
     "launch",
@@ -45,7 +45,8 @@ OWNERS = {
     "pydantic": "lab.check",
     "PIL": "lab.view",
     "imageio_ffmpeg": "lab.view",
-    "matplotlib": "records.plots sweep.plots rllib.learning_curve",
+    "bcrypt": "metrics.prometheus",
+    "matplotlib": "records.plots metrics.picture sweep.plots rllib.learning_curve",
     "gymnasium": "rllib.environments lab.*",
     "optuna": "sweep.search sweep.plots",
     "scipy": "rllib.evaluations",
@@ -53,7 +54,7 @@ OWNERS = {
     "filelock": "records.lock rllib.output_lock rllib.training",
 }
 # Never imported with the module: the login node works without them.
-LAZY = ("mpi4py", "ray", "torch", "matplotlib", "gymnasium", "optuna", "tensorboardX", "hydra", "scipy")
+LAZY = ("mpi4py", "ray", "torch", "matplotlib", "gymnasium", "optuna", "tensorboardX", "hydra", "scipy", "bcrypt")
 # Who may import less than the layers allow. Programs that run by their path import nothing of ours; the login side
 # shares data types and files with the compute side, nothing else.
 FENCES = {
@@ -67,6 +68,7 @@ FENCES = {
     "lab.*": "rayhpc errors units user_input* rllib* sweep* lab*",
     "jobs.*": "rayhpc errors units model user_input* records.registry records.ids records.lock jobs*",
     "kube.*": "rayhpc user_input* errors paths units model records.registry host.network jobs* kube*",
+    "metrics.*": "rayhpc errors paths model host.network processes.environment records* inside_ray.* metrics*",
     "clusters.*": "rayhpc errors paths units model schedulers* records.registry host.network "
     "processes.environment processes.keeper jobs* clusters*",
 }

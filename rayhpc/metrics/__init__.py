@@ -1,0 +1,1 @@
+"""Metrics of a run: the Prometheus that collects them, what it is asked, and what comes of it."""
