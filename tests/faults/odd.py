@@ -43,8 +43,8 @@ def left(job: Job) -> list[object]:
     return [*ours(ids), *private_directories(ids)]
 
 
-# Names of modules of Python, of ours and of Ray's that a user may have files of. types.py is not among them: `python -m`
-# itself reads that before anything of ours.
+# Names of modules of Python, of ours and of Ray's that a user may have files of. types.py is not among them: that is
+# read by `python -m` itself, before anything of ours.
 SHADOWED = ("random.py", "select.py", "click.py", "grpc.py", "psutil.py")
 
 
