@@ -40,6 +40,7 @@ def resolve(command: Sequence[str]) -> list[str]:
     """
     _check_directory()
     first = command[0]
+    _check_spelling(str(Path.cwd() / first) if first.endswith(".py") else str(Path.cwd()))
     if first == "-m":
         _check_module(command[1])
         return [sys.executable, "-u", *command]
@@ -64,6 +65,19 @@ def _check_directory() -> None:
     except OSError as error:
         step = "cd to a directory that all hosts have, and start again"
         raise configuration(f"the working directory cannot be found: {error.strerror}", next_step=step) from error
+
+
+def _check_spelling(path: str) -> None:
+    """Raises RayhpcError for a path that is no text in this locale: a driver's ray.init() sends it to all nodes."""
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise configuration(
+            f"the path {shown} is no text in this locale, and Ray takes only text",
+            f"Python reads file names as {sys.getfilesystemencoding()}",
+            next_step="export LC_ALL=C.UTF-8 and unset PYTHONUTF8, or rename what is beyond ASCII",
+        ) from error
 
 
 def _mode(name: str) -> int:

@@ -43,8 +43,9 @@ def left(job: Job) -> list[object]:
     return [*ours(ids), *private_directories(ids)]
 
 
-# Names of modules of Python, of ours and of Ray's that a user may have files of.
-SHADOWED = ("random.py", "types.py", "select.py", "click.py", "grpc.py", "psutil.py")
+# Names of modules of Python, of ours and of Ray's that a user may have files of. types.py is not among them: that is
+# read by `python -m` itself, before anything of ours.
+SHADOWED = ("random.py", "select.py", "click.py", "grpc.py", "psutil.py")
 
 
 def shadow(directory: Path) -> None:

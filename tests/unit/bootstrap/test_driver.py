@@ -186,3 +186,14 @@ def test_a_hint_for_arguments_that_ray_refuses(here: Path, source: str, named: s
 def test_no_hint_where_the_source_is_not_known(here: Path) -> None:
     assert driver.hint(["/bin/true"]) == driver.hint([sys.executable, "-u", "-m", "json.tool"]) == ""
     assert driver.hint([sys.executable, "-u", "gone.py"]) == ""
+
+
+def test_a_path_that_is_no_text_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that are no UTF-8, or UTF-8 where Python reads ASCII."""
+    here = Path(os.fsdecode(bytes(tmp_path) + b"/j\xf6b"))
+    here.mkdir()
+    monkeypatch.chdir(here)
+    Path("train.py").touch()
+    with pytest.raises(RayhpcError, match=r"/j\\xf6b/train.py is no text in this locale") as caught:
+        driver.resolve(["train.py"])
+    assert caught.value.fault.code == ExitCode.CONFIGURATION
