@@ -71,24 +71,26 @@ def examine(options: Options, comm: Comm, environ: Environment) -> Result:
     """Make the checks in all ranks; raises RayhpcError where a rank does not answer, and for a check that is none."""
     place, began = f"rank {comm.rank} on {this_host.name()}", time.monotonic()
     skip = [word for word in options.check_skip.split(",") if word]
+    patience = _MEET_SECONDS + 0.1 * comm.size
+    ways: list[Ways] = []
     with closing(Answering()) as answering:
         facts = partial(_facts, comm.rank == HEAD_RANK, options.interface, answering.ports)
-        meeting: Meeting = agree(comm, place, facts, partial(_meet, environ), _MEET_SECONDS + 0.1 * comm.size)
-        ways: list[Ways] = []
+        meeting: Meeting = agree(comm, place, facts, partial(_meet, environ), patience)
 
         def measure() -> None:
             ways.append(measure_all(meeting) if meeting.first else Ways())
 
-        def own() -> tuple[str, list[Finding]]:
-            here = Here(options, environ, meeting, *ways)
-            return this_host.name(), look(catalog.chosen(catalog.of(here), skip=skip), here)
+        agree(comm, place, measure, list, patience)
 
-        def join(found: Sequence[tuple[str, list[Finding]]]) -> list[Result]:
-            count = f"{len(catalog.chosen(catalog.ALL, skip=skip))} checks on {counted(meeting.hosts, 'host')}"
-            return _join(f"{count} in {time.monotonic() - began:.1f} s", _may_exclude(options), found)
+    def own() -> tuple[str, list[Finding]]:
+        here = Here(options, environ, meeting, *ways)
+        return this_host.name(), look(catalog.chosen(catalog.of(here), skip=skip), here)
 
-        agree(comm, place, measure, list, _MEET_SECONDS + 0.1 * comm.size)
-        return agree(comm, place, own, join, SECONDS + 0.1 * comm.size)
+    def join(found: Sequence[tuple[str, list[Finding]]]) -> list[Result]:
+        count = f"{len(catalog.chosen(catalog.ALL, skip=skip))} checks on {counted(meeting.hosts, 'host')}"
+        return _join(f"{count} in {time.monotonic() - began:.1f} s", _may_exclude(options), found)
+
+    return agree(comm, place, own, join, SECONDS + patience)
 
 
 def _may_exclude(options: Options) -> bool:

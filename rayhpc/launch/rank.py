@@ -21,6 +21,8 @@ from rayhpc.options import Options
 from rayhpc.processes.signals import unwind_on_signals
 from rayhpc.ranks import comm, launcher, mpi
 
+_DEPART_SECONDS = 60.0
+
 
 def run(arguments: Sequence[str], early_start: EarlyStart) -> int:
     """Run this rank to its end; the exit code of the process. early_start: as bootstrap()'s."""
@@ -60,7 +62,7 @@ def _check_first(
     ranks.settle()
     console.plain(result.text)
     if result.part is Part.ENDS or not (driver or options.hold):
-        ranks.leave()
+        comm.depart(ranks, _DEPART_SECONDS)
         return int(ExitCode.CONFIGURATION) if result.part is Part.ENDS and ranks.rank == HEAD_RANK else 0
     return bootstrap(options, driver, ranks, console, early_start, excluded=result.part is Part.LEFT_OUT)
 

@@ -106,6 +106,18 @@ def _contribute(comm: Comm, place: str, local: Callable[[], object], timeout: fl
     return _share(answer)
 
 
+def depart(comm: Comm, timeout: float) -> None:
+    """Leave, rank 0 once all others have said that they do; raises RayhpcError for one that does not say so.
+
+    srun ends a step when one of its ranks has ended with an error: rank 0's exit code must come last.
+    """
+    if comm.rank != 0:
+        comm.send(0, Contribution())
+    else:
+        _collect(comm, set(range(1, comm.size)), timeout)
+    comm.leave()
+
+
 def _share(answer: Contribution[object]) -> object:
     """The share in rank 0's answer; raises RayhpcError with its fault."""
     if answer.fault is not None:
