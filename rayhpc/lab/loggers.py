@@ -71,6 +71,8 @@ def _wandb(given: dict[str, Any], settings: Settings, training: Training) -> Wat
 
     def finish() -> None:
         started.finish()
+        # W&B's own process may still be writing the file.
+        wandb.teardown()
         if started.settings.mode == "offline" or os.environ.get("WANDB_MODE") == "offline":
             say(f"wandb sync {started.settings.sync_dir}")
 
