@@ -85,7 +85,8 @@ def test_the_wheel_has_what_a_user_needs(archives: Archives) -> None:
     names = set(zipfile.ZipFile(archives.wheel).namelist())
     there = {path.name for path in (ROOT / "jobscripts").iterdir()}
     assert {f"rayhpc/jobscripts/{name}" for name in there} <= names
-    data = {"py.typed", "jobs/bundle/mounts.sh", "lab/conf/lab.yaml", "examples/train_ppo.py"}
+    lab = {"lab/conf/lab.yaml", "lab/conf/experiment/cartpole-ppo.yaml"}
+    data = {"py.typed", "jobs/bundle/mounts.sh", "examples/train_ppo.py", *lab}
     assert {f"rayhpc/{name}" for name in data} <= names
     tops = {name.partition("/")[0] for name in names}
     assert tops == {"rayhpc", f"rayhpc-{rayhpc.__version__}.dist-info"}

@@ -17,6 +17,7 @@ from rayhpc.rllib.metrics import Row
 from rayhpc.rllib.signals import Signals
 from rayhpc.rllib.stop import StopConditions
 from rayhpc.rllib.training import Plan, Training
+from rayhpc.sweep.metrics import TensorBoard
 
 ROW = Row(1, 400, 20, 1.5, 21.5, 9.0, 40.0, math.nan)
 RESULT = {"env_runners": {"episode_return_mean": 21.5, "gone": math.inf}, "config": {"lr": 1}}
@@ -26,7 +27,7 @@ def told(name: str, output: Path) -> None:
     """Tell this logger of one iteration, and end it."""
     plan = Plan("PPO", "CartPole-v1", lambda _runners, _seed: pytest.fail("no Ray here"), StopConditions())
     training = Training(plan, output, Signals("lab"))
-    settings = settings_of({"algo": "PPO", "env": "CartPole-v1", "logger": {"tensorboard": False, name: True}})
+    settings = settings_of({"algo": "PPO", "env": "CartPole-v1", "logger": {"tensorboard": False, **{name: True}}})
     (watcher,) = loggers_of(settings, training)
     watcher.tell(training, ROW, RESULT)
     watcher.close()
@@ -37,6 +38,12 @@ def test_finite_numbers_by_their_path() -> None:
     assert found["env_runners/episode_return_mean"] == 21.5
     assert found["row/timesteps"] == 400
     assert not {"env_runners/gone", "row/steps_per_second", "config/lr"} & set(found)
+
+
+def test_tensorboard(tmp_path: Path) -> None:
+    told("tensorboard", tmp_path)
+    (step,) = TensorBoard(tmp_path / "tensorboard").new()
+    assert (step["step"], step["env_runners/episode_return_mean"], step["row/episodes"]) == (400, 21.5, 20)
 
 
 def test_weights_and_biases_offline(
