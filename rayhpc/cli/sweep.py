@@ -13,7 +13,7 @@ import click
 from rayhpc.cli.base import JSON_OPTION, Told, json_text, print_table, tell
 from rayhpc.sweep import plots, trials
 from rayhpc.sweep.load import load
-from rayhpc.sweep.plan import text
+from rayhpc.sweep.plan import text, written_as
 from rayhpc.sweep.screen import Screen
 from rayhpc.sweep.trials import Trial
 
@@ -110,7 +110,8 @@ def best_of(name: str, as_args: bool, parent: str, as_json: bool) -> None:
     trial, mean = trials.best(trials.read_trials(folder), defined)
     values = {key: value for key, value in trial.values.items() if key != "seed" or defined.repeat == 1}
     if as_args:
-        click.echo(shlex.join(f"{key}={text(value)}" for key, value in values.items()))
+        names = written_as(defined.command)
+        click.echo(shlex.join(f"{names.get(key, key)}={text(value)}" for key, value in values.items()))
     elif as_json:
         click.echo(json_text({"trial": trial.number, defined.metric: mean, "values": values}))
     else:

@@ -171,6 +171,12 @@ def _filled(word: str, values: Mapping[str, Any]) -> str:
     return word
 
 
+def written_as(command: tuple[str, ...]) -> dict[str, str]:
+    """The parameters that a command writes under another name, as {seed: debugging.seed} of debugging.seed={seed}."""
+    found = (re.fullmatch(r"([^={}]+)=\{([^{}]+)\}", word) for word in command)
+    return {match[2]: match[1] for match in found if match}
+
+
 def text(value: Any) -> str:
     """A value as an argument: true and null as YAML has them, floats with all digits that matter."""
     if value is None or isinstance(value, bool):

@@ -15,13 +15,14 @@ from rayhpc.lab.algorithms import default_config
 from rayhpc.lab.check import SEARCHED as GROUP
 from rayhpc.lab.compose import Source, compose
 from rayhpc.lab.old_names import present_name, renamed
-from rayhpc.lab.own_groups import Tune
+from rayhpc.lab.own_groups import Run, Tune
 from rayhpc.lab.schema import schema_of
 from rayhpc.lab.settings import AUTO, Settings, read, unfolded
 from rayhpc.lab.train import plan_of
 from rayhpc.lab.trial import METRICS
 from rayhpc.lab.tunables import found
 from rayhpc.lab.tune.spaces import SEED, in_hydra, parameters, typical
+from rayhpc.rllib.cluster import check_reachable
 from rayhpc.rllib.errors import UsageError
 from rayhpc.sweep import plan
 from rayhpc.sweep.plan import Parameter, Resources, Sweep
@@ -48,6 +49,7 @@ def sweep_of(source: Source) -> Sweep:
     settings = _tried(source, space)
     tune = settings.tune
     _check_words(tune)
+    _check_run(settings.run)
     runners, cpus = _runners_and_cpus(settings, space)
     command = (sys.executable, *TRAIN, *_words(source, settings, space, runners))
     grid = all(each.kind == "grid" for each in space)
@@ -106,6 +108,15 @@ def _check_words(tune: Tune) -> None:
         wrong.append(f"tune.name={tune.name}: at most 64 letters, digits, dots and dashes are wanted")
     if wrong:
         raise UsageError("\n  ".join(wrong))
+
+
+def _check_run(run: Run) -> None:
+    """UsageError for what all trials would do at the same place, and for a cluster where nobody listens."""
+    if run.output is not None or run.overwrite:
+        raise UsageError("run.output, run.overwrite: each trial has a directory of its own: leave them out")
+    if run.ray_address is not None:
+        raise UsageError("run.ray_address: a search runs on the cluster of RAY_ADDRESS: leave it out")
+    check_reachable(os.environ.get("RAY_ADDRESS", ""))
 
 
 def _one_of(word: str, words: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from rayhpc.cli.main import main
 from rayhpc.lab import trial as lab_trial
 from rayhpc.lab.commands import lab
 from rayhpc.lab.compose import Source
@@ -18,6 +19,7 @@ from rayhpc.lab.train import place_of
 from rayhpc.lab.tune import run
 from rayhpc.lab.tune.plan import TRAIN, sweep_of
 from rayhpc.lab.tune.spaces import in_hydra, typical
+from rayhpc.records import run_directory
 from rayhpc.rllib.checkpoints import Manifest, write_checkpoint
 from rayhpc.rllib.errors import UsageError
 from rayhpc.rllib.share import Share, own_share
@@ -146,6 +148,8 @@ def test_a_file_with_tunables_serves_both_commands(tmp_path: Path) -> None:
         ([LR, "tune.memory=lots"], "tune.memory=lots"),
         ([LR, "tune.name=a/b"], "tune.name=a/b"),
         ([LR, "tune.cpus=1", "env_runners.num_env_runners=3"], "3 env runners and 0 of the evaluation"),
+        ([LR, "run.output=out"], "each trial has a directory of its own"),
+        ([LR, "run.ray_address=10.0.0.1:6379"], "a search runs on the cluster of RAY_ADDRESS"),
         ([LR, "learners.num_learners=2"], "a trial learns in one process"),
         ([LR, "training.minibatch_size=9000"], "(tried with training.lr=0.000316"),
         ([], "there are no tunables"),
@@ -189,6 +193,20 @@ def test_the_share_of_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
         own_share()
 
 
+def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(UsageError, match=r"no Ray cluster at 127\.0\.0\.1:1"):
+        made()
+
+
+def test_env_runners_of_a_trial_stay_on_its_host() -> None:
+    config = read(Source(("env_runners.custom_resources_per_env_runner={licence: 1}",))).config
+    Share(2, 0).keep_here(config)
+    assert config.num_cpus_per_env_runner == 0
+    licence, host = config.custom_resources_per_env_runner
+    assert licence == "licence" and host.startswith("node:")
+
+
 def test_what_was_found(tmp_path: Path) -> None:
     sweep = made("tunables.training.gamma={type: uniform, values: [0.9, 1.0]}", "tune.samples=4")
     assert run.findings(sweep, tmp_path) == ["no sample of CartPole-v1 has ended with the metric mean_return"]
@@ -198,6 +216,9 @@ def test_what_was_found(tmp_path: Path) -> None:
         trials.plan_trial(tmp_path, trial)
         result = Result(FAILED, 1) if reward is None else Result(DONE, 0, {"mean_return": reward})
         trials.write_result(trials.directory(tmp_path, trial), result)
+    run_directory.write_json(tmp_path / trials.DEFINITION, plan.record(sweep))
+    told = CliRunner().invoke(main, ["sweep", "best", tmp_path.name, "--dir", str(tmp_path.parent), "--as-args"])
+    assert told.output == "training.lr=0.002 training.gamma=0.91 debugging.seed=0\n"
     best, command, table, pictures = run.findings(sweep, tmp_path)
     assert best == "best mean_return: 9"
     assert command == (
