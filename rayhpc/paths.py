@@ -13,16 +13,18 @@ LOGS = "ray-logs.tar.gz"
 LATEST = "latest"
 DEADLINE = "deadline"
 METRICS = "metrics"
-# What a user finds in the directory of a run; N: a rank.
+# What a user finds in the directory of a run, by patterns.
 RUN_FILES = {
-    SPEC: "what was agreed: hosts, ranks, CPUs, GPUs, memory, addresses, versions, the driver's command",
-    EVENTS: "what happened when: a line of JSON for each event of each rank",
-    OUTCOME: "how it ended: exit code and cause; the fault with what, where, evidence and next step",
-    "rank-N.log": "what the Ray node of rank N printed",
-    LOGS: "Ray's own logs of all nodes, unless --logs=never",
-    DEADLINE: "the end of the job in Unix seconds as it is now, where it is known; the driver reads it",
-    METRICS: "what Prometheus has collected, with --metrics",
-    "ray-timeline-*.json": "what `ray timeline` wrote during the run",
+    SPEC: "what the ranks agreed on",
+    EVENTS: "what happened when, a line each",
+    OUTCOME: "how it ended",
+    LOGS: "Ray's own logs, a folder a node",
+    "rank-*.log": "what `ray start` printed on a rank",
+    DEADLINE: "the end of the job in Unix seconds, as it is now",
+    "timeline.png": "what each rank did when",
+    "ray-timeline-*.json": "what `ray timeline` wrote",
+    METRICS: "what Prometheus has collected",
+    "metrics.png": "what each host did when",
 }
 
 # AF_UNIX paths end at 107 bytes. To its --temp-dir Ray appends a session and a socket's name.

@@ -96,6 +96,8 @@ def _files() -> Iterator[str]:
     )
     yield table(("file", "what it has"), [(f"`{name}`", text) for name, text in paths.RUN_FILES.items()])
     yield (
+        f"`{paths.SPEC}` has hosts, CPUs, GPUs, memory, addresses, versions and the driver's command of each node; "
+        f"`{paths.OUTCOME}` the exit code, the cause, and a fault's what, where, evidence and next step. "
         "`rayhpc runs list` reads them, `rayhpc runs plot` draws the events. What `rayhpc alloc` keeps is described in "
         "[From the login node](../alloc.md#what-is-written-where)."
     )

@@ -72,7 +72,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         for row in (columns, *rows):
             click.echo("\t".join(row))
         return
-    from rich.console import Console
+    from rich.console import Console, ConsoleDimensions
     from rich.table import Table
     from rich.text import Text
 
@@ -82,7 +82,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console = Console()
-    console.width = max(console.width, _LEAST_WIDTH)  # an id that is cut in two cannot be copied
+    # An id that is cut in two cannot be copied. Without a height rich takes 80 columns where TERM is dumb.
+    console.size = ConsoleDimensions(max(console.width, _LEAST_WIDTH), console.height)
     console.print(table)
 
 

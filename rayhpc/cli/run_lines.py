@@ -16,15 +16,6 @@ from rayhpc.schedulers.facts import job_of
 
 Line = tuple[str, str]
 
-_FILES = {
-    paths.SPEC: "what the ranks agreed on",
-    paths.EVENTS: "what happened when, a line each",
-    paths.OUTCOME: "how it ended",
-    paths.LOGS: "Ray's own logs, a folder a node",
-    "rank-*.log": "what `ray start` printed on a rank",
-    "timeline.png": "what each rank did when",
-    "ray-timeline-*.json": "what `ray timeline` wrote",
-}
 _MANY = 3
 
 
@@ -94,7 +85,7 @@ def _versions(spec: Mapping[str, Any]) -> str:
 def _files(directory: Path) -> list[tuple[str, str]]:
     """The files that are there, each with what it is; of many of a kind the first and the number."""
     found = []
-    for pattern, what in _FILES.items():
+    for pattern, what in paths.RUN_FILES.items():
         names = sorted((path.name for path in directory.glob(pattern)), key=lambda name: (len(name), name))
         shown = names if len(names) <= _MANY else [f"{names[0]} … {names[-1]}"]
         found += [(name, what) for name in shown]

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import rayhpc
+from rayhpc import paths
 from tests.launch import Jobs, Mpi, installed, nothing_left, skip
 
 ROOT = Path(__file__).parents[2]
@@ -134,3 +135,4 @@ def test_a_driver_on_two_ranks(jobs_of_wheel: Jobs, clean: Mpi, tmp_path: Path) 
     assert job.wait() == 7, job.output()
     package = job.until(r"nodes 2 package (\S+)")[1]
     assert Path(package).is_relative_to(Path(clean.python).parents[1])
+    assert [file.name for file in job.run.iterdir() if not any(map(file.match, paths.RUN_FILES))] == []

@@ -167,3 +167,9 @@ def test_tables_have_no_colours_and_bold_headings(variables: dict[str, str], bol
     assert ("\x1b[1m" in shown) == bold
     assert not COLOUR.search(shown)
     assert "up" in shown
+
+
+@pytest.mark.parametrize("term", ["xterm-256color", "dumb"])
+def test_a_table_has_a_hundred_columns(term: str) -> None:
+    wide = f"from rayhpc.cli.base import print_table; print_table(('ID', 'NAME'), [('{'a' * 40}', '{'b' * 50}')])"
+    assert "b" * 50 in on_a_terminal(wide, TERM=term)
