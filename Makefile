@@ -60,11 +60,11 @@ test: setup lint types docs unit packages mpi cluster faults slurm  ## set up, t
 
 lint: .venv/ready  ## ruff, shellcheck, codespell, the workflow and the forms against their schemas
 	$(V)/ruff check .
-	$(V)/codespell $$(git ls-files '*.md' '*.py' '*.sh' '*.sbatch' '*.pbs' '*.cfg')
+	$(V)/codespell $$(git ls-files '*.md' '*.py' '*.sh' '*.sbatch' '*.pbs' '*.lsf' '*.cfg')
 	$(V)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(V)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml
 	$(V)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
-	$(V)/shellcheck .ci/run $$(git ls-files '*.sh' '*.sbatch' '*.pbs')
+	$(V)/shellcheck .ci/run $$(git ls-files '*.sh' '*.sbatch' '*.pbs' '*.lsf')
 
 types: .venv/ready  ## mypy, strict
 	$(V)/mypy

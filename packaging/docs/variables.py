@@ -27,7 +27,8 @@ SCRIPTS = {
     "RAYHPC_MAX_RESTARTS": "how often the job may run again; default 10",
     "RAYHPC_ON_HOST_LOSS": "`continue`: a Slurm job goes on without a lost host; default `end`",
     "RAYHPC_LAUNCH": "another launcher with its flags, as `mpirun -np 8`",
-    "RAYHPC_CHAIN": "PBS, Torque, Cobalt: the id of the first attempt; the script sets it",
+    "RAYHPC_CHAIN": "PBS, Torque, Cobalt, Flux: the id of the first attempt; the script sets it",
+    "RAYHPC_FLUX_JOB": "Flux: the id of the job in the instance that runs it; the script sets it",
 }
 # Set for the driver.
 DRIVER = {

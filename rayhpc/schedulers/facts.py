@@ -39,6 +39,7 @@ class Scheduler:
     each host, from what that printed, where the environment may be another host's; parse_deadline: the end in Unix
     seconds from what that printed and the time at which it was asked, infinite for a job without a limit, None where it
     does not say.
+    also: a variable that is set in every job too, where others use the name of the first one.
     on_job_host: a variable that is set on the hosts of a job only, not in the shell that has asked for them;
     host_query: the words before a host's name of a command that knows the hosts on which jobs run; no_job_host: a
     pattern of what it prints for any other host.
@@ -54,6 +55,7 @@ class Scheduler:
     deadline_query: tuple[str, ...] = ()
     parse_deadline: Callable[[str, float], float | None] = _unread
     parse_cpus: Callable[[str], dict[str, int]] | None = None
+    also: str = ""
     on_job_host: str = ""
     host_query: tuple[str, ...] = ()
     no_job_host: str = "(?!)"

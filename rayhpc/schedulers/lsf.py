@@ -126,7 +126,7 @@ def _job_state(word: str, code: int | None, why: str) -> JobState:
 
 LSF_SYSTEM = BatchSystem(
     name="lsf",
-    script="",
+    script="lsf.lsf",
     submit=("bsub",),
     flags=_flags,
     read_id=read_id,

@@ -18,6 +18,7 @@ SCRIPT = """#!/bin/bash
 #SBATCH --nodes=2
 #PBS -l select=2:ncpus=64:mpiprocs=1
 #PBS -l place=scatter
+#$ -pe mpi 4
 set -euo pipefail
 # rayhpc: settings
 # rayhpc: command

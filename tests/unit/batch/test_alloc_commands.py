@@ -101,7 +101,8 @@ def test_hostile_words_reach_the_driver_on_every_scheduler(login: Login, name: s
     """qsub and the others run the copy as their job would."""
     run = 'for word in "$@"; do :; done; "$word" >"$word.out" 2>&1'
     login.fake("sbatch", f"{run}; echo 5")
-    login.fake("qsub", f"{run}; echo 5.server" if name != "cobalt" else f"{run}; echo 5")
+    login.fake("qsub", f"{run}; echo 5.server" if name in ("pbs", "torque") else f"{run}; echo 5")
+    login.fake("flux", f"{run}; echo f2q")
     login.fake("bsub", "bash; echo 'Job <5> is submitted to queue <q>.'")
     words = ["train.py", *HOSTILE, "a\r\nb", "\udcff"]
     done = login.submit(name, "-N", "2", driver=words)
@@ -168,12 +169,6 @@ def test_a_script_without_our_lines(login: Login) -> None:
     done = login.submit()
     assert done.exit_code == 78
     assert "0 lines '# rayhpc: command'" in done.stderr
-
-
-def test_lsf_needs_a_script_of_ones_own(login: Login) -> None:
-    done = login.rayhpc("submit", "lsf", "-N", "4", "--", "x")
-    assert done.exit_code == 78
-    assert "no jobscript is shipped" in done.stderr
 
 
 def test_two_submissions_are_two_allocations(login: Login) -> None:

@@ -29,7 +29,27 @@ PBS = {
     "#PBS -j oe",
 }
 COBALT = {"#COBALT -n 4", "#COBALT -t 60", "#COBALT --jobname rayhpc"}
-EXPECTED = {"slurm.sbatch": SLURM, "pbs.pbs": PBS, "theta.pbs": PBS | COBALT}
+SGE = {"#$ -N rayhpc", "#$ -pe mpi 4", "#$ -l h_rt=01:00:00", "#$ -cwd", "#$ -j y", "#$ -S /bin/bash", "#$ -notify"}
+LSF = {
+    "#BSUB -J rayhpc",
+    "#BSUB -n 4",
+    "#BSUB -R span[ptile=1]",
+    "#BSUB -W 1:00",
+    "#BSUB -o rayhpc.%J.out",
+    "#BSUB -Q 99",
+}
+FLUX = {
+    f"#flux: --{words}"
+    for words in ("job-name=rayhpc", "nodes=4", "exclusive", "time-limit=1h", "output=rayhpc-{{id}}.out")
+}
+EXPECTED = {
+    "flux.sh": FLUX,
+    "lsf.lsf": LSF,
+    "sge.sh": SGE,
+    "slurm.sbatch": SLURM,
+    "pbs.pbs": PBS,
+    "theta.pbs": PBS | COBALT,
+}
 
 every_script = pytest.mark.parametrize("script", sorted(FOLDER.iterdir()), ids=lambda script: script.name)
 
@@ -38,8 +58,10 @@ every_script = pytest.mark.parametrize("script", sorted(FOLDER.iterdir()), ids=l
 def test_directives(script: Path) -> None:
     """All of them above the first command: a scheduler stops reading there."""
     above, _, below = script.read_text().partition("\nfail() {\n")
-    assert set(re.findall(r"^#(?:SBATCH|PBS|COBALT)\b.*", above, re.MULTILINE)) == EXPECTED[script.name]
-    assert not re.search(r"^#(?:SBATCH|PBS|COBALT)\b", below, re.MULTILINE)
+    assert (
+        set(re.findall(r"^#(?:(?:SBATCH|PBS|COBALT|BSUB|flux)\b|\$).*", above, re.MULTILINE)) == EXPECTED[script.name]
+    )
+    assert not re.search(r"^#(?:(?:SBATCH|PBS|COBALT|BSUB|flux)\b|\$)", below, re.MULTILINE)
     assert all(line.startswith("#") or not line.strip() for line in above.splitlines())
 
 

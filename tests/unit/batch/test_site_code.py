@@ -2,26 +2,49 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 JOBSCRIPTS = Path(__file__).parents[3] / "jobscripts"
-SCRIPTS = ("slurm.sbatch", "pbs.pbs", "theta.pbs")
+SCRIPTS = ("slurm.sbatch", "pbs.pbs", "theta.pbs", "sge.sh", "lsf.lsf", "flux.sh")
+# Flux as the initial program of job 106 sees it: an instance of two hosts with eight GPUs, and its parent.
+FLUX = """case "$*" in
+    "getattr jobid") echo f2q ;;
+    "job id --to=dec f2q") echo 106 ;;
+    "job id --to=dec f2r") echo 107 ;;
+    "resource list -n -o {nnodes}") echo 2 ;;
+    "resource list -n -o {ngpus}") echo 8 ;;
+    "--parent job info 106 jobspec") echo '{"attributes": {"system": {"environment": {"A": "1"}}, "x": "é"}}' ;;
+    "--parent job submit") cat >submitted; echo f2r ;;
+    "run "*) echo "flux $*" ;;
+    *) echo "flux: $*: unknown" >&2; exit 1 ;;
+esac"""
 # Stand for the commands of a cluster of one host, and for an environment's Python: the driver's arguments are printed.
 COMMANDS = {
     "python": '[ "$1" = -c ] && exit; printf "%s\\n" "PREFIX=${CONDA_PREFIX:-} HOOK=${HOOK:-}" "$@"',
     "mpiexec": 'echo "HYDRA build details"',
     "srun": 'echo "MPI plugin types are none"',
     "scontrol": "echo here",
+    "flux": FLUX,
+    "ends": 'echo "RESTARTS $RAYHPC_RESTARTS"; exit "$CODE"',
 }
 JOB = {
     "SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "here", "SLURM_JOB_CPUS_PER_NODE": "2",
     "SLURM_CPUS_ON_NODE": "2",
-    "PBS_JOBID": "7.server", "RAYHPC_LAUNCH": "env",
+    "PBS_JOBID": "7.server", "JOB_ID": "7", "LSB_JOBID": "7", "LSB_MCPU_HOSTS": "here 2", "RAYHPC_LAUNCH": "env",
 }  # fmt: skip
+
+
+# Stands for Hydra: prints how many ranks on which hosts, and starts a proxy by its remote shell.
+MPIEXEC = """[ "$1" = --version ] && { echo "HYDRA build details"; exit; }
+echo "$3 $4 $5 $6 hosts $(echo $(cat "$2"))"
+"$HYDRA_LAUNCHER_EXEC" n2 proxy --port 7
+"""
 
 
 def executable(file: Path, body: str) -> None:
@@ -40,7 +63,7 @@ def prefix(tmp_path: Path) -> Path:
 
 def run(tmp_path: Path, script: str, settings: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
     """A script with lines of the site in it, given a driver and two arguments."""
-    for name in ("srun", "scontrol"):
+    for name in ("srun", "scontrol", "flux", "ends"):
         executable(tmp_path / "commands" / name, COMMANDS[name])
     copy = tmp_path / script
     executable(copy, "")
@@ -137,6 +160,93 @@ def test_the_two_scripts_of_pbs_start_mpiexec_alike() -> None:
     assert function("pbs.pbs", "through_mpiexec") == function("theta.pbs", "through_mpiexec")
     again = [function("pbs.pbs", "submit_again"), function("theta.pbs", "submit_again_to_pbs")]
     assert again[0] == again[1].replace("submit_again_to_pbs", "submit_again")
+
+
+@pytest.mark.parametrize("script", ["sge.sh", "lsf.lsf"])
+def test_the_scheduler_gets_its_own_code_for_one_more_life(tmp_path: Path, prefix: Path, script: str) -> None:
+    """75 becomes 99, so often as is allowed; a driver's own 99 would be taken for it."""
+
+    def ended(code: str, restarted: str) -> subprocess.CompletedProcess[str]:
+        told = {"CODE": code, "RESTARTED": restarted, "RAYHPC_MAX_RESTARTS": "2"}
+        return run(tmp_path, script, RAYHPC_VENV=str(prefix), RAYHPC_LAUNCH="ends", **told)
+
+    said = [ended("75", restarted) for restarted in ("0", "1", "1")]
+    assert [done.returncode for done in said] == [99, 99, 75]
+    assert [done.stdout.strip() for done in said] == ["RESTARTS 0", "RESTARTS 1", "RESTARTS 2"]
+    assert "2 restarts are all that RAYHPC_MAX_RESTARTS allows" in said[-1].stderr
+    assert not list(tmp_path.glob(".rayhpc-restarts-*"))
+    done = ended("99", "0")
+    assert (done.returncode, "passed on as 1" in done.stderr) == (1, True)
+    assert ended("7", "0").returncode == 7
+
+
+# A driver that answers TERM by 75; the scheduler's signal comes when it is up.
+SAVES = """#!/bin/sh
+trap 'echo got TERM; exit 75' TERM
+kill -%s "$PPID"
+kill -%s $$
+while :; do sleep 0.05; done
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "signals"), [("sge.sh", ["USR2"]), ("lsf.lsf", ["INT", "USR2", "TERM"]), ("flux.sh", ["ALRM", "TERM"])]
+)
+def test_what_the_scheduler_ends_does_not_go_on(tmp_path: Path, prefix: Path, script: str, signals: list[str]) -> None:
+    """qdel, bkill and the run limit signal every process of the job: the driver gets TERM, and 75 is no next life."""
+    for name in signals:
+        executable(tmp_path / "saves", SAVES % (name, "CONT" if script == "flux.sh" else "USR2"))
+        done = run(tmp_path, script, RAYHPC_VENV=str(prefix), RAYHPC_LAUNCH=str(tmp_path / "saves"))
+        assert (done.returncode, "got TERM" in done.stdout) == (75, True), done.stderr
+        assert "itself is ending job " in done.stderr
+        assert not list(tmp_path.glob(".rayhpc-restarts-*"))
+
+
+@pytest.mark.parametrize("script", ["sge.sh", "lsf.lsf"])
+def test_remote_ranks_are_started_by_the_scheduler(tmp_path: Path, prefix: Path, script: str) -> None:
+    """Hydra gets each host once, and a remote shell that is the scheduler's own command."""
+    shell, words = {"sge.sh": ("qrsh", "-inherit -nostdin n2"), "lsf.lsf": ("blaunch", "-n n2")}[script]
+    executable(tmp_path / "commands" / shell, f'echo "{shell} $*"')
+    (tmp_path / "pe").write_text("here 4 q@here UNDEFINED\nn2 4 q@n2 UNDEFINED\n")
+    executable(prefix / "bin/mpiexec", MPIEXEC)
+    job = {"PE_HOSTFILE": str(tmp_path / "pe"), "LSB_MCPU_HOSTS": "here 4 n2 4", "RAYHPC_LAUNCH": ""}
+    done = run(tmp_path, script, RAYHPC_VENV=str(prefix), RAYHPC_RANKS_PER_HOST="2", **job)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert said[0] == "-n 4 -ppn 2 hosts here n2"
+    assert said[1].startswith(f"{shell} {words} ")
+    assert said[1].endswith("proxy --port 7")
+
+
+def test_flux_starts_the_ranks(tmp_path: Path, prefix: Path) -> None:
+    """One rank on each GPU of both hosts."""
+    done = run(tmp_path, "flux.sh", RAYHPC_VENV=str(prefix), RAYHPC_RANKS_PER_HOST="gpu", RAYHPC_LAUNCH="")
+    assert done.returncode == 0, done.stderr
+    assert "flux run --nodes=2 --tasks-per-node=4 --exclusive " in done.stdout
+
+
+def test_flux_submits_the_job_again(tmp_path: Path, prefix: Path) -> None:
+    """With all that was said of it, so often as is allowed; the code stays the driver's."""
+    launch = {"RAYHPC_LAUNCH": "ends", "RAYHPC_MAX_RESTARTS": "2", "CODE": "75", "RAYHPC_VENV": str(prefix)}
+    executable(prefix / "bin/python", f'case "$2" in *json*) exec {sys.executable} "$@";; esac')
+    done = run(tmp_path, "flux.sh", RAYHPC_RESTARTS="1", RAYHPC_CHAIN="100", **launch)
+    assert done.returncode == 75
+    assert "the next attempt of job 106 is job 107" in done.stderr
+    job = json.loads((tmp_path / "submitted").read_text())
+    told = {"A": "1", "RAYHPC_CHAIN": "100", "RAYHPC_RESTARTS": "2"}
+    assert job["attributes"] == {"system": {"environment": told}, "x": "é"}
+    (tmp_path / "submitted").unlink()
+    done = run(tmp_path, "flux.sh", RAYHPC_RESTARTS="2", **launch)
+    assert (done.returncode, (tmp_path / "submitted").exists()) == (75, False)
+    assert "2 restarts are all" in done.stderr
+
+
+def test_jsrun(tmp_path: Path, prefix: Path) -> None:
+    """The batch host gets no rank."""
+    executable(tmp_path / "commands/jsrun", 'echo "jsrun $*"')
+    job = {"LSB_MCPU_HOSTS": "batch5 1 h41n08 42 h41n09 42", "RAYHPC_LAUNCH": "", "RAYHPC_RANKS_PER_HOST": "6"}
+    done = run(tmp_path, "lsf.lsf", RAYHPC_VENV=str(prefix), **job)
+    assert "jsrun --nrs 2 --rs_per_host 1 --tasks_per_rs 6 --cpu_per_rs ALL_CPUS" in done.stdout
 
 
 def test_memory_that_salloc_left(tmp_path: Path, prefix: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rayhpc import schedulers
-from rayhpc.schedulers import SYSTEMS, cobalt, lsf, pbs, slurm
+from rayhpc.schedulers import SYSTEMS, cobalt, flux, lsf, pbs, sge, slurm
 from rayhpc.schedulers.facts import (
     BatchSystem,
     JobState,
@@ -34,7 +34,7 @@ FULL: dict[str, Any] = {
     "name": "ppo",
 }  # fmt: skip
 OUTPUT = "/runs/a%j/job.out"
-SCRIPT = "#!/bin/bash\n#PBS -l select=2:ncpus=64:mpiprocs=1\n#PBS -l place=scatter\n"
+SCRIPT = "#!/bin/bash\n#PBS -l select=2:ncpus=64:mpiprocs=1\n#PBS -l place=scatter\n#$ -pe mpi 4\n"
 
 systems = pytest.mark.parametrize("system", SYSTEMS.values(), ids=list(SYSTEMS))
 text_lines = st.lists(st.text(st.characters(exclude_characters="\r\n")), max_size=8)
@@ -61,6 +61,11 @@ ORACLES = {
     "lsf": {
         "-n 128", "-R span[ptile=32]", "-W 1:00", "-P acct", "-q debug", "-gpu num=2", "-J ppo", f"-o {OUTPUT}",
     },
+    "flux": {
+        "--nodes=4", "--nslots=4", "--cores-per-slot=32", "--gpus-per-slot=2", "--time-limit=3600s", "--bank=acct",
+        "--queue=debug", "--job-name=ppo", f"--output={OUTPUT}",
+    },
+    "sge": {"-pe mpi 128", "-l h_rt=3600", "-P acct", "-q debug", "-N ppo", "-j y", f"-o {OUTPUT}"},
 }  # fmt: skip
 # What each adds although nothing was asked for.
 ALWAYS = {
@@ -69,6 +74,8 @@ ALWAYS = {
     "torque": {"-l nodes=2:ppn=64", "-j oe", f"-o {OUTPUT}"},
     "cobalt": {f"-o {OUTPUT}", f"-e {OUTPUT}.error"},
     "lsf": {f"-o {OUTPUT}"},
+    "flux": {f"--output={OUTPUT}"},
+    "sge": {"-j y", f"-o {OUTPUT}"},
 }
 
 
@@ -76,7 +83,12 @@ def paired(words: list[str]) -> set[str]:
     """{'-A acct', '--nodes=4'}: a flag of two words as one."""
     found: list[str] = []
     for word in words:
-        takes = bool(found) and "=" not in found[-1] and found[-1].startswith("-") and " " not in found[-1]
+        takes = (
+            bool(found)
+            and "=" not in found[-1]
+            and found[-1].startswith("-")
+            and found[-1].count(" ") < (2 if found[-1].startswith("-pe") else 1)
+        )
         if takes and not word.startswith("-"):
             found[-1] += f" {word}"
         else:
@@ -86,7 +98,8 @@ def paired(words: list[str]) -> set[str]:
 
 @systems
 def test_directives(system: BatchSystem) -> None:
-    wanted = {**FULL, "gpus_per_node": None, "cpus_per_node": None} if system.name == "cobalt" else FULL
+    without = {"cobalt": ("gpus_per_node", "cpus_per_node"), "sge": ("gpus_per_node",)}
+    wanted = {**FULL, **dict.fromkeys(without.get(system.name, ()))}
     assert paired(system.flags(Request(**wanted), OUTPUT, SCRIPT)) == ORACLES[system.name]
 
 
@@ -140,6 +153,10 @@ def test_the_chunk_of_pbs_is_the_scripts_own_with_what_was_asked_for(
     [
         ("pbs", "#PBS -l select=1:ncpus=2+3:ncpus=4", {"nodes": 4}, "several kinds"),
         ("pbs", "", {"gpus_per_node": 2}, "how many hosts"),
+        ("sge", "#$ -pe mpi 4", {"gpus_per_node": 2}, "that all sites share"),
+        ("sge", "#$ -pe mpi 4", {"cpus_per_node": 2}, "needs -N"),
+        ("flux", "", {"cpus_per_node": 2}, "need -N"),
+        ("sge", "#$ -cwd", {"nodes": 2}, "needs a parallel environment"),
     ],
 )
 def test_a_chunk_that_cannot_be_said(name: str, script: str, request_: dict[str, Any], what: str) -> None:
@@ -228,6 +245,8 @@ PRINTED = {
     "torque": [("123.server\n", "123.server")],
     "cobalt": [('Job routed to queue "debug".\nMemory mode set to cache quad for queue debug\n123\n', "123")],
     "lsf": [("Job <123> is submitted to queue <normal>.\n", "123")],
+    "flux": [("\u01922q\n", "106"), ("f2q\n", "106"), ("123\n", "123")],
+    "sge": [("123\n", "123"), ("123.1-10:1\n", "123"), ('Your job 123 ("x") has been submitted\n', "123")],
 }
 
 
@@ -411,10 +430,91 @@ def test_qstat_of_cobalt() -> None:
     }
 
 
+# Of Grid Engine 8.1.9, shortened: the one before the last was started again, the newest record is the first.
+QSTAT_XML = """<job_list state="running">
+      <JB_job_number>1</JB_job_number>
+      <JB_name>rayhpc</JB_name>
+      <state>Rr</state>
+    </job_list>
+    <job_list state="pending">
+      <JB_job_number>2</JB_job_number>
+      <state>qw</state>
+    </job_list>
+    <job_list><JB_job_number>3</JB_job_number><state>dr</state></job_list>
+    <job_list><JB_job_number>4</JB_job_number><state>Eqw</state></job_list>
+"""
+QACCT = """==============================================================
+jobname      rayhpc
+jobnumber    1
+failed       100 : assumedly after job
+exit_status  137                  (Killed)
+==============================================================
+jobnumber    1
+failed       25  : rescheduling
+exit_status  99
+==============================================================
+jobnumber    2
+failed       37  : qmaster enforced h_rt, h_cpu, or h_vmem limit
+exit_status  137                  (Killed)
+==============================================================
+jobnumber    3
+failed       0
+exit_status  7
+==============================================================
+jobnumber    4
+failed       0
+exit_status  0
+==============================================================
+jobnumber    5
+failed       26  : opening input/output file
+exit_status  0
+Total System Usage
+    WALLCLOCK         UTIME
+"""
+
+
+def test_flux_jobs() -> None:
+    printed = """1|SCHED||
+2|RUN||
+3|INACTIVE|COMPLETED|0
+4|INACTIVE|FAILED|7
+5|INACTIVE|CANCELED|-15
+6|INACTIVE|TIMEOUT|-14
+7|INACTIVE|CANCELED|
+8|ODD||
+"""
+    assert flux.read_jobs("a banner\n" + printed) == {
+        "1": JobState(State.PENDING, "SCHED"),
+        "2": JobState(State.RUNNING, "RUN"),
+        "3": JobState(State.COMPLETED, "COMPLETED", 0),
+        "4": JobState(State.FAILED, "FAILED", 7),
+        "5": JobState(State.CANCELLED, "CANCELED", 143),
+        "6": JobState(State.TIMEOUT, "TIMEOUT", 142),
+        "7": JobState(State.CANCELLED, "CANCELED"),
+        "8": JobState(State.UNKNOWN, "ODD"),
+    }
+
+
+def test_qstat_and_qacct_of_grid_engine() -> None:
+    assert sge.read_qstat(QSTAT_XML) == {
+        "1": JobState(State.RUNNING, "Rr"),
+        "2": JobState(State.PENDING, "qw"),
+        "3": JobState(State.RUNNING, "dr"),
+        "4": JobState(State.PENDING, "Eqw"),
+    }
+    assert sge.read_qacct(QACCT) == {
+        "1": JobState(State.CANCELLED, "100", 137, "assumedly after job"),
+        "2": JobState(State.TIMEOUT, "37", 137, "qmaster enforced h_rt, h_cpu, or h_vmem limit"),
+        "3": JobState(State.FAILED, "0", 7),
+        "4": JobState(State.COMPLETED, "0", 0),
+        "5": JobState(State.FAILED, "26", None, "opening input/output file"),
+    }
+
+
 queries = pytest.mark.parametrize(
     "read", [query.read for system in SYSTEMS.values() for query in system.queries], ids=str
 )
-RECORDED = (SQUEUE, QSTAT, "1|DONE|-|-\n", "123 running\n", "1|COMPLETED|0:0\n")
+RECORDED = (SQUEUE, QSTAT, QSTAT_XML, QACCT, "1|DONE|-|-\n", "123 running\n", "1|COMPLETED|0:0\n")
 
 
 @queries
@@ -482,6 +582,20 @@ def test_the_end_of_a_job_by_bjobs(printed: str, left: int | None) -> None:
     assert lsf.parse_deadline(printed, NOW) == (None if left is None else NOW + left)
 
 
+@pytest.mark.parametrize("start", ["1795258000", "1795258000000", "2026-11-21T10:46:40"])
+def test_the_end_of_a_job_of_grid_engine(start: str) -> None:
+    began = local("2026-11-21 10:46:40") if "T" in start else 1795258000.0
+    limit = "<CE_name>h_rt</CE_name>\n<CE_stringval>600</CE_stringval>\n<CE_doubleval>600.000000</CE_doubleval>"
+    printed = f"{limit}<JAT_start_time>{start}</JAT_start_time>"
+    assert sge.parse_deadline(printed, NOW) == began + 600
+    assert sge.parse_deadline(printed.replace("h_rt", "h_vmem"), NOW) is None
+
+
+@pytest.mark.parametrize(("printed", "left"), [("3542\n", 3542), ("4294967295\n", math.inf), ("0\n", 0), ("", None)])
+def test_the_end_of_a_job_by_flux(printed: str, left: float | None) -> None:
+    assert flux.parse_deadline(printed, NOW) == (None if left is None else NOW + left)
+
+
 def test_the_end_of_a_job_by_cobalt() -> None:
     assert cobalt.parse_deadline("JobID  TimeRemaining\n======\n12 00:10:00\n", NOW) == NOW + 600
     assert cobalt.parse_deadline("JobID  TimeRemaining\n======\n12 N/A\n", NOW) is None
@@ -521,6 +635,9 @@ def test_the_end_of_a_job_by_its_environment(name: str, environ: dict[str, str],
         ({"PBS_JOBID": "1.x"}, "pbs"),
         ({"COBALT_JOBID": "1", "PBS_JOBID": "1"}, "cobalt"),
         ({"LSB_JOBID": "1"}, "lsf"),
+        ({"JOB_ID": "1", "SGE_TASK_ID": "undefined"}, "sge"),
+        ({"FLUX_JOB_ID": "f1"}, "flux"),
+        ({"JOB_ID": "1"}, None),  # a name that others use too
         ({"HOME": "/"}, None),
     ],
 )
@@ -585,6 +702,14 @@ def test_a_job_that_has_its_hosts_alone_may_use_more_than_its_slots(monkeypatch:
     assert schedulers.LSF.cpus({**slots, "LSB_EXCLUSIVE": "Y"}) is None
 
 
+def test_the_slots_of_grid_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "a.site")
+    (tmp_path / "pe").write_text("a 4 main.q@a UNDEFINED\nb 2 main.q@b UNDEFINED\n")
+    assert schedulers.SGE.cpus({"PE_HOSTFILE": str(tmp_path / "pe")}) == 4
+    assert schedulers.SGE.cpus({"NHOSTS": "1", "NSLOTS": "3"}) == 3
+    assert schedulers.SGE.cpus({"NHOSTS": "2", "NSLOTS": "3"}) is None
+
+
 @pytest.mark.parametrize(
     ("exec_host", "cpus"),
     [
@@ -607,6 +732,8 @@ def test_the_hosts_of_a_job(tmp_path: Path) -> None:
     assert schedulers.PBS.hosts({"PBS_NODEFILE": str(tmp_path / "gone")}) == []
     assert schedulers.COBALT.hosts({"COBALT_NODEFILE": str(tmp_path / "nodes")}) == ["a", "b"]
     assert schedulers.LSF.hosts({"LSB_MCPU_HOSTS": "a 2 b 2"}) == ["a", "b"]
+    (tmp_path / "pe").write_text("a.site 4 main.q@a UNDEFINED\nb 2 main.q@b UNDEFINED\na.site 1 other.q@a UNDEFINED\n")
+    assert schedulers.SGE.hosts({"PE_HOSTFILE": str(tmp_path / "pe")}) == ["a", "b"]
     assert schedulers.SLURM.hosts(SIZES) == ["cn1", "cn2", "cn3", "big"]
     assert schedulers.SLURM.hosts({**het, "SLURM_JOB_NODELIST": "n1"}) == ["n1", "n2", "n3"]
 
