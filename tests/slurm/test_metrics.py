@@ -25,7 +25,7 @@ ray.init()
 gauge = Gauge("own_figure", description="the user's own")
 gauge.set(12.5)
 
-@ray.remote(num_cpus=4)
+@ray.remote(scheduling_strategy="SPREAD")
 def work():
     end = time.time() + 32
     while time.time() < end:
