@@ -23,7 +23,12 @@ from tests.unit.making import until
 def row(rank: str | None, state: int = 0, **total: float) -> SimpleNamespace:
     labels = {} if rank is None else {RANK_LABEL: rank}
     return SimpleNamespace(
-        labels=labels, resources_total=total, node_manager_address="10.0.0.1", state=state, node_id=b"\x0a"
+        labels=labels,
+        resources_total=total,
+        node_manager_address="10.0.0.1",
+        state=state,
+        node_id=b"\x0a",
+        metrics_export_port=8080,
     )
 
 
@@ -89,13 +94,13 @@ def test_before_the_first_answer_nothing_is_known(table: Open) -> None:
 def test_a_row_is_of_a_rank_or_of_a_stranger(table: Open, label: str | None, rank: int | None) -> None:
     found = table([row(label, CPU=2.0, GPU=1.0)])
     assert until(lambda: found.nodes is not None)
-    assert found.nodes == (AliveNode(rank, "10.0.0.1", 2.0, 1.0, "0a"),)
+    assert found.nodes == (AliveNode(rank, "10.0.0.1", 2.0, 1.0, "0a", 8080),)
 
 
 def test_the_dead_are_left_out_and_no_resource_is_zero(table: Open) -> None:
     found = table([row("0"), row("1", state=1, CPU=4.0)])
     assert until(lambda: found.nodes is not None)
-    assert found.nodes == (AliveNode(0, "10.0.0.1", 0.0, 0.0, "0a"),)
+    assert found.nodes == (AliveNode(0, "10.0.0.1", 0.0, 0.0, "0a", 8080),)
 
 
 def test_an_error_is_remembered_and_the_table_asked_again(table: Open) -> None:

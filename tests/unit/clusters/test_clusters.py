@@ -464,7 +464,7 @@ def test_what_is_forgotten_while_runs_register_is_only_what_is_gone(tmp_path: Pa
 def test_every_command_has_its_help() -> None:
     made = main.commands["cluster"]
     assert isinstance(made, click.Group)
-    assert list(made.commands) == ["list", "show", "address", "attach", "tunnel", "stop", "forget", "check"]
+    assert list(made.commands) == ["list", "show", "metrics", "address", "attach", "tunnel", "stop", "forget", "check"]
     for name in made.commands:
         done = cluster(name, "--help")
         assert done.exit_code == 0

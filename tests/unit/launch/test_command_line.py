@@ -55,7 +55,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "stop_timeout": ("1", 1.0),
     "logs": ("never", "never"),
 }
-FLAGS = {"one_per_host", "dashboard", "hold", "login_node", "tls", "register"}
+FLAGS = {"one_per_host", "dashboard", "metrics", "hold", "login_node", "tls", "register"}
 # What other options, and Python, and mpirun would do with these is no concern of the driver's.
 DRIVERS_OWN = ["--num-cpus", "7", "--help", "--version", "--hold", "--", "-m", "-h", "--no-such", "--logs=never", ""]
 
