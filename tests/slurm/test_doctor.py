@@ -108,7 +108,8 @@ def test_a_host_that_another_cannot_reach(check: Check, slurm_cluster: SlurmClus
 def test_a_job_that_may_not_be_requeued_and_asked_for_little(check: Check) -> None:
     """Rank 0 asks for the whole job."""
     forbid = "scontrol update JobId=$SLURM_JOB_ID Requeue=0"
-    done = check(forbid, "--mem=100", "--export=ALL,RAYHPC_REQUEUE=yes")
+    # sbatch and salloc set the memory's variable, a bare srun does not.
+    done = check(forbid, "--mem=100", "--export=ALL,RAYHPC_REQUEUE=yes,SLURM_MEM_PER_NODE=100")
     assert sorted(found for _, found, _ in told(done)) == ["job-memory", "requeue"], done.stderr
     assert {where for _, _, where in told(done)} == {"node1"}
 

@@ -17,9 +17,9 @@ from .slurm_cluster import SlurmCluster
 
 pytestmark = pytest.mark.slurm
 
-# Two tasks that keep a CPU of each host busy for three scrapes, and a figure of the user's own.
+# Two tasks that keep a CPU of each host busy, and a figure of the user's own, until the kept metrics have it.
 DRIVER = """
-import ray, subprocess, sys, time
+import json, os, ray, subprocess, sys, time
 from ray.util.metrics import Gauge
 ray.init()
 gauge = Gauge("own_figure", description="the user's own")
@@ -27,12 +27,21 @@ gauge.set(12.5)
 
 @ray.remote(scheduling_strategy="SPREAD")
 def work():
-    end = time.time() + 32
+    end = time.time() + 12
     while time.time() < end:
         pass
 
+def rayhpc(*words):
+    return subprocess.run([sys.executable, "-m", "rayhpc", *words], stdout=subprocess.PIPE, text=True)
+
 ray.get([work.remote() for _ in range(2)])
-sys.exit(subprocess.call([sys.executable, "-m", "rayhpc", "cluster", "metrics", "--grafana", "grafana"]))
+asked = ["runs", "metrics", os.environ["RAYHPC_RUN_DIR"], "--json", "--query", "ray_own_figure"]
+end = time.time() + 120
+while time.time() < end and not json.loads(rayhpc(*asked).stdout or "[]"):
+    time.sleep(2)
+shown = rayhpc("cluster", "metrics", "--grafana", "grafana")
+print(shown.stdout)
+sys.exit(shown.returncode)
 """
 
 
@@ -61,7 +70,7 @@ def test_two_runs_at_once_keep_their_own_metrics(slurm_cluster: SlurmCluster, py
         exports = " ".join(f"{key}={value}" for key, value in registry_in(place).items())
         start = f"env {exports} srun --mpi=pmi2 {python} -m rayhpc.start --metrics driver.py"
         jobs[name] = slurm_cluster.sbatch("-N2", "--ntasks-per-node=1", "--cpus-per-task=4", "--wrap", start, cwd=place)
-    ends = {name: job.wait(180) for name, job in jobs.items()}
+    ends = {name: job.wait(240) for name, job in jobs.items()}
     for name, end in ends.items():
         assert end.exit_code == 0, end.output
         (run,) = (path.resolve() for path in (tmp_path / name / "rayhpc-runs").iterdir() if path.name[:2] == "20")
@@ -76,7 +85,7 @@ def kept_by(python: str, run: Path, job: str, output: str) -> None:
     series = asked(python, run, "sum by (run, host, job) (ray_node_cpu_count)")
     assert sorted(found["labels"]["host"] for found in series) == hosts
     assert {(found["labels"]["run"], found["labels"]["job"]) for found in series} == {(run.name, job)}
-    assert [found["value"] for found in asked(python, run, "max(ray_own_figure)")] == [12.5]
+    assert [found["value"] for found in asked(python, run, "max(max_over_time(ray_own_figure[1h]))")] == [12.5]
     figures = json.loads((run / "outcome.json").read_text())["metrics"]
     assert sorted(figures["peak_memory"]) == hosts
     assert 0 < figures["cpu_hours_used"] <= figures["cpu_hours_granted"]
