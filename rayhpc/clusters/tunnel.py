@@ -9,6 +9,7 @@ from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration
 from rayhpc.model import ClusterEntry
 
 DASHBOARD, PROMETHEUS, GRAFANA = 8265, 9090, 3000
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ def plan_tunnel(entry: ClusterEntry, via: str, extra: Sequence[tuple[str, int]] 
     dashboard = [("dashboard", DASHBOARD, f"{host}:{port}")] if entry.dashboard else []
     collected = [("Prometheus", PROMETHEUS, entry.metrics.removeprefix("http://"))] if entry.metrics else []
     taken = {number for _, number, _ in collected}
-    others = [(name, number, f"{host}:{number}") for name, number in extra if number not in taken]
+    there = LOOPBACK if collected else host
+    others = [(name, number, f"{there}:{number}") for name, number in extra if number not in taken]
     ways = [*dashboard, *collected, *others]
     if not ways:
         raise configuration(
@@ -40,7 +42,7 @@ def plan_tunnel(entry: ClusterEntry, via: str, extra: Sequence[tuple[str, int]] 
             next_step="start it with --dashboard or --metrics; --prometheus and --grafana forward these ports alone",
         )
     forwards = [word for _, number, target in ways for word in ("-L", f"{number}:{target}")]
-    # The run's own Prometheus listens on loopback: the tunnel ends on the head's host.
+    # The run's own Prometheus, and a Grafana beside it, listen on loopback: the tunnel ends on the head's host.
     hops = ("-J", via, entry.host) if collected else (via,)
     argv = ("ssh", "-N", "-o", "ExitOnForwardFailure=yes", *forwards, *hops)
     return Tunnel(argv, tuple((name, f"http://localhost:{number}") for name, number, _ in ways))

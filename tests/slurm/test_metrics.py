@@ -1,4 +1,4 @@
-"""Metrics of two runs at once, each on two hosts: a real Prometheus beside each head, and what it keeps."""
+"""Metrics of two runs at once on the same two hosts: a real Prometheus beside each head, and what it keeps."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from .slurm_cluster import SlurmCluster
 
 pytestmark = pytest.mark.slurm
 
+_SAME_HOSTS = ("-pshared", "-wnode1,node2", "-N2", "--ntasks-per-node=1")
 # Two tasks that keep a CPU of each host busy, and a figure of the user's own, until the kept metrics have it.
 DRIVER = """
 import json, os, ray, subprocess, sys, time
@@ -69,7 +70,7 @@ def test_two_runs_at_once_keep_their_own_metrics(slurm_cluster: SlurmCluster, py
         (place / "driver.py").write_text(DRIVER)
         exports = " ".join(f"{key}={value}" for key, value in registry_in(place).items())
         start = f"env {exports} srun --mpi=pmi2 {python} -m rayhpc.start --metrics driver.py"
-        jobs[name] = slurm_cluster.sbatch("-N2", "--ntasks-per-node=1", "--cpus-per-task=4", "--wrap", start, cwd=place)
+        jobs[name] = slurm_cluster.sbatch(*_SAME_HOSTS, "--cpus-per-task=2", "--wrap", start, cwd=place)
     ends = {name: job.wait(240) for name, job in jobs.items()}
     for name, end in ends.items():
         assert end.exit_code == 0, end.output

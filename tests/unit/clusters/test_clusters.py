@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -282,6 +283,16 @@ def test_tunnel_prints_a_command() -> None:
     assert "  dashboard: http://localhost:8265\n" in done.stderr
     assert f"cat {registry.token_file(made)}" in done.stderr
     assert "s3cret" not in done.output
+
+
+def test_tunnel_to_the_metrics_ends_on_the_heads_host() -> None:
+    """Its Prometheus, and a Grafana beside it, listen there on loopback."""
+    made = entry(dashboard="http://10.0.0.1:8265", metrics="http://127.0.0.1:4711")
+    plan = tunnel.plan_tunnel(made, "login1", [("Prometheus", 9090), ("Grafana", 3000)])
+    forwards = [word for before, word in itertools.pairwise(plan.argv) if before == "-L"]
+    assert forwards == ["8265:10.0.0.1:8265", "9090:127.0.0.1:4711", "3000:127.0.0.1:3000"]
+    assert plan.argv[-3:] == ("-J", "login1", made.host)
+    assert [name for name, _ in plan.pages] == ["dashboard", "Prometheus", "Grafana"]
 
 
 def test_tunnel_to_what_watches_the_cluster() -> None:
