@@ -67,6 +67,8 @@ def main(arguments: list[str]) -> None:
     """Listen, wait where that is wanted, and become the program; nothing once the raylet is gone."""
     options = dict(word.split("=", 1) for word in arguments if "=" in word)
     if "--runtime-env-agent-port" not in options:
+        # The dashboard's own processes begin with `python -c`, which imports from the working directory, the user's.
+        os.chdir("/")
         become(arguments, listen(options["--host"], int(options["--port"])))
         return
     listener = listen(options["--node-ip-address"], int(options["--runtime-env-agent-port"]))

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.test_main_job import _daemon as daemon
-from tests.faults.odd import shadow
 from tests.launch import REPOSITORY, Job, Jobs, Mpi, registry_in, until
 
 pytestmark = pytest.mark.cluster
@@ -44,26 +43,22 @@ def environment_of(mpi: Mpi, state: dict[str, str]) -> dict[str, str]:
     return env
 
 
-def command_of(mpi: Mpi, state: dict[str, str], here: Path | None = None) -> Command:
-    """`rayhpc …` with this registry, in this working directory."""
+def command_of(mpi: Mpi, state: dict[str, str]) -> Command:
+    """`rayhpc …` with this registry."""
     env = environment_of(mpi, state)
 
     def run(*words: str | Path, **more: str) -> Done:
         argv = [mpi.python, "-m", "rayhpc", *map(str, words)]
         own = {**env, **more}
-        return subprocess.run(argv, cwd=here, env=own, capture_output=True, text=True, timeout=300, check=False)
+        return subprocess.run(argv, env=own, capture_output=True, text=True, timeout=300, check=False)
 
     return run
 
 
 @pytest.mark.timeout(900)
 def test_a_cluster_is_checked(jobs_with_dashboard: Jobs, tmp_path: Path) -> None:
-    """In a working directory with modules of the user that have names of others: no process of ours reads them."""
     state = registry_in(tmp_path)
-    here = jobs_with_dashboard.directory / "job"
-    here.mkdir()
-    shadow(here)
-    rayhpc = command_of(jobs_with_dashboard.mpi, state, here)
+    rayhpc = command_of(jobs_with_dashboard.mpi, state)
     held = jobs_with_dashboard.start(*HOLD, ranks=2, env=state)
     held.until("holding the cluster", 300)
     all_is_well(rayhpc, held)
