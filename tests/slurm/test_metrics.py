@@ -18,7 +18,7 @@ from .slurm_cluster import SlurmCluster
 pytestmark = pytest.mark.slurm
 
 _SAME_HOSTS = ("-pshared", "-wnode1,node2", "-N2", "--ntasks-per-node=1")
-# Two tasks that keep a CPU of each host busy, and a figure of the user's own, until the kept metrics have it.
+# Two tasks that keep a CPU of each host busy, and a figure of the user's own, until the kept metrics have both.
 DRIVER = """
 import json, os, ray, subprocess, sys, time
 from ray.util.metrics import Gauge
@@ -28,15 +28,16 @@ gauge.set(12.5)
 
 @ray.remote(scheduling_strategy="SPREAD")
 def work():
-    end = time.time() + 12
+    end = time.time() + 120
     while time.time() < end:
         pass
 
 def rayhpc(*words):
     return subprocess.run([sys.executable, "-m", "rayhpc", *words], stdout=subprocess.PIPE, text=True)
 
-ray.get([work.remote() for _ in range(2)])
-asked = ["runs", "metrics", os.environ["RAYHPC_RUN_DIR"], "--json", "--query", "ray_own_figure"]
+tasks = [work.remote() for _ in range(2)]
+query = "ray_own_figure and on() sum(ray_component_cpu_percentage) > 10"
+asked = ["runs", "metrics", os.environ["RAYHPC_RUN_DIR"], "--json", "--query", query]
 end = time.time() + 120
 while time.time() < end and not json.loads(rayhpc(*asked).stdout or "[]"):
     time.sleep(2)
