@@ -1,4 +1,4 @@
-"""Stage 4b on rank 0: with --metrics, a Prometheus beside the head that scrapes the nodes of the node table.
+"""On rank 0, once the cluster is up: with --metrics, a Prometheus that scrapes the nodes of the node table.
 
 A Prometheus that cannot be started, or ends, ends no run: a warning says so.
 """
@@ -6,7 +6,6 @@ A Prometheus that cannot be started, or ends, ends no run: a warning says so.
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,19 +13,16 @@ from typing import Any
 
 from rayhpc import paths
 from rayhpc.bootstrap.run_context import RunContext
-from rayhpc.host import network
+from rayhpc.errors import RayhpcError
 from rayhpc.messages import Milestone
 from rayhpc.metrics import figures, prometheus, questions
 from rayhpc.metrics.prometheus import Target
 from rayhpc.model import HEAD_RANK, AliveNode, ClusterSpec, Outcome
-from rayhpc.processes.children import Child, Order, until_gone
-from rayhpc.processes.environment import scrubbed
-from rayhpc.processes.keeper_process import Keeping
+from rayhpc.processes.children import Child, until_gone
 from rayhpc.records.run_directory import last_lines
 
-# It writes to disk what it has in memory: a fraction of a second, more on a file system that is slow.
-_LADDER = ((int(signal.SIGTERM), 10.0),)
-_GONE_SECONDS = 12.0
+# For each question at the end of the run, when the scheduler's patience counts.
+_ANSWER_SECONDS = 2.0
 # Between the choice of a free port and its use, another program may take it.
 _STARTS = 3
 _TAKEN = "address already in use"
@@ -63,8 +59,8 @@ class Metrics:
             prometheus.write_files(self._directory, self._token, scrape=True)
             self.follow(alive)
             self._start()
-        except OSError as error:
-            self._warn(f"no metrics: {error.filename or self._directory}: {error.strerror}")
+        except (OSError, RayhpcError) as error:
+            self._warn(f"no metrics: {self._directory}: {error}")
         return None
 
     def follow(self, alive: Sequence[AliveNode]) -> None:
@@ -88,8 +84,8 @@ class Metrics:
         found = self._figures(self._spec)
         self._context.watch.forget(self._child)
         self._child.end()
-        if until_gone([self._child], _GONE_SECONDS):
-            self._warn(f"keeper {self._child.keeper_pid} of Prometheus has not ended within {_GONE_SECONDS:g} s")
+        if until_gone([self._child], prometheus.GONE_SECONDS):
+            self._warn(f"keeper {self._child.keeper_pid} of Prometheus has not ended")
         if words := figures.in_words(found):
             self._context.console.line(words)
         return found
@@ -97,35 +93,29 @@ class Metrics:
     def _figures(self, spec: ClusterSpec) -> dict[str, Any]:
         cpus = sum(node.cpus for node in spec.nodes)
         try:
-            server = questions.Prometheus(self.url, self._token)
+            server = questions.Prometheus(self.url, self._token, _ANSWER_SECONDS)
             return figures.of_run(server, cpus, self._began, time.time())
-        except OSError as error:
-            self._warn(f"no figures of the metrics: Prometheus does not answer: {error}; {self._log_says()}")
+        except (OSError, ValueError, RayhpcError) as error:  # it is ended all the same, and so is the run
+            self._warn(f"no figures of the metrics: {error}; {self._log_says()}")
             return {}
 
     def _start(self) -> None:
         self._starts += 1
-        port = network.free_port(prometheus.LOOPBACK)
-        self.url = f"http://{prometheus.LOOPBACK}:{port}"
-        descriptor = prometheus.open_log(self._directory)
-        try:
-            child = Child(Keeping("metrics", descriptor, descriptor))
-        finally:
-            os.close(descriptor)
-        argv = prometheus.command(self._binary, self._directory, port)
-        child.run(Order(argv, scrubbed(os.environ), _LADDER, _LADDER))
+        child, self.url = prometheus.begin(self._binary, self._directory)
         self._child = child
         self._context.watch.add(child, self._ended)
 
     def _ended(self, child: Child) -> Milestone:
         """What is told of a Prometheus that ended by itself: it is started again where its port was taken."""
+        self._child = None
+        how = child.failed[1] if child.failed else f"it ended with {child.code}"
+        warning = f"no metrics from here on: Prometheus: {how}; {self._log_says()}"
         if self._starts < _STARTS and _TAKEN in self._log_says():
-            self._start()
-            warning = f"the port of Prometheus was taken: it is at {self.url} now"
-        else:
-            self._child = None
-            how = child.failed[1] if child.failed else f"it ended with {child.code}"
-            warning = f"no metrics from here on: Prometheus: {how}; {self._log_says()}"
+            try:
+                self._start()
+                warning = f"the port of Prometheus was taken: it is at {self.url} now"
+            except (OSError, RayhpcError) as error:
+                warning = f"{warning}; {error}"
         return Milestone(HEAD_RANK, self._host, "metrics", time.time(), warning)
 
     def _log_says(self) -> str:

@@ -7,14 +7,15 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
-from rayhpc.errors import RayhpcError
+from rayhpc.errors import RayhpcError, configuration
 from rayhpc.options import Options
 from rayhpc.processes.environment import MARKER
-from rayhpc.records.run_directory import plain
+from rayhpc.records.run_directory import plain, write_whole
 
 _INTERRUPTED = 130
 _LEAST_WIDTH = 100
@@ -99,3 +100,12 @@ class WithCommand(click.Command):
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         """The usage, with the user's words."""
         return [*super().collect_usage_pieces(ctx), "[-- COMMAND...]"]
+
+def save(file: Path, content: bytes) -> None:
+    """Write a picture; raises RayhpcError where it cannot be written."""
+    try:
+        write_whole(file, content)
+    except OSError as error:
+        raise configuration(
+            f"{file} cannot be written: {error.strerror}", next_step="name another place with --output"
+        ) from error

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import click
 
-from rayhpc.cli.base import JSON_OPTION, RUN_DIR, json_text, print_table, tell
+from rayhpc.cli.base import JSON_OPTION, RUN_DIR, json_text, print_table, save, tell
 from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration, counted
 from rayhpc.metrics import grafana, kept, picture
 from rayhpc.metrics.prometheus import USER
 from rayhpc.metrics.questions import Prometheus, Series
-from rayhpc.metrics.span import span
-from rayhpc.records import registry, run_directory
+from rayhpc.records import registry
 from rayhpc.records import runs as recorded
 
 _PICTURE = "metrics.png"
@@ -32,7 +31,7 @@ def run_metrics(run: str, output: Path | None, query: str, as_json: bool, run_di
         step = "rayhpc runs metrics --query 'max by (host) (ray_node_mem_used)' --json"
         raise RayhpcError(Fault("--json wants a question", ExitCode.USAGE, next_step=step))
     meant = recorded.find(run_dir, run)
-    begin, end = span(meant)
+    begin, end = recorded.span(meant)
     with kept.served(meant) as server:
         if query:
             _answer(server, query, end, as_json)
@@ -40,7 +39,7 @@ def run_metrics(run: str, output: Path | None, query: str, as_json: bool, run_di
         title = f"run {meant.id}, {counted(meant.nodes, 'node')} on {counted(meant.hosts, 'host')}"
         content = picture.draw(server, begin, end, title)
     file = output or Path(meant.directory, _PICTURE)
-    _save(file, content)
+    save(file, content)
     click.echo(file)
     tell(f"  from elsewhere: scp {shlex.quote(f'{socket.gethostname()}:{file.absolute()}')} .")
 
@@ -74,12 +73,3 @@ def cluster_metrics(cluster_id: str, folder: Path | None) -> None:
     if folder is not None:
         grafana.write(folder, entry.metrics, token.read_text().strip())
         tell(f"  on {entry.host}, with a Grafana: {shlex.join(grafana.command(folder))}")
-
-
-def _save(file: Path, content: bytes) -> None:
-    try:
-        run_directory.write_whole(file, content)
-    except OSError as error:
-        raise configuration(
-            f"{file} cannot be written: {error.strerror}", next_step="name another place with --output"
-        ) from error

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import click
 
-from rayhpc.cli.base import JSON_OPTION, RUN_DIR, Told, clipped, json_text, print_table, printable, tell
+from rayhpc.cli.base import JSON_OPTION, RUN_DIR, Told, clipped, json_text, print_table, printable, save, tell
 from rayhpc.cli.metrics import run_metrics
 from rayhpc.cli.run_lines import run_lines
-from rayhpc.errors import configuration, counted
-from rayhpc.records import plots, run_directory, timeline
+from rayhpc.errors import counted
+from rayhpc.records import plots, timeline
 from rayhpc.records import runs as recorded
 from rayhpc.records.runs import Run
 
@@ -72,7 +72,7 @@ def plot_run(run: str, output: Path | None, run_dir: str) -> None:
     """Draw what each rank did when, from events.jsonl."""
     meant = recorded.find(run_dir, run)
     file = output or Path(meant.directory, _PICTURE)
-    _save(file, picture(meant))
+    save(file, picture(meant))
     click.echo(file)
     tell(f"  from elsewhere: scp {shlex.quote(f'{socket.gethostname()}:{file.absolute()}')} .")
 
@@ -82,12 +82,3 @@ def picture(run: Run) -> bytes:
     events = recorded.events(run)
     hosts = {int(event["rank"]): str(event["host"]) for event in events}
     return plots.draw_timeline(timeline.spans(events), hosts, f"run {run.id}, {counted(run.nodes, 'node')}")
-
-
-def _save(file: Path, content: bytes) -> None:
-    try:
-        run_directory.write_whole(file, content)
-    except OSError as error:
-        raise configuration(
-            f"{file} cannot be written: {error.strerror}", next_step="name another place with --output"
-        ) from error

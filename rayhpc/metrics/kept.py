@@ -6,7 +6,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,16 +13,14 @@ from pathlib import Path
 
 from rayhpc import paths
 from rayhpc.errors import configuration
-from rayhpc.host.network import free_port
 from rayhpc.metrics import prometheus
 from rayhpc.metrics.questions import Prometheus
-from rayhpc.processes.environment import scrubbed
+from rayhpc.processes.children import Child, until_gone
 from rayhpc.records.run_directory import last_lines
 from rayhpc.records.runs import Run
 
 # It reads its log of what was not yet packed: a second for each hour of 100 nodes.
 _READY_SECONDS = 120.0
-_END_SECONDS = 10.0
 _POLL_SECONDS = 0.05
 
 
@@ -52,34 +49,24 @@ def _copy(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def _started(binary: str, directory: Path, password: str) -> Iterator[Prometheus]:
-    port = free_port(prometheus.LOOPBACK)
-    descriptor = prometheus.open_log(directory)
-    argv = prometheus.command(binary, directory, port)
+    """A server under a keeper, which ends it and removes its directory if this process is killed."""
+    child, url = prometheus.begin(binary, directory)
+    child.answer_for(str(directory.parent))
     try:
-        process = subprocess.Popen(
-            argv, env=scrubbed(os.environ), stdin=subprocess.DEVNULL, stdout=descriptor, stderr=descriptor
-        )
-    finally:
-        os.close(descriptor)
-    try:
-        server = Prometheus(f"http://{prometheus.LOOPBACK}:{port}", password)
-        _wait(process, server, prometheus.log(directory))
+        server = Prometheus(url, password)
+        _wait(child, server, prometheus.log(directory))
         yield server
     finally:
-        process.terminate()
-        try:
-            process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        child.end()
+        until_gone([child], prometheus.GONE_SECONDS)
 
 
-def _wait(process: subprocess.Popen[bytes], server: Prometheus, log: Path) -> None:
+def _wait(child: Child, server: Prometheus, log: Path) -> None:
     """Return once the server answers; raises RayhpcError where it ends before, or has not in time."""
     end = time.monotonic() + _READY_SECONDS
     while not server.ready():
-        if process.poll() is not None or time.monotonic() > end:
-            what = "does not answer" if process.returncode is None else f"has ended with {process.returncode}"
+        if child.poll() or time.monotonic() > end:
+            what = "does not answer" if child.code is None else f"has ended with {child.code}"
             step = f"try it by hand: {prometheus.VARIABLE}=… names another binary"
             raise configuration(f"Prometheus {what}", *last_lines(log, 5), next_step=step)
         time.sleep(_POLL_SECONDS)

@@ -10,6 +10,7 @@ from typing import Any
 
 from rayhpc.errors import configuration
 from rayhpc.metrics.questions import Prometheus, Series
+from rayhpc.records import plots
 
 # More hosts than these are shown as bands.
 MOST_HOSTS = 16
@@ -53,7 +54,7 @@ def draw(prometheus: Prometheus, begin: float, end: float, title: str) -> bytes:
             "this run has kept metrics files, but no samples", "the first ones come some 10 s after its start",
             next_step="targets.json and prometheus.log beside them say whom it asked",
         )  # fmt: skip
-    pyplot = _pyplot()
+    pyplot = plots.pyplot("pip install 'rayhpc[metrics]', or ask for --query PROMQL")
     hosts = sorted({host for _, found in columns for host in found})
     rows: Sequence[str | None] = hosts if len(hosts) <= MOST_HOSTS else [None]
     figure, panels = pyplot.subplots(
@@ -124,17 +125,3 @@ def _label(first: Any, last: Any, measure: Measure, found: Mapping[str, Samples]
     first.set_title(measure.title, fontsize=10)
     first.set_ylim(0, measure.top or max(1.05 * most, 0.01))
     last.set_xlabel("minutes", fontsize=9)
-
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib as mpl
-    except ImportError as error:
-        raise configuration(
-            "pictures need matplotlib, which is not installed here", str(error),
-            next_step="pip install 'rayhpc[metrics]', or ask for --query PROMQL",
-        ) from error  # fmt: skip
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot

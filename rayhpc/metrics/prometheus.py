@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rayhpc.errors import configuration
+from rayhpc.host.network import free_port
+from rayhpc.processes.children import Child, Order
+from rayhpc.processes.environment import scrubbed
+from rayhpc.processes.keeper_process import Keeping
 from rayhpc.records.run_directory import write_whole
 
 # Another binary than the one on PATH.
@@ -18,6 +23,9 @@ LOOPBACK = "127.0.0.1"
 USER = "rayhpc"
 SCRAPE_SECONDS = 10
 _DATA, _TARGETS, _LOG = "data", "targets.json", "prometheus.log"
+# It writes to disk what it has in memory: a fraction of a second, more on a file system that is slow.
+_LADDER = ((int(signal.SIGTERM), 5.0),)
+GONE_SECONDS = 6.0
 # Of 2^4: the password is random, and 256 bits long.
 _BCRYPT_ROUNDS = 4
 _SCRAPING = f"""\
@@ -91,14 +99,24 @@ def command(binary: str, directory: Path, port: int) -> list[str]:
     ]
 
 
+def begin(binary: str, directory: Path) -> tuple[Child, str]:
+    """A server of the files in this directory, under a keeper, and its URL; raises OSError or RayhpcError.
+
+    It does not answer yet. On end(), or when this process goes, it writes to disk what it has in memory.
+    """
+    port = free_port(LOOPBACK)
+    descriptor = os.open(log(directory), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        child = Child(Keeping("metrics", descriptor, descriptor))
+    finally:
+        os.close(descriptor)
+    child.run(Order(command(binary, directory, port), scrubbed(os.environ), _LADDER, _LADDER))
+    return child, f"http://{LOOPBACK}:{port}"
+
+
 def data(directory: Path) -> Path:
     """Where the series lie."""
     return directory / _DATA
-
-
-def open_log(directory: Path) -> int:
-    """A descriptor of the log of the server; raises OSError."""
-    return os.open(log(directory), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
 
 def log(directory: Path) -> Path:

@@ -33,10 +33,14 @@ class Series:
 
 @dataclass(frozen=True)
 class Prometheus:
-    """A server that is asked. Every question raises OSError where it does not answer, RayhpcError for bad PromQL."""
+    """A server that is asked, and has so many seconds for each answer.
+
+    Every question raises OSError where it does not answer, RayhpcError for bad PromQL.
+    """
 
     url: str
     password: str = field(repr=False)
+    seconds: float = _SECONDS
 
     def ready(self) -> bool:
         """Whether it answers questions by now."""
@@ -62,7 +66,7 @@ class Prometheus:
         request = urllib.request.Request(f"{self.url}{path}", body, {"Authorization": f"Basic {pair}"})
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(request, timeout=_SECONDS) as answer:
+            with opener.open(request, timeout=self.seconds) as answer:
                 return bytes(answer.read())
         except urllib.error.HTTPError as error:
             if error.code not in _BAD_QUERY:

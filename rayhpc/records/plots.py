@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -35,10 +36,10 @@ def draw_timeline(found: Sequence[Span], hosts: Mapping[int, str], title: str) -
 
     Long whiles in which nothing changes are left out.
     """
-    pyplot = _pyplot()
+    drawing = pyplot("pip install 'rayhpc[rllib]', or plot where it is installed: the run directory is enough")
     shown = timeline.windows(found)
     widths = [end - begin for begin, end in shown]
-    figure, panels = pyplot.subplots(
+    figure, panels = drawing.subplots(
         1, len(shown), figsize=(_WIDTH, _FRAME + _height(len(hosts))), sharey=True, squeeze=False,
         width_ratios=widths, layout="constrained",
     )  # fmt: skip
@@ -53,21 +54,20 @@ def draw_timeline(found: Sequence[Span], hosts: Mapping[int, str], title: str) -
         figure.savefig(picture, dpi=130, format="png")
         return picture.getvalue()
     finally:
-        pyplot.close(figure)
+        drawing.close(figure)
 
 
-def _pyplot() -> Any:
+def pyplot(next_step: str) -> Any:
+    """matplotlib, for files alone; raises RayhpcError without it."""
     try:
         import matplotlib
     except ImportError as error:
         raise configuration(
             "pictures need matplotlib, which is not installed here", str(error),
-            next_step="pip install 'rayhpc[rllib]', or plot where it is installed: the run directory is enough",
+            next_step=next_step,
         ) from error  # fmt: skip
     matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
+    return importlib.import_module("matplotlib.pyplot")
 
 
 def _height(rows: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,12 @@ def events(run: Run) -> list[dict[str, Any]]:
     if not found:
         raise configuration(f"{file} has no event yet", next_step="wait until the ranks have agreed")
     return found
+
+
+def span(run: Run) -> tuple[float, float]:
+    """Unix seconds of the run's first and last event, of now while it goes on; raises RayhpcError without any."""
+    moments = [float(event["at"]) for event in events(run)]
+    return min(moments), max(moments) if run.code is not None else time.time()
 
 
 def _object(file: Path) -> dict[str, Any]:

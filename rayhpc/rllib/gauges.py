@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from rayhpc import driver_api
 from rayhpc.rllib.metrics import Row
 from rayhpc.rllib.training import Training, Watcher
 
@@ -23,8 +22,8 @@ _GAUGES = {
 
 def watchers() -> list[Watcher]:
     """One that tells Ray of each iteration; none outside of a run with --metrics. Wants ray.init() before."""
-    run_dir = os.environ.get("RAYHPC_RUN_DIR", "")
-    if not run_dir or not Path(run_dir, _METRICS).is_dir():
+    run_dir = driver_api.run_dir()
+    if run_dir is None or not (run_dir / _METRICS).is_dir():
         return []
     from ray.util.metrics import Gauge
 

@@ -30,7 +30,7 @@ LAYERS = (
     "__main__",
 )
 # The stages of a run, none of which knows another: lead and follow put them into an order.
-STAGES = "resources plan node readiness driver supervise teardown"
+STAGES = "resources plan node readiness metrics driver supervise teardown"
 # Each outside dependency and who may import it.
 OWNERS = {
     "mpi4py": "ranks.mpi",
@@ -46,7 +46,7 @@ OWNERS = {
     "PIL": "lab.view",
     "imageio_ffmpeg": "lab.view",
     "bcrypt": "metrics.prometheus",
-    "matplotlib": "records.plots metrics.picture sweep.plots rllib.learning_curve",
+    "matplotlib": "records.plots sweep.plots rllib.learning_curve",
     "gymnasium": "rllib.environments lab.*",
     "optuna": "sweep.search sweep.plots",
     "scipy": "rllib.evaluations",
@@ -68,7 +68,8 @@ FENCES = {
     "lab.*": "rayhpc errors units user_input* rllib* sweep* lab*",
     "jobs.*": "rayhpc errors units model user_input* records.registry records.ids records.lock jobs*",
     "kube.*": "rayhpc user_input* errors paths units model records.registry host.network jobs* kube*",
-    "metrics.*": "rayhpc errors paths model host.network processes.environment records* inside_ray.* metrics*",
+    "metrics.*": "rayhpc errors paths model host.network processes.environment processes.children "
+    "processes.keeper_process records* inside_ray.* metrics*",
     "clusters.*": "rayhpc errors paths units model schedulers* records.registry host.network "
     "processes.environment processes.keeper jobs* clusters*",
 }

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import stat
 import subprocess
+import sys
 import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +20,8 @@ from rayhpc.errors import RayhpcError
 from rayhpc.metrics import figures, grafana, kept, picture, prometheus, questions
 from rayhpc.metrics.prometheus import Target
 from rayhpc.metrics.questions import Prometheus
-from rayhpc.metrics.span import span
-from rayhpc.records.runs import Run
-from tests.launch import skip
+from rayhpc.records.runs import Run, span
+from tests.launch import REPOSITORY, skip, until
 
 BEGIN, MINUTES, HOSTS = 1_790_000_000, 10, 20
 END = BEGIN + 60 * MINUTES
@@ -138,6 +139,22 @@ def test_the_kept_metrics_stay_as_they_are(run: Run) -> None:
     with kept.served(run) as served:
         assert served.at("count(ray_node_mem_used)", END)[0].last == HOSTS
     assert sorted(str(path) for path in data.rglob("*")) == before
+
+
+def test_a_command_that_is_killed_leaves_no_server(run: Run, tmp_path: Path) -> None:
+    program = "import signal, sys; from rayhpc.metrics import kept; from rayhpc.records import runs\n"
+    program += f"run = runs.Run({run.directory!r}, '', 1, 1, 0, '')\n"
+    program += "with kept.served(run) as server:\n    print(server.url, flush=True)\n    signal.pause()\n"
+    words = [sys.executable, "-c", program]
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(words, cwd=REPOSITORY, env=env, stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None
+        url = command.stdout.readline().strip()
+        command.kill()
+    port = int(url.rpartition(":")[2])
+    with socket.socket() as trial:
+        assert until(lambda: trial.connect_ex(("127.0.0.1", port)) != 0, 10)
+    assert until(lambda: not list(tmp_path.iterdir()), 10)
 
 
 def test_a_run_without_metrics_says_so(tmp_path: Path) -> None:
