@@ -18,6 +18,7 @@ from rayhpc.options import Options
 from rayhpc.records.ids import new_id
 from rayhpc.schedulers import commands
 from rayhpc.schedulers.facts import BatchSystem, Request
+from rayhpc.user_input import missing_driver
 from rayhpc.user_input.secret_names import masked, secrets_among, secrets_in, shown_words
 
 # Options of the bootstrap that belong to one run or are said in another way.
@@ -139,7 +140,8 @@ def doubts(command: Sequence[str]) -> list[str]:
     """What looks wrong and cannot be known: the job may see files that the login node does not."""
     first = command[0]
     if first.endswith(".py") and not os.access(first, os.R_OK):
-        return [f"{first} cannot be read from {Path.cwd()}, where the job starts"]
+        meant = missing_driver.file(first).fault.next_step
+        return [f"{first} cannot be read from {Path.cwd()}, where the job starts: {meant}"]
     if shown_words(command, os.environ) != tuple(command):
         return ["there is a secret among the driver's words: everybody on its host sees them (ps). Export it instead"]
     return []

@@ -17,13 +17,13 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
-from rayhpc.bootstrap import missing_driver
 from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration
 from rayhpc.messages import DriverEnded, RankFailed
 from rayhpc.model import HEAD_RANK, Assignment, ClusterSpec
 from rayhpc.processes import environment
 from rayhpc.processes.children import Child, Order
 from rayhpc.processes.keeper_process import Keeping
+from rayhpc.user_input import missing_driver
 
 # What an ending driver may leave behind gets SIGTERM and this long.
 _LINGER_SECONDS = 0.5

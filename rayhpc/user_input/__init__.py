@@ -1,1 +1,1 @@
-"""What users hand in, looked at before it is used: their files, and the names by which their secrets are known."""
+"""What users hand in: their files, a driver that is not there, which of their variables are secrets."""

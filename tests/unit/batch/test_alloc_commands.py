@@ -96,6 +96,12 @@ def test_a_dry_run_shows_all_and_does_nothing(login: Login) -> None:
     assert "WARNING: train.py cannot be read" in done.stderr
 
 
+def test_a_misspelt_driver_is_told_which_one_was_meant(login: Login) -> None:
+    Path("hello.py").touch()
+    done = login.submit("slurm", "--dry-run", driver=["helo.py"])
+    assert f"helo.py cannot be read from {Path.cwd()}, where the job starts: did you mean hello.py?" in done.stderr
+
+
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_hostile_words_reach_the_driver_on_every_scheduler(login: Login, name: str) -> None:
     """qsub and the others run the copy as their job would."""
