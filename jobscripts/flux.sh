@@ -86,18 +86,45 @@ if [ $# -eq 0 ]; then
     set -- "${words[@]}"
 fi
 
-# Ranks: one on each host with all its CPUs, or what RAYHPC_RANKS_PER_HOST says.
 hosts=$(flux resource list -n -o '{nnodes}')
-gpus=$(flux resource list -n -o '{ngpus}')
-case $RAYHPC_RANKS_PER_HOST in
-    gpu) ranks=$((gpus / hosts)) ;;
-    numa) ranks=$(lscpu --parse=NODE | grep -v '^#' | sort -u | wc -l) ;;
-    *) ranks=$RAYHPC_RANKS_PER_HOST ;;
-esac
-[ "$ranks" -ge 1 ] || fail "no GPU on this host" "set RAYHPC_RANKS_PER_HOST to a number"
-
 # Flux starts MPICH and Intel MPI by PMI itself; Open MPI needs its plugin: RAYHPC_LAUNCH='flux run -o pmi=pmix …'.
-launch=(flux run --nodes="$hosts" --tasks-per-node="$ranks" --exclusive)
+on_each_host() { # sets launch: RANKS for all of the hosts
+    [ $# -eq 1 ] || uneven "$@"
+    launch=(flux run --nodes="$hosts" --tasks-per-node="$1" --exclusive)
+}
+uneven() {
+    fail "the hosts of the job differ, and this launcher starts equally many ranks on each" \
+        "counted on each host: $*; set RAYHPC_RANKS_PER_HOST to a number"
+}
+
+# Ranks: one on each host with all its CPUs, or what RAYHPC_RANKS_PER_HOST says, counted on each host.
+count_ranks() { # sets ranks: a number for each host
+    local count rank
+    case $RAYHPC_RANKS_PER_HOST in
+        gpu) count="\"$python\" -m rayhpc.host.gpus" ;;
+        numa) count="lscpu --parse=NODE | grep -v '^#' | sort -u | wc -l" ;;
+        *)
+            [[ $RAYHPC_RANKS_PER_HOST =~ ^[1-9][0-9]*$ ]] || fail "RAYHPC_RANKS_PER_HOST=$RAYHPC_RANKS_PER_HOST" \
+                "say a number, gpu or numa"
+            mapfile -t ranks < <(yes "$RAYHPC_RANKS_PER_HOST" | head -n "$hosts")
+            return ;;
+    esac
+    on_each_host 1
+    # The launchers' names for a rank's number. ALPS adds a line of its own.
+    rank="\${OMPI_COMM_WORLD_RANK:-\${PMI_RANK:-\${PALS_RANKID:-\${ALPS_APP_PE:-\${JSM_NAMESPACE_RANK:-\${FLUX_TASK_RANK:-0}}}}}}"
+    mapfile -t ranks < <("${launch[@]}" /bin/sh -c "echo \"$rank \$($count)\"" </dev/null |
+        grep -xE '[0-9]+ +[0-9]+' | sort -n | awk '{ print $2 }')
+    [ "${#ranks[@]}" -eq "$hosts" ] || fail "the ${RAYHPC_RANKS_PER_HOST}s of each host could not be counted" \
+        "the launcher's message is above; or set RAYHPC_RANKS_PER_HOST to a number"
+    [[ " ${ranks[*]} " != *" 0 "* ]] || fail "a host of the job has no ${RAYHPC_RANKS_PER_HOST}" \
+        "counted on each host: ${ranks[*]}; set RAYHPC_RANKS_PER_HOST to a number"
+}
+count_ranks
+if [ "$(printf '%s\n' "${ranks[@]}" | sort -u | wc -l)" -eq 1 ]; then
+    on_each_host "${ranks[0]}"
+else
+    on_each_host "${ranks[@]}"
+fi
 # Another launcher may be named, with all its flags: RAYHPC_LAUNCH='mpiexec -n 8 -ppn 2'.
 if [ -n "${RAYHPC_LAUNCH:-}" ]; then
     read -ra launch <<<"$RAYHPC_LAUNCH"

@@ -86,14 +86,6 @@ if [ $# -eq 0 ]; then
     set -- "${words[@]}"
 fi
 
-# Ranks: one on each host with all its CPUs, or what RAYHPC_RANKS_PER_HOST says.
-case $RAYHPC_RANKS_PER_HOST in
-    gpu) ranks=$(find /proc/driver/nvidia/gpus -mindepth 1 -maxdepth 1 2>/dev/null | wc -l) || : ;;
-    numa) ranks=$(lscpu --parse=NODE | grep -v '^#' | sort -u | wc -l) ;;
-    *) ranks=$RAYHPC_RANKS_PER_HOST ;;
-esac
-[ "$ranks" -ge 1 ] || fail "no GPU on this host" "set RAYHPC_RANKS_PER_HOST to a number"
-
 # The hosts, each once, this one first: PE_HOSTFILE has a line for each, `node1 4 main.q@node1 UNDEFINED`.
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/rayhpc-job.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
@@ -106,32 +98,91 @@ hosts=$(wc -l <"$scratch/hosts")
 
 # mpiexec reaches the other hosts through Grid Engine: what that has not started, it cannot end. Open MPI passes only
 # what it is told to the other hosts.
-through_mpiexec() { # sets launch: HOSTS RANKS_PER_HOST, and one host on each line of a file
-    local hosts=$1 ranks=$2 file=$3 mpiexec name
-    if [ "$hosts" -gt 1 ] && command -v qrsh >/dev/null; then
+remote_shell() {
+    # shellcheck disable=SC2016  # for the other shell
+    command -v qrsh >/dev/null && echo 'qrsh -inherit -nostdin "$host" "$*"'
+}
+through_mpiexec() { # sets launch: RANKS for each of the hosts, or for all of them one number
+    local shell mpiexec name host map even=$1 total=0
+    if [ "$hosts" -gt 1 ] && shell=$(remote_shell); then
         # shellcheck disable=SC2016  # for the other shell
-        printf '#!/bin/sh\nhost=$1; shift\nexec qrsh -inherit -nostdin "$host" "$*"\n' >"$scratch/remote-shell"
+        printf '#!/bin/sh\nhost=$1; shift\nexec %s\n' "$shell" >"$scratch/remote-shell"
         chmod +x "$scratch/remote-shell"
         export HYDRA_LAUNCHER=rsh HYDRA_LAUNCHER_EXEC="$scratch/remote-shell"
         export PRTE_MCA_plm_ssh_agent="$scratch/remote-shell"
     fi
     mpiexec=$(dirname "$python")/mpiexec
     [ -x "$mpiexec" ] || mpiexec=$(command -v mpiexec) || fail "there is no mpiexec" "load the module of $library"
+    if [ $# -eq 1 ]; then
+        total=$((hosts * $1))
+    else
+        even=""
+        for host in "$@"; do total=$((total + host)); done
+    fi
     case $("$mpiexec" --version 2>&1) in
         *"Open MPI"* | *OpenRTE* | *PRRTE*)
-            launch=("$mpiexec" -np "$((hosts * ranks))" --hostfile "$file"
-                --map-by "ppr:$ranks:node:oversubscribe" --bind-to none)
+            if [ -n "$even" ]; then
+                map=ppr:$even:node
+                cp "$scratch/hosts" "$scratch/slots"
+            else
+                map=slot
+                printf ' slots=%s\n' "$@" | paste -d '\0' "$scratch/hosts" - >"$scratch/slots"
+            fi
+            launch=("$mpiexec" -np "$total" --hostfile "$scratch/slots"
+                --map-by "$map:oversubscribe" --bind-to none)
             if [ "$hosts" -gt 1 ]; then
                 for name in $(compgen -e | grep -vxE '_|PWD|OLDPWD|SHLVL|HOSTNAME|TMPDIR|(OMPI|PMIX|PRTE)_.*'); do
                     launch+=(-x "$name")
                 done
             fi ;;
         *HYDRA* | *Intel*)
-            launch=("$mpiexec" -f "$file" -n "$((hosts * ranks))" -ppn "$ranks") ;;
+            if [ -n "$even" ]; then
+                launch=("$mpiexec" -f "$scratch/hosts" -n "$total" -ppn "$even")
+            else
+                printf '%s\n' "$@" | paste -d : "$scratch/hosts" - >"$scratch/slots"
+                launch=("$mpiexec" -f "$scratch/slots" -n "$total")
+            fi ;;
         *)  # PALS and the like know the hosts of the job
-            launch=("$mpiexec" -n "$((hosts * ranks))" --ppn "$ranks" --cpu-bind none) ;;
+            [ -n "$even" ] || uneven "$@"
+            launch=("$mpiexec" -n "$total" --ppn "$even" --cpu-bind none) ;;
     esac
 }
+uneven() {
+    fail "the hosts of the job differ, and this launcher starts equally many ranks on each" \
+        "counted on each host: $*; set RAYHPC_RANKS_PER_HOST to a number"
+}
+on_each_host() { # sets launch, as through_mpiexec
+    through_mpiexec "$@"
+}
+
+# Ranks: one on each host with all its CPUs, or what RAYHPC_RANKS_PER_HOST says, counted on each host.
+count_ranks() { # sets ranks: a number for each host
+    local count rank
+    case $RAYHPC_RANKS_PER_HOST in
+        gpu) count="\"$python\" -m rayhpc.host.gpus" ;;
+        numa) count="lscpu --parse=NODE | grep -v '^#' | sort -u | wc -l" ;;
+        *)
+            [[ $RAYHPC_RANKS_PER_HOST =~ ^[1-9][0-9]*$ ]] || fail "RAYHPC_RANKS_PER_HOST=$RAYHPC_RANKS_PER_HOST" \
+                "say a number, gpu or numa"
+            mapfile -t ranks < <(yes "$RAYHPC_RANKS_PER_HOST" | head -n "$hosts")
+            return ;;
+    esac
+    on_each_host 1
+    # The launchers' names for a rank's number. ALPS adds a line of its own.
+    rank="\${OMPI_COMM_WORLD_RANK:-\${PMI_RANK:-\${PALS_RANKID:-\${ALPS_APP_PE:-\${JSM_NAMESPACE_RANK:-\${FLUX_TASK_RANK:-0}}}}}}"
+    mapfile -t ranks < <("${launch[@]}" /bin/sh -c "echo \"$rank \$($count)\"" </dev/null |
+        grep -xE '[0-9]+ +[0-9]+' | sort -n | awk '{ print $2 }')
+    [ "${#ranks[@]}" -eq "$hosts" ] || fail "the ${RAYHPC_RANKS_PER_HOST}s of each host could not be counted" \
+        "the launcher's message is above; or set RAYHPC_RANKS_PER_HOST to a number"
+    [[ " ${ranks[*]} " != *" 0 "* ]] || fail "a host of the job has no ${RAYHPC_RANKS_PER_HOST}" \
+        "counted on each host: ${ranks[*]}; set RAYHPC_RANKS_PER_HOST to a number"
+}
+count_ranks
+if [ "$(printf '%s\n' "${ranks[@]}" | sort -u | wc -l)" -eq 1 ]; then
+    on_each_host "${ranks[0]}"
+else
+    on_each_host "${ranks[@]}"
+fi
 
 # For the driver: how often the job was requeued. Grid Engine says only whether it was (RESTARTED), so a file counts.
 id=${JOB_ID:-none}
@@ -141,7 +192,6 @@ if [ "${RESTARTED:-0}" != 0 ] && [ -f "$counter" ]; then
 fi
 export RAYHPC_RESTARTS=${RAYHPC_RESTARTS:-0}
 
-through_mpiexec "$hosts" "$ranks" "$scratch/hosts"
 # Another launcher may be named, with all its flags: RAYHPC_LAUNCH='mpiexec -n 8 -ppn 2'.
 if [ -n "${RAYHPC_LAUNCH:-}" ]; then
     read -ra launch <<<"$RAYHPC_LAUNCH"

@@ -1,12 +1,13 @@
-"""The GPUs that this process may use."""
+"""The GPUs that this process may use; run as a program it prints how many there are."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from rayhpc.host.gpu_variables import CUDA, HIP, ROCR, SELECTOR, ZE, listed
+from rayhpc.host.gpu_variables import CUDA, HIP, ROCR, SELECTOR, ZE, for_ray, listed
 from rayhpc.model import Gpus
 
 
@@ -66,3 +67,7 @@ def _on_slurm(ids: tuple[str, ...], environ: Mapping[str, str]) -> tuple[str, ..
     if environ.get("SLURM_GPUS_PER_TASK", "").rpartition(":")[2] == str(len(ids)):
         return tuple(f"{environ.get('SLURM_LOCALID', '')}:{n}" for n in ids)
     return ids
+
+
+if __name__ == "__main__":
+    print(len(find({**os.environ, **for_ray(os.environ)}).ids))

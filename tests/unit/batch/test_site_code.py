@@ -12,15 +12,15 @@ import pytest
 
 JOBSCRIPTS = Path(__file__).parents[3] / "jobscripts"
 SCRIPTS = ("slurm.sbatch", "pbs.pbs", "theta.pbs", "sge.sh", "lsf.lsf", "flux.sh")
-# Flux as the initial program of job 106 sees it: an instance of two hosts with eight GPUs, and its parent.
+# Flux as the initial program of job 106 sees it: an instance of two hosts with four GPUs on each, and its parent.
 FLUX = """case "$*" in
     "getattr jobid") echo f2q ;;
     "job id --to=dec f2q") echo 106 ;;
     "job id --to=dec f2r") echo 107 ;;
     "resource list -n -o {nnodes}") echo 2 ;;
-    "resource list -n -o {ngpus}") echo 8 ;;
     "--parent job info 106 jobspec") echo '{"attributes": {"system": {"environment": {"A": "1"}}, "x": "é"}}' ;;
     "--parent job submit") cat >submitted; echo f2r ;;
+    "run "*"/bin/sh -c"*) printf '1 4\\n0 4\\n' ;;
     "run "*) echo "flux $*" ;;
     *) echo "flux: $*: unknown" >&2; exit 1 ;;
 esac"""
@@ -40,8 +40,15 @@ JOB = {
 }  # fmt: skip
 
 
-# Stands for Hydra: prints how many ranks on which hosts, and starts a proxy by its remote shell.
+# Stands for Hydra: runs a shell once for each host; else prints how many ranks on which hosts, and starts a proxy by
+# its remote shell.
 MPIEXEC = """[ "$1" = --version ] && { echo "HYDRA build details"; exit; }
+rank=0
+case "$*" in *"/bin/sh -c"*)
+    for last; do :; done
+    for host in $(cat "$2"); do PMI_RANK=$rank /bin/sh -c "$last"; rank=$((rank + 1)); done
+    exit ;;
+esac
 echo "$3 $4 $5 $6 hosts $(echo $(cat "$2"))"
 "$HYDRA_LAUNCHER_EXEC" n2 proxy --port 7
 """
@@ -156,8 +163,17 @@ def test_all_scripts_do_it_alike(name: str) -> None:
     assert len({function(script, name) for script in SCRIPTS}) == 1
 
 
-def test_the_two_scripts_of_pbs_start_mpiexec_alike() -> None:
-    assert function("pbs.pbs", "through_mpiexec") == function("theta.pbs", "through_mpiexec")
+THROUGH_MPIEXEC = ("pbs.pbs", "theta.pbs", "sge.sh", "lsf.lsf")
+
+
+@pytest.mark.parametrize(
+    ("name", "scripts"), [("count_ranks", (*THROUGH_MPIEXEC, "flux.sh")), ("through_mpiexec", THROUGH_MPIEXEC)]
+)
+def test_these_scripts_do_it_alike(name: str, scripts: tuple[str, ...]) -> None:
+    assert len({function(script, name) for script in scripts}) == 1
+
+
+def test_the_two_scripts_of_pbs_submit_again_alike() -> None:
     again = [function("pbs.pbs", "submit_again"), function("theta.pbs", "submit_again_to_pbs")]
     assert again[0] == again[1].replace("submit_again_to_pbs", "submit_again")
 
@@ -202,6 +218,17 @@ def test_what_the_scheduler_ends_does_not_go_on(tmp_path: Path, prefix: Path, sc
         assert not list(tmp_path.glob(".rayhpc-restarts-*"))
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("signal", ["USR1", "TERM"])
+def test_a_signal_at_the_launch_does_not_end_the_script(tmp_path: Path, prefix: Path, script: str, signal: str) -> None:
+    """It comes when the launcher has been started and its process id is not yet known. TERM ends the launcher too."""
+    executable(tmp_path / "waits", "[ $SIGNAL = USR1 ] || exec sleep 60\nexit 7")
+    lines = f'trap \'[ "$BASH_COMMAND" != "job=\\$!" ] || kill -{signal} $$\' DEBUG'
+    told = {"RAYHPC_VENV": str(prefix), "RAYHPC_LAUNCH": str(tmp_path / "waits"), "SIGNAL": signal}
+    done = run(tmp_path, script, lines, **told)
+    assert done.returncode == {"USR1": 7, "TERM": 128 + 15}[signal], done.stderr
+
+
 @pytest.mark.parametrize("script", ["sge.sh", "lsf.lsf"])
 def test_remote_ranks_are_started_by_the_scheduler(tmp_path: Path, prefix: Path, script: str) -> None:
     """Hydra gets each host once, and a remote shell that is the scheduler's own command."""
@@ -216,6 +243,28 @@ def test_remote_ranks_are_started_by_the_scheduler(tmp_path: Path, prefix: Path,
     assert said[0] == "-n 4 -ppn 2 hosts here n2"
     assert said[1].startswith(f"{shell} {words} ")
     assert said[1].endswith("proxy --port 7")
+
+
+@pytest.mark.parametrize("script", THROUGH_MPIEXEC)
+def test_ranks_are_counted_on_each_host(tmp_path: Path, prefix: Path, script: str) -> None:
+    """Two NUMA domains on the first host and one on the second; then the GPUs of any vendor."""
+    executable(tmp_path / "commands/lscpu", 'echo "# Node"; echo 0; [ "$PMI_RANK" != 0 ] || echo 1')
+    executable(prefix / "bin/mpiexec", MPIEXEC.replace('"$HYDRA', ': "$HYDRA'))
+    gpus = f'[ "$2" != rayhpc.host.gpus ] || exec {sys.executable} "$@"'
+    executable(prefix / "bin/python", f"{gpus}\n{COMMANDS['python']}")
+    (tmp_path / "pe").write_text("here 4 q@here UNDEFINED\nn2 4 q@n2 UNDEFINED\n")
+    (tmp_path / "nodes").write_text("here\nn2\n")
+    job = {
+        "PE_HOSTFILE": str(tmp_path / "pe"), "LSB_MCPU_HOSTS": "here 4 n2 4", "PBS_NODEFILE": str(tmp_path / "nodes"),
+        "RAYHPC_LAUNCH": "", "RAYHPC_VENV": str(prefix),
+    }  # fmt: skip
+    done = run(tmp_path, script, RAYHPC_RANKS_PER_HOST="numa", **job)
+    assert "-n 3 " in done.stdout and "hosts here:2 n2:1" in done.stdout, done.stderr
+    for variable in ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"):
+        done = run(tmp_path, script, RAYHPC_RANKS_PER_HOST="gpu", **job, **{variable: "0,1,2"})
+        assert "-n 6 -ppn 3 hosts here n2" in done.stdout, done.stderr
+    done = run(tmp_path, script, RAYHPC_RANKS_PER_HOST="gpu", **job, CUDA_VISIBLE_DEVICES="")
+    assert (done.returncode, "a host of the job has no gpu" in done.stderr) == (78, True)
 
 
 def test_flux_starts_the_ranks(tmp_path: Path, prefix: Path) -> None:
