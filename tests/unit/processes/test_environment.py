@@ -108,6 +108,26 @@ def test_the_driver_knows_how_many_nodes_are_alive() -> None:
     assert environment.of_driver({}, OWN, SPEC, alive=1)["RAYHPC_ALIVE_NODES"] == "1"  # --min-nodes 1
 
 
+@pytest.mark.parametrize(
+    ("users_own", "expected"),
+    [
+        ({}, {"GLOO_SOCKET_IFNAME": "ib0", "NCCL_SOCKET_IFNAME": "=ib0"}),
+        ({"NCCL_SOCKET_IFNAME": "hsn"}, {"GLOO_SOCKET_IFNAME": "ib0", "NCCL_SOCKET_IFNAME": "hsn"}),
+        ({"GLOO_SOCKET_IFNAME": ""}, {"GLOO_SOCKET_IFNAME": "", "NCCL_SOCKET_IFNAME": "=ib0"}),
+    ],
+)
+def test_collectives_use_the_runs_interface_unless_the_user_names_one(
+    users_own: dict[str, str], expected: dict[str, str]
+) -> None:
+    daemons_own = environment.of_daemons(users_own, OWN, SPEC.head, "ib0")
+    for made in (daemons_own, environment.of_driver(users_own, OWN, SPEC, interface="ib0")):
+        assert {name: made[name] for name in expected} == expected
+
+
+def test_an_interface_that_is_not_known_is_no_variable() -> None:
+    assert not [name for name in {**daemons({}), **driver({})} if name.endswith("_SOCKET_IFNAME")]
+
+
 def test_no_deadline_is_no_variable() -> None:
     assert "RAYHPC_DEADLINE" not in environment.of_driver({}, OWN, cluster(2))
 
