@@ -64,6 +64,8 @@ _RANK_DROPPED = frozenset(
         "RAYHPC_RENDEZVOUS",
         "RAYHPC_RENDEZVOUS_FILE",
         "RAYHPC_ADDRESS",
+        "RAY_HEAD_IP",
+        "RAY_HEAD_PORT",
     ]
 )
 # Up to here a node is declared dead after three checks that fail; larger clusters keep Ray's patience.
