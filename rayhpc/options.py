@@ -19,7 +19,8 @@ def option(default: Any, text: str, **details: Any) -> Any:
     """A field of Options: its default, its help text, and what the command line needs besides its type.
 
     details: metavar, choices (the help shows them in its place), minimum, maximum, multiple, off (help text of the
-    negative flag), bare (the value of the flag alone: any other is written --flag=value).
+    negative flag), bare (the value of the flag alone: any other is written --flag=value), variables (all that are read,
+    the first that is set counts; without them that of the name).
     """
     return field(default=default, metadata={"help": text, **details})
 
@@ -101,9 +102,19 @@ class Options:
 class Terminals:
     """The options of `rayhpc node` besides Options. A field is an option, as there."""
 
-    head: str = option("", "Where the head waits, as it prints it.", metavar="HOST:PORT")
+    head: str = option(
+        "",
+        "Where the head waits, as it prints it.",
+        metavar="HOST:PORT",
+        variables=("RAYHPC_HEAD", "RAY_HEAD_IP"),
+    )
     port: int = option(
-        0, "Port of the head at which the terminals meet. 0: a free one.", minimum=0, maximum=65535, metavar="PORT"
+        0,
+        "Port of the head at which the terminals meet. 0: a free one.",
+        minimum=0,
+        maximum=65535,
+        metavar="PORT",
+        variables=("RAYHPC_PORT", "RAY_HEAD_PORT"),
     )
     nodes: int = option(2, "The head and its workers: so many terminals.", minimum=1, metavar="N")
     token_file: str = option("", "File of the secret, where the hosts share no home directory.", metavar="FILE")

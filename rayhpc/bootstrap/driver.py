@@ -18,6 +18,7 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
 from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration
+from rayhpc.host import this_host
 from rayhpc.messages import DriverEnded, RankFailed
 from rayhpc.model import HEAD_RANK, Assignment, ClusterSpec
 from rayhpc.processes import environment
@@ -189,11 +190,11 @@ def start(
 
     stop_timeout: the seconds that it has to end after INT or TERM; alive: how many nodes the cluster has.
     """
-    address = spec.address
+    address, interface = spec.address, this_host.interface_of(spec.head.address)
     child.run(
         Order(
             argv=[argument.replace("{address}", address) for argument in argv],
-            env=environment.of_driver(os.environ, assignment, spec, stop_timeout, alive),
+            env=environment.of_driver(os.environ, assignment, spec, stop_timeout, alive, interface),
             ladder=_LADDER,
             orphan_ladder=_LADDER,
             linger=_LINGER_SECONDS,

@@ -59,7 +59,8 @@ class Node:
     @property
     def environment(self) -> dict[str, str]:
         """The environment of the node's daemons."""
-        return environment.of_daemons(os.environ, self._assignment, self.spec)
+        interface = this_host.interface_of(self.spec.address)
+        return environment.of_daemons(os.environ, self._assignment, self.spec, interface)
 
     def prepare(self) -> None:
         """Make the log, the private directory and the secrets in it; raises RayhpcError if one cannot be made.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -14,14 +15,15 @@ _MEETING = {"auto_envvar_prefix": "RAYHPC", "max_content_width": 100, "help_opti
 _HEAD_HELP = """Start rank 0 in this terminal, wait for the workers of the others, run DRIVER, end them all.
 
 Without a DRIVER the cluster is held until Ctrl-C. --port and RAYHPC_PORT are where the terminals meet; Ray's own port
-is a free one.
+is a free one. RAY_HEAD_IP and RAY_HEAD_PORT are read where these are not set.
 
 \b
   rayhpc node head --nodes 2 -- train_ppo.py --lr 3e-4
 """
 _WORKER_HELP = """Start another rank in this terminal; it ends with the head.
 
-The head's options hold here, too, but for those below. Either may be started first.
+The head's options hold here, too, but for those below. Either may be started first. RAY_HEAD_IP and RAY_HEAD_PORT are
+read where neither --head nor RAYHPC_HEAD is set.
 
 \b
   rayhpc node worker --head 192.0.2.2:7000
@@ -36,7 +38,7 @@ def node() -> None:
 def _head(command: tuple[str, ...], port: int, nodes: int, token_file: str, **values: Any) -> None:
     from rayhpc.launch import terminals
 
-    meeting = Terminals(port=port, nodes=nodes, token_file=token_file)
+    meeting = Terminals(os.environ.get("RAY_HEAD_IP", ""), port, nodes, token_file)
     sys.exit(terminals.head(meeting, command_line.chosen(values), command))
 
 

@@ -70,14 +70,24 @@ def interfaces(wanted: str = "") -> tuple[Interface, ...]:
     wanted: an interface's name, a glob, or a CIDR; an IPv4 address is preferred where an interface has both.
     """
     states = psutil.net_if_stats()
-    found = [
+    found = [entry for entry in _addresses() if entry.name in states and states[entry.name].isup]
+    usable = [entry for entry in found if _matches(entry, wanted)]
+    return tuple(sorted(usable, key=_preference))
+
+
+def interface_of(address: str) -> str:
+    """The name of the interface that has one of this host's addresses; empty for an address of another host."""
+    return next((entry.name for entry in _addresses() if entry.address == address), "")
+
+
+def _addresses() -> list[Interface]:
+    """Every interface, up or not, once with each address."""
+    return [
         Interface(interface, address.address.partition("%")[0])
         for interface, addresses in psutil.net_if_addrs().items()
         for address in addresses
-        if address.family in (socket.AF_INET, socket.AF_INET6) and interface in states and states[interface].isup
+        if address.family in (socket.AF_INET, socket.AF_INET6)
     ]
-    usable = [entry for entry in found if _matches(entry, wanted)]
-    return tuple(sorted(usable, key=_preference))
 
 
 def _matches(entry: Interface, wanted: str) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from rayhpc import __version__, units
 from rayhpc.errors import ExitCode, Fault, RayhpcError
@@ -146,13 +147,26 @@ def parameters(data: type, names: Collection[str] = (), without: Collection[str]
     return [_option(field, hints[field.name]) for field in fields if field.name in names or not names]
 
 
+class _Option(click.Option):
+    """An option whose errors name the variable that the value comes from."""
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        """The flag, and the variable if that has said it."""
+        hint = super().get_error_hint(ctx)
+        if ctx is None or ctx.get_parameter_source(self.name or "") is not ParameterSource.ENVIRONMENT:
+            return hint
+        own = [f"{ctx.auto_envvar_prefix}_{self.name}".upper()]
+        return f"{hint}, from {next(name for name in self.envvar or own if os.environ.get(name))}"
+
+
 def _option(field: dataclasses.Field[Any], hint: Any) -> click.Option:
     details = field.metadata
     flag = "--" + field.name.replace("_", "-")
     negative = "/--no-" + field.name.replace("_", "-") if "off" in details else ""
     short = [details["short"]] if "short" in details else []
-    return click.Option(
+    return _Option(
         [*short, flag + negative, field.name],
+        envvar=details.get("variables"),
         default=field.default,
         help=details["help"],
         metavar=None if hint is bool else details.get("metavar"),

@@ -16,19 +16,25 @@ from rayhpc.log import Console
 from rayhpc.options import WORKER_OPTIONS, Options, Terminals
 from rayhpc.processes import this_process
 from rayhpc.processes.signals import unwind_on_signals
+from rayhpc.ranks.rendezvous.inputs import own_address
 from rayhpc.ranks.rendezvous.terminals import join_head, lead
 
 
 def head(terminals: Terminals, chosen: Options, command: Sequence[str]) -> int:
-    """Be rank 0, and hold the cluster where there is no command; the exit code, after telling what went wrong."""
+    """Be rank 0, and hold the cluster where there is no command; the exit code, after telling what went wrong.
+
+    terminals.head: this host by the address that it shall have in the cluster; --interface wins.
+    """
     options = replace(chosen, hold=chosen.hold or not command)
 
     def rank(console: Console) -> int:
         command_line.check(options)
+        address = own_address(terminals.head) if terminals.head and not options.interface else ""
         if not options.hold:
             driver.resolve(command)  # a driver that cannot run is reported before anybody waits
-        ranks = lead(terminals, options, patience(options, terminals.nodes), os.environ, console.line)
-        return bootstrap(options, command, ranks, console)
+        meeting, seconds = replace(terminals, head=address), patience(options, terminals.nodes)
+        ranks = lead(meeting, options, seconds, os.environ, console.line)
+        return bootstrap(replace(options, interface=options.interface or address), command, ranks, console)
 
     return _reporting(rank)
 

@@ -64,6 +64,8 @@ _RANK_DROPPED = frozenset(
         "RAYHPC_RENDEZVOUS",
         "RAYHPC_RENDEZVOUS_FILE",
         "RAYHPC_ADDRESS",
+        "RAY_HEAD_IP",
+        "RAY_HEAD_PORT",
     ]
 )
 # Up to here a node is declared dead after three checks that fail; larger clusters keep Ray's patience.
@@ -117,11 +119,17 @@ def of_import(environ: Mapping[str, str]) -> dict[str, str]:
     return {**_FAST, **inherited, **python_first(inherited), "RAY_AUTH_MODE": "token"}
 
 
-def of_daemons(environ: Mapping[str, str], assignment: Assignment, spec: NodeSpec) -> dict[str, str]:
-    """For `ray start` and all that it starts; a Ray setting of the user's own wins over ours."""
+def of_daemons(
+    environ: Mapping[str, str], assignment: Assignment, spec: NodeSpec, interface: str = ""
+) -> dict[str, str]:
+    """For `ray start` and all that it starts; a setting of the user's own wins over ours.
+
+    interface: the one of this host that has the node's address; empty where that is not known.
+    """
     inherited = scrubbed(environ)
     return {
         **_settings(assignment.nodes),
+        **_of_collectives(interface),
         **(_RARELY if assignment.metrics and not assignment.dashboard_port else {}),
         **inherited,
         **_without_proxies(inherited, {assignment.head_address, spec.address}),
@@ -152,6 +160,11 @@ def _hook(inherited: Mapping[str, str], assignment: Assignment, spec: NodeSpec) 
     return {**found, names.HOOK: names.HOOK_NAME} if hooked else found
 
 
+def _of_collectives(interface: str) -> dict[str, str]:
+    """Where torch.distributed connects: Gloo takes a name, NCCL a prefix of names unless "=" stands before it."""
+    return {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": f"={interface}"} if interface else {}
+
+
 def _visible(gpus: Gpus, inherited: Mapping[str, str]) -> dict[str, str]:
     """The node's GPUs alone; none is said as well, since Ray leaves the variable of tasks without GPUs as it is."""
     named = [entry for entry in gpus.all_variables if entry.ids or entry.variable in inherited]
@@ -164,16 +177,18 @@ def of_driver(
     spec: ClusterSpec,
     stop_timeout: float | None = None,
     alive: int = 0,
+    interface: str = "",
 ) -> dict[str, str]:
     """For the driver: RAY_ADDRESS, so that a plain ray.init() attaches; RAYHPC_DEADLINE where the end is known.
 
     stop_timeout: the seconds that it has to end after INT or TERM, as RAYHPC_STOP_TIMEOUT; alive: the nodes that are
     there, as RAYHPC_ALIVE_NODES, all where it is 0. RAYHPC_DEADLINE_FILE names a file with the end as it is now: the
-    scheduler may move it. driver_api has functions for them.
+    scheduler may move it. driver_api has functions for them. interface: as for of_daemons().
     """
     inherited = scrubbed(environ)
     return {
         "RAY_USAGE_STATS_ENABLED": "0",
+        **_of_collectives(interface),
         **inherited,
         **_without_proxies(inherited, {spec.head.address}),
         **authentication(spec.head.temp_dir, assignment.certificate is not None),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import tarfile
 import time
 from pathlib import Path
@@ -68,28 +69,37 @@ def test_two_side_by_side(jobs_of: Jobs) -> None:
 
 
 def test_what_the_driver_gets(jobs: Jobs) -> None:
-    """Arguments verbatim, {address} replaced, RAY_ADDRESS, closed stdin, no variable of MPI; no token and no secret of
-    the shell in what is kept, though an argument has it, and Ray writes it into its logs.
+    """Arguments verbatim, {address} replaced, RAY_ADDRESS, closed stdin, no variable of MPI; the interface of the run,
+    on all nodes; no token and no secret of the shell in what is kept, though an argument has it, and Ray writes it into
+    its logs.
     """
     directory = jobs.directory / "job"
     directory.mkdir()
     (directory / "hostile.py").write_text(
         "import json, os, sys, ray\n"
         "ray.init(log_to_driver=False, runtime_env={'env_vars': {'WANDB_API_KEY': os.environ['WANDB_API_KEY']}})\n"
-        "ray.get(ray.remote(lambda: os.getpid()).remote())\n"
+        "names = ('GLOO_SOCKET_IFNAME', 'NCCL_SOCKET_IFNAME')\n"
+        "environ = ray.remote(lambda: {name: os.environ.get(name) for name in names})\n"
+        "nodes = [environ.options(label_selector={'rayhpc-rank': rank}).remote() for rank in '01']\n"
         "json.dump({'argv': sys.argv[1:], 'environ': dict(os.environ), 'stdin': sys.stdin.read(),\n"
+        "           'nodes': ray.get(nodes),\n"
         "           'token': open(os.environ['RAY_AUTH_TOKEN_PATH']).read()}, open('got.json', 'w'))\n"
     )
     hostile = ["a'; echo foo", "two words", "line\nbreak", "$HOME", "größe", "--timeout", "-m", "{address}", ""]
     hostile.append(f"--key={SECRET}")
     inherited = {"RAY_ADDRESS": "10.9.9.9:1", "RAY_TMPDIR": "/nowhere", "RAY_AUTH_MODE": "disabled"}
-    inherited["WANDB_API_KEY"] = SECRET
+    inherited |= {"WANDB_API_KEY": SECRET, "NCCL_SOCKET_IFNAME": "the user's"}
     job = jobs.start("--num-cpus", "1", "hostile.py", *hostile, ranks=2, env=inherited)
     assert job.wait() == 0, job.output()
     got = json.loads((directory / "got.json").read_text())
     address = got["environ"]["RAY_ADDRESS"]
     assert got["argv"] == [word.replace("{address}", address) for word in hostile]
     assert got["stdin"] == ""
+    addressed = subprocess.run(["ip", "-o", "addr"], capture_output=True, text=True, check=True).stdout.splitlines()
+    (chosen,) = [line.split()[1] for line in addressed if f" {address.rpartition(':')[0]}/" in line]
+    interfaces = {"GLOO_SOCKET_IFNAME": chosen, "NCCL_SOCKET_IFNAME": "the user's"}
+    assert got["nodes"] == [interfaces] * 2
+    assert got["environ"].items() >= interfaces.items()
     assert not [name for name in got["environ"] if name.startswith(("PMI", "OMPI_COMM", "HYDI", "MPI_LOCAL"))]
     assert len(got["token"]) == 64
     assert not [value for value in got["environ"].values() if got["token"] in value]

@@ -34,8 +34,8 @@ class Terminals:
         self.state = jobs.directory / "state"
         self.port = free_port("here")
 
-    def _open(self, name: str, *words: str) -> Job:
-        env = {"RAYHPC_STATE_DIR": str(self.state), **PATIENT}
+    def _open(self, name: str, *words: str, **more: str) -> Job:
+        env = {"RAYHPC_STATE_DIR": str(self.state), **PATIENT, **more}
         return self._jobs.start_raw(self._jobs.mpi.python, "-m", "rayhpc", "node", *words, env=env, name=name)
 
     def head(self, *words: str) -> Job:
@@ -43,6 +43,10 @@ class Terminals:
 
     def worker(self, *words: str) -> Job:
         return self._open("worker", "worker", "--head", f"127.0.0.1:{self.port}", *words)
+
+    def of_a_script(self, role: str) -> Job:
+        """As a script for `ray start` says where the head is."""
+        return self._open(role, role, RAY_HEAD_IP="127.0.0.1", RAY_HEAD_PORT=str(self.port))
 
     def secrets(self) -> list[Path]:
         return [path for path in self.state.rglob("*") if path.is_file()]
@@ -92,8 +96,11 @@ def test_the_end_of_a_worker_costs_no_run(terminals: Terminals) -> None:
 
 
 def test_ctrl_c_in_the_workers_terminal_ends_all_in_order(terminals: Terminals) -> None:
-    head, worker = terminals.head(), terminals.worker()
+    """Of a cluster whose terminals have found each other by the variables of other scripts."""
+    head, worker = terminals.of_a_script("head"), terminals.of_a_script("worker")
     head.until("holding the cluster until a signal", COMING)
+    assert f"rayhpc node worker --head 127.0.0.1:{terminals.port}" in head.output()
+    assert {node["address"] for node in head.record("cluster.json")["nodes"]} == {"127.0.0.1"}
     worker.process.send_signal(signal.SIGINT)
     assert head.wait(60) == 0, head.output()
     assert worker.wait(30) == 0, worker.output()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 
 from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration
-from rayhpc.host import this_host
+from rayhpc.host import network, this_host
 
 # Rank 0 has a connection to each rank, and waits by select(), which knows descriptors up to 1023.
 _LARGEST = 512
@@ -41,13 +42,41 @@ def addresses(interface: str) -> list[str]:
 
 
 def host_and_port(text: str, port: int) -> tuple[str, int]:
-    """Host and port of 'HOST:PORT', or of 'HOST' with the port given beside it; raises RayhpcError without a port."""
+    """Host and port of 'HOST:PORT', or of 'HOST' with the port given beside it; raises RayhpcError without a port.
+
+    An IPv6 address stands in brackets before its port.
+    """
     name, colon, number = text.rpartition(":")
-    if not colon or text.endswith("]"):
+    if not colon or text.endswith("]") or (":" in name and not name.endswith("]")):
         name, number = text, str(port or "")
     name = name.removeprefix("[").removesuffix("]")
     if not (name and number.isascii() and number.isdigit() and 0 < int(number) < 65536):
         what = f"{text!r} names no host and port" if text else "the head's host and port are not given"
-        step = "HOST:PORT, as `rayhpc node head` prints it: --head, or RAYHPC_HEAD"
+        step = "HOST:PORT, as `rayhpc node head` prints it: --head, or RAYHPC_HEAD; or RAY_HEAD_IP and RAY_HEAD_PORT"
         raise RayhpcError(Fault(what, ExitCode.USAGE, next_step=step))
     return name, int(number)
+
+
+def resolved(host: str) -> list[str]:
+    """The addresses of a name or an address; raises RayhpcError with exit code 2 where nobody knows it."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        step = "correct it: --head, RAYHPC_HEAD or RAY_HEAD_IP"
+        raise RayhpcError(Fault(f"the head {host!r} is unknown here: {why}", ExitCode.USAGE, next_step=step)) from error
+    return list(dict.fromkeys(str(address[0]).partition("%")[0] for *_, address in found))
+
+
+def own_address(host: str) -> str:
+    """The address of this host that a head is told to have; empty if any will do; raises RayhpcError (2) for another's.
+
+    A host's own name may stand for an address that no interface has (Debian: 127.0.1.1).
+    """
+    found = resolved(host)
+    if not network.is_here(host):
+        own = [f"{entry.name} {entry.address}" for entry in this_host.interfaces("*")]
+        what = f"the head shall be at {host}, which is no address of {this_host.name()}"
+        step = "start the head there, or correct RAY_HEAD_IP; --interface on the command line says the network instead"
+        raise RayhpcError(Fault(what, ExitCode.USAGE, evidence=tuple(own), next_step=step))
+    return next((address for address in found if this_host.interface_of(address)), "")

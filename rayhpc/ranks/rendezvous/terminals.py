@@ -14,7 +14,10 @@ from rayhpc.ranks.tcp import TcpComm
 
 
 def lead(terminals: Terminals, options: Options, seconds: float, environ: Mapping[str, str], tell: Tell) -> Comm:
-    """`rayhpc node head`: wait for the workers, which get the options; raises RayhpcError at the deadline."""
+    """`rayhpc node head`: wait for the workers, which get the options; raises RayhpcError at the deadline.
+
+    terminals.head: the address of this host by which they come; empty: the first of its interfaces.
+    """
     if terminals.nodes == 1:
         return SoloComm()
     inputs.check_size(terminals.nodes)
@@ -24,7 +27,8 @@ def lead(terminals: Terminals, options: Options, seconds: float, environ: Mappin
         raise secret_file.no_listener(terminals.port, error) from error
     port = listener.getsockname()[1]
     file = secret_file.token_file(terminals.token_file, port, environ)
-    command = f"rayhpc node worker --head {_shown(inputs.addresses(options.interface)[0], port)}"
+    address = terminals.head or inputs.addresses(options.interface)[0]
+    command = f"rayhpc node worker --head {_shown(address, port)}"
     if file != secret_file.token_file("", port, {name: environ[name] for name in ("HOME",) if name in environ}):
         command += f" --token-file {file}"
     others = "the other terminal" if terminals.nodes == 2 else f"{terminals.nodes - 1} other terminals"
@@ -42,6 +46,7 @@ def join_head(
 ) -> tuple[TcpComm, Options]:
     """`rayhpc node worker`: connect to the head; with its options; raises RayhpcError at the deadline."""
     head = inputs.host_and_port(terminals.head, terminals.port)
+    inputs.resolved(head[0])
     file = secret_file.token_file(terminals.token_file, head[1], environ)
     command = f"rayhpc node head --port {head[1]}" + (f" --token-file {file}" if terminals.token_file else "")
     wait = Wait(seconds, tell, this_host.name(), f"on {head[0]}: {command} -- DRIVER")

@@ -101,6 +101,14 @@ def test_interfaces_are_matched_by_name_glob_network_or_address(
     assert names(wanted) == expected
 
 
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [("10.3.0.6", "hsn1"), ("fd00::5", "ib0"), ("fe80::1", "eno1"), ("127.0.0.1", "lo"), ("10.3.0.9", "")],
+)
+def test_an_address_names_its_interface(networks: dict[str, list[str]], address: str, expected: str) -> None:
+    assert this_host.interface_of(address) == expected
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "169.254.1.1", "fe80::1"])
 def test_what_no_other_host_reaches_is_not_offered(networks: dict[str, list[str]], address: str) -> None:
     networks.clear()

@@ -38,7 +38,7 @@ MPIS = dict.fromkeys(
         "HYD_PROXY", "OMPI_COMM_WORLD_RANK", "OMPI_MCA_ess", "OMPI_UNIVERSE_SIZE", "PRTE_LAUNCHED", "MPI_LOCALRANKID",
         "MPI_LOCALNRANKS", "MV2_COMM_WORLD_RANK", "PALS_RANKID", "ALPS_APP_PE", "RAYHPC_RANK", "RAYHPC_SIZE",
         "RAYHPC_RENDEZVOUS", "RAYHPC_RENDEZVOUS_FILE", "RAYHPC_HEAD", "RAYHPC_PORT", "RAYHPC_NODES",
-        "RAYHPC_TOKEN_FILE",
+        "RAYHPC_TOKEN_FILE", "RAY_HEAD_IP", "RAY_HEAD_PORT",
     ),
     "1",
 )  # fmt: skip
@@ -106,6 +106,26 @@ def test_the_driver_finds_the_cluster_and_its_run() -> None:
 def test_the_driver_knows_how_many_nodes_are_alive() -> None:
     assert driver({})["RAYHPC_ALIVE_NODES"] == str(len(SPEC.nodes))
     assert environment.of_driver({}, OWN, SPEC, alive=1)["RAYHPC_ALIVE_NODES"] == "1"  # --min-nodes 1
+
+
+@pytest.mark.parametrize(
+    ("users_own", "expected"),
+    [
+        ({}, {"GLOO_SOCKET_IFNAME": "ib0", "NCCL_SOCKET_IFNAME": "=ib0"}),
+        ({"NCCL_SOCKET_IFNAME": "hsn"}, {"GLOO_SOCKET_IFNAME": "ib0", "NCCL_SOCKET_IFNAME": "hsn"}),
+        ({"GLOO_SOCKET_IFNAME": ""}, {"GLOO_SOCKET_IFNAME": "", "NCCL_SOCKET_IFNAME": "=ib0"}),
+    ],
+)
+def test_collectives_use_the_runs_interface_unless_the_user_names_one(
+    users_own: dict[str, str], expected: dict[str, str]
+) -> None:
+    daemons_own = environment.of_daemons(users_own, OWN, SPEC.head, "ib0")
+    for made in (daemons_own, environment.of_driver(users_own, OWN, SPEC, interface="ib0")):
+        assert {name: made[name] for name in expected} == expected
+
+
+def test_an_interface_that_is_not_known_is_no_variable() -> None:
+    assert not [name for name in {**daemons({}), **driver({})} if name.endswith("_SOCKET_IFNAME")]
 
 
 def test_no_deadline_is_no_variable() -> None:

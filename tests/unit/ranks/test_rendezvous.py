@@ -12,15 +12,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from rayhpc.cli.node import node
 from rayhpc.errors import ExitCode, Fault, RayhpcError
 from rayhpc.host import network
+from rayhpc.launch import terminals
 from rayhpc.launch.terminals import with_worker_options
 from rayhpc.options import Options, Terminals
 from rayhpc.ranks.comm import SoloComm
 from rayhpc.ranks.handshake import Wait, gather
 from rayhpc.ranks.rendezvous.by_file import file_identity, slurm_identity
-from rayhpc.ranks.rendezvous.inputs import host_and_port
+from rayhpc.ranks.rendezvous.inputs import host_and_port, own_address
 from rayhpc.ranks.rendezvous.meet import meet
 from rayhpc.ranks.rendezvous.secret_file import token_file
 from rayhpc.ranks.rendezvous.terminals import join_head, lead
@@ -75,7 +78,14 @@ def test_what_is_not_said_is_named(way: str, environ: dict[str, str], words: str
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("h:70", ("h", 70)), ("192.0.2.2:70", ("192.0.2.2", 70)), ("[fe80::1]:70", ("fe80::1", 70)), ("h", ("h", 9))],
+    [
+        ("h:70", ("h", 70)),
+        ("192.0.2.2:70", ("192.0.2.2", 70)),
+        ("[fe80::1]:70", ("fe80::1", 70)),
+        ("h", ("h", 9)),
+        ("fe80::1", ("fe80::1", 9)),
+        ("[fe80::1]", ("fe80::1", 9)),
+    ],
 )
 def test_endpoints(text: str, expected: tuple[str, int]) -> None:
     assert host_and_port(text, 9) == expected
@@ -86,6 +96,51 @@ def test_no_endpoint(text: str) -> None:
     with pytest.raises(RayhpcError) as caught:
         host_and_port(text, 0)
     assert caught.value.fault.code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize(("host", "expected"), [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("127.0.1.1", "")])
+def test_an_address_of_this_host_that_no_interface_has_chooses_none(host: str, expected: str) -> None:
+    assert own_address(host) == expected
+
+
+@pytest.mark.parametrize(
+    ("host", "words"), [("192.0.2.77", "no address of"), ("no-such-host.invalid", "is unknown"), ("h" * 99, "unknown")]
+)
+def test_a_head_that_cannot_be_here_is_refused(host: str, words: str) -> None:
+    with pytest.raises(RayhpcError, match=words) as caught:
+        own_address(host)
+    assert caught.value.fault.code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize(
+    ("role", "environ", "words", "expected"),
+    [
+        ("head", {"RAY_HEAD_PORT": "6379"}, (), ("", 6379)),
+        ("head", {"RAY_HEAD_PORT": "6379", "RAYHPC_PORT": "7000", "RAY_HEAD_IP": "::1"}, (), ("::1", 7000)),
+        ("head", {"RAY_HEAD_PORT": "x"}, ("--port", "7000"), ("", 7000)),
+        ("worker", {"RAY_HEAD_IP": "n1", "RAY_HEAD_PORT": "6379"}, (), ("n1", 6379)),
+        ("worker", {"RAY_HEAD_IP": "n1", "RAYHPC_HEAD": "n2:7000"}, (), ("n2:7000", 0)),
+        ("worker", {"RAY_HEAD_IP": "n1", "RAY_HEAD_PORT": ""}, ("--head", "n3"), ("n3", 0)),
+    ],
+)
+def test_where_the_head_is(
+    role: str,
+    environ: dict[str, str],
+    words: tuple[str, ...],
+    expected: tuple[str, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An option wins, then our variable, then that of scripts for `ray start`."""
+    told: list[Terminals] = []
+    monkeypatch.setattr(terminals, role, lambda meeting, *_: told.append(meeting))
+    assert CliRunner().invoke(node, [role, *words], env=environ).exit_code == 0
+    assert (told[0].head, told[0].port) == expected
+
+
+def test_a_wrong_variable_is_named() -> None:
+    done = CliRunner().invoke(node, ["worker"], env={"RAY_HEAD_PORT": "65536"})
+    assert done.exit_code == ExitCode.USAGE
+    assert "'--port', from RAY_HEAD_PORT: 65536 is not in the range" in done.output
 
 
 @pytest.mark.parametrize(
@@ -177,9 +232,9 @@ def test_a_worker_of_a_rank_0_that_is_no_terminal_says_so(tmp_path: Path) -> Non
     wait = Wait(20.0, print, "rank 0", "start the other")
     head = threading.Thread(target=lambda: gather(listener, b"s" * 64, 2, None, wait)._close())
     head.start()
-    terminals = Terminals(head=f"localhost:{listener.getsockname()[1]}", token_file=str(file))
+    meeting = Terminals(head=f"localhost:{listener.getsockname()[1]}", token_file=str(file))
     with pytest.raises(RayhpcError, match="was not started by `rayhpc node head`") as caught:
-        join_head(terminals, 20.0, {}, print)
+        join_head(meeting, 20.0, {}, print)
     head.join(20)
     assert caught.value.fault.code == ExitCode.CONFIGURATION
 
