@@ -71,6 +71,7 @@ def sweep_of(source: Source) -> Sweep:
         stall=tune.stall,
         max_failures=tune.max_failures,
         # With more threads sums come out otherwise, and a training would not be reproduced elsewhere.
+        program=1 + len(TRAIN),
         environment={"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
     )
     if wrong := plan.contradictions(wanted):

@@ -218,7 +218,7 @@ def test_what_was_found(tmp_path: Path) -> None:
         trials.write_result(trials.directory(tmp_path, trial), result)
     run_directory.write_json(tmp_path / trials.DEFINITION, plan.record(sweep))
     told = CliRunner().invoke(main, ["sweep", "best", tmp_path.name, "--dir", str(tmp_path.parent), "--as-args"])
-    assert told.output == "training.lr=0.002 training.gamma=0.91 debugging.seed=0\n"
+    assert f"  rayhpc lab train {told.output}" == f"{run.findings(sweep, tmp_path)[1]}\n"
     best, command, table, pictures = run.findings(sweep, tmp_path)
     assert best == "best mean_return: 9"
     assert command == (
