@@ -13,7 +13,7 @@ import click
 from rayhpc.cli.base import JSON_OPTION, Told, json_text, print_table, tell
 from rayhpc.sweep import plots, trials
 from rayhpc.sweep.load import load
-from rayhpc.sweep.plan import text, written_as
+from rayhpc.sweep.plan import text, values_as_words
 from rayhpc.sweep.screen import Screen
 from rayhpc.sweep.trials import Trial
 
@@ -100,7 +100,7 @@ def _row(folder: Path, trial: Trial, metric: str) -> tuple[str, ...]:
 
 @sweep.command("best")
 @_NAME
-@click.option("--as-args", is_flag=True, help="Print its values alone: name=value name=value, for a command line.")
+@click.option("--as-args", is_flag=True, help="Print name=value of each alone: for a command line, or for xargs.")
 @_DIR
 @JSON_OPTION
 def best_of(name: str, as_args: bool, parent: str, as_json: bool) -> None:
@@ -110,8 +110,8 @@ def best_of(name: str, as_args: bool, parent: str, as_json: bool) -> None:
     trial, mean = trials.best(trials.read_trials(folder), defined)
     values = {key: value for key, value in trial.values.items() if key != "seed" or defined.repeat == 1}
     if as_args:
-        names = written_as(defined.command)
-        click.echo(shlex.join(f"{names.get(key, key)}={text(value)}" for key, value in values.items()))
+        own = trial.command[defined.program :] if defined.program else values_as_words(defined.command, values)
+        click.echo(shlex.join(own))
     elif as_json:
         click.echo(json_text({"trial": trial.number, defined.metric: mean, "values": values}))
     else:

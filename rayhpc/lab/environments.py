@@ -121,26 +121,11 @@ def try_out(environment: Environment) -> None:
         raise UsageError(f"env={environment.name}: {type(problem).__name__}: {problem}") from problem
 
 
-def agents_of(environment: Environment) -> list[str]:
-    """The agents of a multi-agent environment; none for one that has a single agent."""
-    from ray.rllib.env.multi_agent_env import MultiAgentEnv
-
-    made = environment.made()
-    return [str(agent) for agent in made.possible_agents] if isinstance(made, MultiAgentEnv) else []
-
-
-def spaces_of(environment: Environment) -> list[Any]:
-    """The observation space of each agent."""
+def spaces_of(environment: Environment) -> dict[str, Any]:
+    """The observation space of each agent; that of a single one is called ""."""
     from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
     made = environment.made()
     if not isinstance(made, MultiAgentEnv):
-        return [made.observation_space]
-    return [made.get_observation_space(agent) for agent in made.possible_agents]
-
-
-def is_box(space: Any) -> bool:
-    """Whether a space is one array of numbers."""
-    from gymnasium.spaces import Box
-
-    return isinstance(space, Box)
+        return {"": made.observation_space}
+    return {str(agent): made.get_observation_space(agent) for agent in made.possible_agents}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,9 +15,11 @@ from rayhpc.lab.own_groups import OWN_GROUPS
 from rayhpc.lab.schema import RAY_GROUPS, Key, schema_of
 from rayhpc.lab.settings import Settings
 from rayhpc.rllib.errors import UsageError
+from rayhpc.sweep.plan import text
 
 NOWHERE = object()
 WIDEST_DEFAULT = 80
+WIDTH = 100
 
 
 def as_yaml(settings: Settings) -> str:
@@ -52,10 +55,11 @@ def explained(path: str, algo: Any) -> str:
 
 def text_of(key: Key, config: Any) -> str:
     """A key in a few lines."""
-    default = _default(key, config) if key.group in RAY_GROUPS else ""
+    default = _default(key, config)
     known = [f"default: {default}"] if default else []
     old = ["an old name: Ray keeps it only to say what replaced it"] if key.old else []
-    return "\n".join([key.path, f"wants: {key.wants}", *known, *old, key.text or "Ray does not say more."]) + "\n"
+    meaning = textwrap.fill(key.text or "Ray does not say more.", WIDTH, break_long_words=False, break_on_hyphens=False)
+    return "\n".join([key.path, f"wants: {key.wants}", *known, *old, meaning]) + "\n"
 
 
 def reference() -> str:
@@ -99,6 +103,8 @@ def _table(title: str, keys: Sequence[Key], config: Any) -> Iterator[str]:
 
 def _default(key: Key, config: Any) -> str:
     value = getattr(OWN_GROUPS[key.group](), key.name) if key.group in OWN_GROUPS else stored(config, key.name)
+    if value is None or isinstance(value, bool):
+        return text(value)
     shown = "" if value is NOWHERE else value.__name__ if isinstance(value, type) else repr(value)
     return "an object" if " at 0x" in shown else shown
 

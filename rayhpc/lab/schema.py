@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields
-from typing import TYPE_CHECKING, Any, get_type_hints
+import types
+import typing
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge
 
 from rayhpc.lab.own_groups import OWN_GROUPS
 
@@ -37,12 +41,32 @@ class Key:
 
     @property
     def wants(self) -> str:
-        """The type in words, without the names of modules."""
-        shown = inspect.formatannotation(self.hint) if self.hint is not inspect.Parameter.empty else "anything"
-        return re.sub(r"\b[\w.]+\.(?=\w)|ForwardRef\('([^']*)'\)", r"\1", shown)
+        """What is to be written."""
+        return in_words(self.hint)
 
 
 Schema = Mapping[str, Mapping[str, Key]]
+_WORDS = {
+    inspect.Parameter.empty: "anything", Any: "anything", types.NoneType: "null", Callable: "module:function",
+    type: "module:Class", dict: "mapping", Mapping: "mapping",
+}  # fmt: skip
+
+
+def in_words(hint: Any) -> str:
+    """A type as it is written in YAML, such as `float or [int, …] or null`."""
+    kind, inner = get_origin(hint) or hint, get_args(hint)
+    if kind in _WORDS:
+        return _WORDS[kind]
+    if kind is typing.Annotated:
+        return f"{in_words(inner[0])} {f'>= {inner[1].ge}' if isinstance(inner[1], Ge) else f'> {inner[1].gt}'}"
+    parts = list(dict.fromkeys(inner if kind is typing.Literal else map(in_words, inner)))
+    if kind in (typing.Union, types.UnionType, typing.Literal):
+        return "anything" if "anything" in parts else " or ".join(parts)
+    if kind in (list, Collection) and parts:
+        return f"[{parts[0]}, …]"
+    if kind is tuple:
+        return f"[{', '.join(map(in_words, inner))}]"
+    return str(getattr(hint, "__forward_arg__", getattr(hint, "__name__", hint)))
 
 
 def schema_of(config: type[AlgorithmConfig]) -> Schema:
@@ -69,10 +93,9 @@ def _keys(config: type[AlgorithmConfig], group: str) -> Iterator[tuple[str, Key]
 
 
 def _own_keys(name: str, group: type) -> Iterator[tuple[str, Key]]:
-    hints = get_type_hints(group)
+    hints = get_type_hints(group, include_extras=True)
     for each in fields(group):
-        default = "" if each.default is MISSING else f" Default: {each.default}."
-        yield each.name, Key(name, each.name, hints[each.name], each.metadata["help"] + default)
+        yield each.name, Key(name, each.name, hints[each.name], each.metadata["help"])
 
 
 def parameter_texts(doc: str) -> dict[str, str]:

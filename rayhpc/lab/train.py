@@ -11,7 +11,7 @@ import yaml
 
 import rayhpc
 from rayhpc.lab import trial
-from rayhpc.lab.environments import agents_of, is_box, spaces_of
+from rayhpc.lab.environments import spaces_of
 from rayhpc.lab.loggers import loggers_of
 from rayhpc.lab.settings import Settings
 from rayhpc.lab.video import recorder_of
@@ -76,7 +76,6 @@ def plan_of(settings: Settings) -> Plan:
         num_env_runners=None if settings.auto else config.num_env_runners,
         most_env_runners=most_env_runners(batch, config.num_envs_per_env_runner) if batch else ANY_NUMBER,
         other_cpus=config.evaluation_num_env_runners + config.num_learners,
-        ray_address=settings.run.ray_address,
         checkpoint_every=settings.checkpoint.every,
         keep=settings.checkpoint.keep,
     )
@@ -91,6 +90,8 @@ def threshold(settings: Settings) -> float | None:
 
 def prepared(settings: Settings) -> AlgorithmConfig:
     """The configuration with what training needs: returns of all episodes, policies of all agents, evaluation."""
+    from gymnasium.spaces import Box
+
     config, given = settings.config.copy(copy_frozen=False), settings.plain
     own = config.callbacks_on_sample_end or []
     config.callbacks(on_sample_end=[episode_returns_logger(), *(own if isinstance(own, list) else [own])])
@@ -99,36 +100,24 @@ def prepared(settings: Settings) -> AlgorithmConfig:
     evaluation = given.get("evaluation", {})
     if evaluation.get("evaluation_interval") and "evaluation_num_env_runners" not in evaluation:
         config.evaluation(evaluation_num_env_runners=1)
-    agents = agents_of(settings.environment)
-    flattened = "env_to_module_connector" in given.get("env_runners", {})
-    if not flattened and not all(map(is_box, spaces_of(settings.environment))):
-        config.env_runners(env_to_module_connector=flat_for_many if agents else flat)
-    if agents and "policies" not in given.get("multi_agent", {}):
+    spaces = spaces_of(settings.environment)
+    vectors = all(isinstance(space, Box) for space in spaces.values())
+    if not vectors and "env_to_module_connector" not in given.get("env_runners", {}):
+        config.env_runners(env_to_module_connector=partial(flat, multi_agent="" not in spaces))
+    if "" not in spaces and "policies" not in given.get("multi_agent", {}):
         config.multi_agent(policies={"shared"}, policy_mapping_fn=shared_policy)
     try:
-        replace_validated(config)
+        config.copy(copy_frozen=False).validate()  # which fills in values as it looks for contradictions
     except (ValueError, TypeError, NotImplementedError) as problem:
         raise UsageError(f"RLlib refuses the configuration: {' '.join(str(problem).split())}") from problem
     return config
 
 
-def flat(*_: Any, **__: Any) -> Any:
+def flat(*_: Any, multi_agent: bool, **__: Any) -> Any:
     """Observations as vectors: RLlib's networks take no numbered, and no composed ones."""
     from ray.rllib.connectors.env_to_module import FlattenObservations
 
-    return FlattenObservations()
-
-
-def flat_for_many(*_: Any, **__: Any) -> Any:
-    """The same for each agent."""
-    from ray.rllib.connectors.env_to_module import FlattenObservations
-
-    return FlattenObservations(multi_agent=True)
-
-
-def replace_validated(config: AlgorithmConfig) -> None:
-    """Let RLlib look for contradictions, in a copy, since it fills in values as it looks."""
-    config.copy(copy_frozen=False).validate()
+    return FlattenObservations(multi_agent=multi_agent)
 
 
 def shared_policy(_agent: Any, *_: Any, **__: Any) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from rayhpc.lab.algorithms import quiet
-from rayhpc.lab.environments import Environment, agents_of, environment_of
+from rayhpc.lab.environments import Environment, environment_of, spaces_of
 from rayhpc.rllib.checkpoints import Checkpoint, checkpoint_at, newest_checkpoint
 from rayhpc.rllib.errors import UsageError
 from rayhpc.rllib.evaluations import margin
@@ -53,7 +53,7 @@ def film(checkpoint: Checkpoint, episodes: int, seed: int, *, explore: bool = Fa
     frames: list[Any] = []
     config = _config(checkpoint, environment, render)
     config.debugging(seed=seed).callbacks(on_episode_step=camera(frames, environment) if render else None)
-    runner = env_runner_of(config, bool(agents_of(environment)))
+    runner = env_runner_of(config, "" not in spaces_of(environment))
     try:
         _restore(runner, checkpoint)
         played = runner.sample(num_episodes=episodes, explore=explore)

@@ -65,7 +65,8 @@ class Sweep:
 
     repeat: trials of each sample, which differ in {seed}; stall: seconds without output or report after which a trial
     is ended, 0 for never; max_failures: how often a trial that fails is started again; processes: of one trial;
-    concurrent: all trials start together or none; environment: may hold secrets, so no record has it.
+    concurrent: all trials start together or none; environment: may hold secrets, so no record has it; program: how many
+    words of the command are the program, where those behind them reproduce a trial; 0: its values do.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Sweep:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     pip: tuple[str, ...] = ()
     py_modules: tuple[str, ...] = ()
+    program: int = 0
 
     @property
     def trials(self) -> int:
@@ -165,16 +167,17 @@ def arguments(command: tuple[str, ...], values: Mapping[str, Any]) -> list[str]:
     return words + [f"{name}={text(value)}" for name, value in values.items() if name not in used]
 
 
+def values_as_words(command: tuple[str, ...], values: Mapping[str, Any]) -> list[str]:
+    """name=value of each; by the name that the command gives it, as debugging.seed={seed} does."""
+    found = (re.fullmatch(r"([^={}]+)=\{([^{}]+)\}", word) for word in command)
+    names = {match[2]: match[1] for match in found if match}
+    return [f"{names.get(name, name)}={text(value)}" for name, value in values.items()]
+
+
 def _filled(word: str, values: Mapping[str, Any]) -> str:
     for name, value in values.items():
         word = word.replace(f"{{{name}}}", text(value))
     return word
-
-
-def written_as(command: tuple[str, ...]) -> dict[str, str]:
-    """The parameters that a command writes under another name, as {seed: debugging.seed} of debugging.seed={seed}."""
-    found = (re.fullmatch(r"([^={}]+)=\{([^{}]+)\}", word) for word in command)
-    return {match[2]: match[1] for match in found if match}
 
 
 def text(value: Any) -> str:

@@ -6,12 +6,12 @@ import csv
 import json
 import os
 import re
-import shlex
 import signal
 import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.launch import REPOSITORY, Job, Jobs, launched_in, until
 
@@ -151,14 +151,16 @@ def test_tuned_killed_gone_on_with_and_reproduced(jobs: Jobs) -> None:
     assert sorted(after) == ["0000", "0001", "0002", "0003"]
     assert all(after[number] == before[number] for number in before), "a trial that had ended has run again"
     assert len((directory / "rayhpc-sweeps/search/trials.csv").read_text().splitlines()) == 5
-    best = re.search(r"best mean_return: (\S+)\n  rayhpc (lab train .*)\n", told)
+    best = re.search(r"best mean_return: (\S+)\n  rayhpc lab train .*debugging.seed=0.*\n", told)
     assert best, told
     assert all((directory / "rayhpc-sweeps/search" / name).exists() for name in ("best-so-far.png", "parallel.png"))
-    again = [jobs.mpi.python, "-m", "rayhpc", *shlex.split(best[2]), "run.output=out"]
+    again = "rayhpc sweep best search --as-args | xargs rayhpc lab train run.output=out"
     done = subprocess.run(
-        again, cwd=directory, env=jobs.mpi.environment, capture_output=True, text=True, timeout=120, check=False
-    )
+        ["bash", "-c", again], cwd=directory, env=jobs.mpi.environment, capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert yaml.safe_load((directory / "out" / "config.yaml").read_text())["env_runners"] == {"num_env_runners": 0}
     assert float(rows(directory)[-1]["return_mean"]) == pytest.approx(float(best[1]), abs=1e-3)
 
 

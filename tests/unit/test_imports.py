@@ -43,6 +43,7 @@ OWNERS = {
     "hydra": "lab.compose lab.objects",
     "omegaconf": "lab.compose",
     "pydantic": "lab.check",
+    "annotated_types": "lab.own_groups lab.schema",
     "PIL": "lab.view",
     "imageio_ffmpeg": "lab.view",
     "bcrypt": "metrics.prometheus",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import sys
@@ -19,7 +18,6 @@ from rayhpc.lab.own_groups import Run, Tune
 from rayhpc.lab.schema import schema_of
 from rayhpc.lab.settings import AUTO, Settings, read, unfolded
 from rayhpc.lab.train import plan_of
-from rayhpc.lab.trial import METRICS
 from rayhpc.lab.tunables import found
 from rayhpc.lab.tune.spaces import SEED, in_hydra, parameters, typical
 from rayhpc.rllib.cluster import check_reachable
@@ -29,10 +27,6 @@ from rayhpc.sweep.plan import Parameter, Resources, Sweep
 
 RUNNERS = "env_runners.num_env_runners"
 TRAIN = ("-m", "rayhpc.lab", "train")
-_PBT = (
-    "tune.scheduler=pbt: population-based training is left out: take asha or median, or Ray Tune's"
-    " PopulationBasedTraining in a driver of your own"
-)
 
 
 def sweep_of(source: Source) -> Sweep:
@@ -48,14 +42,16 @@ def sweep_of(source: Source) -> Sweep:
     space = parameters(tunables, schema_of(type(default_config(plain.get("algo")))))
     settings = _tried(source, space)
     tune = settings.tune
-    _check_words(tune)
     _check_run(settings.run)
     runners, cpus = _runners_and_cpus(settings, space)
     command = (sys.executable, *TRAIN, *_words(source, settings, space, runners))
     grid = all(each.kind == "grid" for each in space)
     search = tune.search or ("grid" if grid else "random")
+    name = tune.name or re.sub(r"[^A-Za-z0-9._-]+", "-", settings.environment.name).strip(".-_")[:64]
+    if not plan.NAME.fullmatch(name):
+        raise UsageError(f"tune.name={name}: at most 64 letters, digits, dots and dashes are wanted")
     wanted = Sweep(
-        name=tune.name or re.sub(r"[^A-Za-z0-9._-]+", "-", settings.environment.name).strip(".-_")[:64],
+        name=name,
         directory=str(Path.cwd()),
         command=command,
         space=space,
@@ -71,6 +67,7 @@ def sweep_of(source: Source) -> Sweep:
         stall=tune.stall,
         max_failures=tune.max_failures,
         # With more threads sums come out otherwise, and a training would not be reproduced elsewhere.
+        program=1 + len(TRAIN),
         environment={"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
     )
     if wrong := plan.contradictions(wanted):
@@ -89,39 +86,11 @@ def _tried(source: Source, space: Sequence[Parameter]) -> Settings:
     return settings
 
 
-def _check_words(tune: Tune) -> None:
-    """UsageError for a word that none of the keys of `tune` knows, and for numbers that are too small."""
-    if tune.scheduler == "pbt":
-        raise UsageError(_PBT)
-    known = {
-        "search": (tune.search or "random", plan.SEARCHES),
-        "scheduler": (tune.scheduler, plan.SCHEDULERS),
-        "metric": (tune.metric, METRICS),
-        "mode": (tune.mode, ("max", "min")),
-    }
-    wrong = [f"tune.{key}={word}: {_one_of(word, words)}" for key, (word, words) in known.items() if word not in words]
-    least = {"samples": 1, "repeat": 1, "cpus": 1, "gpus": 0, "stall": 0, "max_failures": 0}
-    for key, number in least.items():
-        if (value := getattr(tune, key)) is not None and value < number:
-            wrong.append(f"tune.{key}={value}: {number} or more is wanted")
-    if tune.name is not None and not plan.NAME.fullmatch(tune.name):
-        wrong.append(f"tune.name={tune.name}: at most 64 letters, digits, dots and dashes are wanted")
-    if wrong:
-        raise UsageError("\n  ".join(wrong))
-
-
 def _check_run(run: Run) -> None:
     """UsageError for what all trials would do at the same place, and for a cluster where nobody listens."""
     if run.output is not None or run.overwrite:
         raise UsageError("run.output, run.overwrite: each trial has a directory of its own: leave them out")
-    if run.ray_address is not None:
-        raise UsageError("run.ray_address: a search runs on the cluster of RAY_ADDRESS: leave it out")
     check_reachable(os.environ.get("RAY_ADDRESS", ""))
-
-
-def _one_of(word: str, words: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, words, 1, 0.5)
-    return f"{', '.join(words)} are known" + (f"; nearest: {near[0]}" if near else "")
 
 
 def _memory(tune: Tune) -> int:

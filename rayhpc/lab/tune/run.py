@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rayhpc.errors import RayhpcError, counted
-from rayhpc.lab.tune.plan import TRAIN
 from rayhpc.sweep import engine, plots, trials
 from rayhpc.sweep.plan import Sweep
 from rayhpc.sweep.screen import Screen
-from rayhpc.sweep.trials import Trial
 
 
 def tune(sweep: Sweep, parent: Path, resume: bool) -> int:
@@ -33,14 +31,10 @@ def findings(sweep: Sweep, folder: Path) -> list[str]:
     except RayhpcError as error:
         return [str(error)]
     over = f", the mean of {sweep.repeat} seeds" if sweep.repeat > 1 else ""
-    lines = [f"best {sweep.metric}: {mean:g}{over}", f"  {ready(best)}", f"all trials: {folder / trials.TABLE}"]
+    command = shlex.join(["rayhpc", "lab", "train", *best.command[sweep.program :]])
+    lines = [f"best {sweep.metric}: {mean:g}{over}", f"  {command}", f"all trials: {folder / trials.TABLE}"]
     try:
         files: Sequence[Path] = plots.draw(sweep, known, folder)
     except RayhpcError as error:
         return [*lines, f"no pictures: {error}"]
     return [*lines, f"pictures: {' '.join(map(str, files))}"]
-
-
-def ready(trial: Trial) -> str:
-    """A trial's training as a user types it."""
-    return shlex.join(["rayhpc", "lab", "train", *trial.command[1 + len(TRAIN) :]])

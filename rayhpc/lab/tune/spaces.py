@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from math import sqrt
 from typing import Any
 
-from rayhpc.lab.check import SINGLE, fits, nearest, paths, wants_object
-from rayhpc.lab.schema import RAY_GROUPS, Key, Schema
+from rayhpc.lab.check import SINGLE, check, wants_object
+from rayhpc.lab.own_groups import OWN_GROUPS
+from rayhpc.lab.schema import Schema
 from rayhpc.rllib.errors import UsageError
 from rayhpc.sweep.plan import KINDS, Parameter, text, wrong_values
 
 SEED = "debugging.seed"
 _EXAMPLE = "{type: loguniform, values: [1e-5, 1e-2]}"
 _LISTS = ("choice", "grid")
-_INSTEAD = {"random": "; random has several meanings: write choice for a list, uniform for two bounds"}
+_INSTEAD = "; random has several meanings: write choice for a list, uniform for two bounds"
 # Words that Hydra's grammar takes for text without quotation marks.
 _BARE = re.compile(r"[A-Za-z_./][\w./:@-]*")
 _OTHER_THAN_TEXT = {"null", "true", "false", "nan", "inf", "auto"}
@@ -41,57 +41,34 @@ def typical(parameter: Parameter) -> Any:
 
 
 def _problems(path: str, space: Any, schema: Schema) -> Iterator[str]:
-    name = f"tunables.{path}"
-    if unknown := _unknown(path, schema):
-        yield f"{name}: {unknown}"
-    elif not isinstance(space, Mapping) or set(space) != {"type", "values"}:
-        yield f"{name}={space!r}: a space is wanted, such as {_EXAMPLE}"
-    elif space["type"] not in KINDS:
-        near = difflib.get_close_matches(str(space["type"]), KINDS, 1)
-        told = _INSTEAD.get(str(space["type"]), f"; nearest: {near[0]}" if near else "")
-        yield f"{name}: type {space['type']} is none of {', '.join(KINDS)}{told}"
-    elif not isinstance(space["values"], list) or not space["values"]:
-        yield f"{name}: values={space['values']!r}: a list is wanted, such as {_EXAMPLE}"
-    elif wrong := wrong_values(space["type"], space["values"]):
-        yield f"{name}: values={space['values']}: {wrong}"
-    else:
-        yield from _wrong_kinds(name, space, _key(path, schema))
-
-
-def _unknown(path: str, schema: Schema) -> str:
-    """Why there is no such key to vary; empty if there is one."""
-    group, _, rest = path.partition(".")
-    key = _key(path, schema)
-    if path in SINGLE:
-        return ""
+    name, group = f"tunables.{path}", path.partition(".")[0]
+    kind, values = (space.get("type"), space.get("values")) if isinstance(space, Mapping) else (None, None)
     if path == SEED:
-        return "the seed is what tune.repeat varies: tune.repeat=3 gives each point three seeds"
-    if group in schema and group not in RAY_GROUPS:
-        return f"{group} says how a training runs, not what it learns with: it cannot be varied"
-    if key is None or (rest != key.name and not fits({}, key.hint)):
-        known = [each for each in paths(schema) if each.partition(".")[0] in RAY_GROUPS]
-        return f"there is no such key{nearest(path, known, schema)}"
-    return ""
+        yield f"{name}: the seed is what tune.repeat varies: tune.repeat=3 gives each point three seeds"
+    elif group in OWN_GROUPS:
+        yield f"{name}: {group} says how a training runs, not what it learns with: it cannot be varied"
+    elif not isinstance(values, list) or not values or set(space) != {"type", "values"}:
+        yield f"{name}={space!r}: a space is wanted, such as {_EXAMPLE}"
+    elif kind not in KINDS:
+        yield f"{name}: type {kind} is none of {', '.join(KINDS)}{_INSTEAD if kind == 'random' else ''}"
+    elif wrong := wrong_values(kind, values):
+        yield f"{name}: values={values}: {wrong}"
+    elif path not in SINGLE:
+        tried = values if kind in _LISTS else [typical(Parameter(path, kind, tuple(values)))]
+        told = dict.fromkeys(problem for value in tried for problem in _refused(path, value, schema))
+        yield from (f"tunables.{problem} (of type {kind})" for problem in told)
 
 
-def _key(path: str, schema: Schema) -> Key | None:
-    """The key of a group to which a path leads, or in whose mapping it ends."""
+def _refused(path: str, value: Any, schema: Schema) -> Iterator[str]:
+    """What `lab train` would say of this key, or of this value."""
     group, _, rest = path.partition(".")
-    return schema.get(group, {}).get(rest.partition(".")[0])
-
-
-def _wrong_kinds(name: str, space: Mapping[str, Any], key: Key | None) -> Iterator[str]:
-    """The values that RLlib would not take under this key."""
-    if key is None or name != f"tunables.{key.path}" or wants_object(key):
-        return
-    kind, values = space["type"], space["values"]
-    samples = values if kind in (*_LISTS, "randint") else [0.5]
-    hint = ", which has a point: take randint, or choice" if kind not in (*_LISTS, "randint") else ""
-    for value in samples:
-        if not fits(value, key.hint):
-            what = f"type {kind} gives {value!r}{hint}" if hint else f"values have {value!r}"
-            yield f"{name}: {what}; {key.path} wants {key.wants}"
-            return
+    name, _, inner = rest.partition(".")
+    key = schema.get(group, {}).get(name)
+    try:
+        objects = key is not None and wants_object(key.hint)
+        check({group: {name: {inner: value} if inner else value}}, schema, kinds=not objects)
+    except UsageError as problem:
+        yield str(problem)
 
 
 def _plain(space: Mapping[str, Any]) -> tuple[Any, ...]:

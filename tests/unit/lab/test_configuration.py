@@ -168,7 +168,8 @@ def test_each_algorithm_has_its_own_keys(algo: str) -> None:
         (["training=3"], "training=3: it is a group"),
         (["training.lr=abc"], "training.lr='abc': wants"),
         (["env_runners.num_env_runners=2.5"], "env_runners.num_env_runners=2.5: wants"),
-        (["stop.iterations=many"], "stop.iterations='many': wants"),
+        (["stop.iterations=many"], "stop.iterations='many': wants int >= 1 or null"),
+        (["stop.minutes=0"], "stop.minutes=0: wants float > 0 or null"),
         (["algo=ppp"], "nearest: PPO"),
         (["env=Cart"], "env=Cart: NameNotFound"),
         (["env=nomodule:Foo"], "nomodule cannot be imported"),
@@ -270,10 +271,10 @@ def test_the_difference_from_rllibs_defaults() -> None:
 
 def test_a_key_and_a_group_are_explained() -> None:
     said = printed("explain", "env_runners.num_env_runners").splitlines()
-    assert said[:3] == ["env_runners.num_env_runners", "wants: Optional[int]", "default: 2"]
+    assert said[:3] == ["env_runners.num_env_runners", "wants: int or null", "default: 2"]
     assert "EnvRunner" in said[3]
     assert "training.num_atoms\n" in printed("explain", "algo=DQN", "training")
-    assert printed("explain", "stop.iterations").endswith("Iterations. Default: 200.\n")
+    assert printed("explain", "stop.iterations").endswith("\ndefault: 200\nIterations.\n")
     assert "an old name" in printed("explain", "env_runners.num_rollout_workers")
     wrong = CliRunner().invoke(lab, ["config", "explain", "env_runners.num_env_runer"])
     assert wrong.exit_code == 2

@@ -67,6 +67,14 @@ def test_mlflow_into_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert metric.read_text().split()[1:] == ["21.5", "1"]
 
 
+def test_aim_into_a_repository(tmp_path: Path) -> None:
+    """Aim is no part of the development environment: pip install aim."""
+    pytest.importorskip("aim")
+    told("aim", tmp_path)
+    tables = [file.read_bytes() for file in tmp_path.glob(".aim/seqs/chunks/*/*.sst")]
+    assert any(b"env_runners/episode_return_mean" in table for table in tables)
+
+
 def test_a_missing_package_ends_with_2_before_ray_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if importlib.util.find_spec("aim"):
         monkeypatch.setitem(importlib.import_module("sys").modules, "aim", None)

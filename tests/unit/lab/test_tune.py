@@ -71,6 +71,11 @@ def test_each_kind_of_space() -> None:
     assert settings.environment.name == "Acrobot-v1"
 
 
+def test_classes_are_chosen_by_their_names() -> None:
+    name = "ray.rllib.callbacks.callbacks:RLlibCallback"
+    assert made(f"tunables.callbacks.callbacks_class={{type: grid, values: ['{name}']}}").space[1].values == (name,)
+
+
 def test_a_grid_alone_is_walked() -> None:
     grids = ("training.gamma={type: grid, values: [0.9, 0.99]}", "env={type: grid, values: [CartPole-v1]}")
     sweep = sweep_of(Source(tuple(f"tunables.{grid}" for grid in grids)))
@@ -121,35 +126,34 @@ def test_a_file_with_tunables_serves_both_commands(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["tunables.training.lrr={type: uniform, values: [0, 1]}"], "tunables.training.lrr: there is no such key"),
-        (["tunables.trainin.lr={type: uniform, values: [0, 1]}"], "tunables.trainin.lr: there is no such key; nearest"),
+        (["tunables.training.lrr={type: uniform, values: [0, 1]}"], "tunables.training.lrr: group training has no"),
+        (["tunables.trainin.lr={type: uniform, values: [0, 1]}"], "tunables.trainin: there is no such group"),
         (["tunabels.training.lr={type: uniform, values: [0, 1]}"], "there is no such group; nearest: tunables"),
-        (["tunables.training.lr={type: logunifrm, values: [1, 2]}"], "nearest: loguniform"),
+        (["tunables.training.lr={type: logunifrm, values: [1, 2]}"], "type logunifrm is none of uniform, loguniform,"),
         (["tunables.training.lr={type: random, values: [1, 2]}"], "random has several meanings"),
         (["tunables.training.lr={type: loguniform, values: [1e-2, 1e-5]}"], "first bound must be below the second"),
         (["tunables.training.lr={type: loguniform, values: [0, 1]}"], "loguniform takes numbers above 0"),
         (["tunables.training.lr={type: normal, values: [0.1, 0]}"], "the deviation must be above 0"),
-        (["tunables.training.lr={type: choice, values: []}"], "a list is wanted"),
+        (["tunables.training.lr={type: choice, values: []}"], "a space is wanted"),
         (["tunables.training.lr={typ: choice, values: [1]}"], "a space is wanted, such as {type: loguniform"),
         (["tunables.training.lr=3"], "a space is wanted"),
         (["tunables=3"], "tunables=3: it is a group"),
-        (["tunables.training.minibatch_size={type: uniform, values: [1, 9]}"], "take randint"),
-        (["tunables.training.use_gae={type: choice, values: [true, maybe]}"], "values have 'maybe'"),
+        (["tunables.training.minibatch_size={type: uniform, values: [1, 9]}"], "=5.0: wants int or null (of type"),
+        (["tunables.training.use_gae={type: choice, values: [true, maybe]}"], "use_gae='maybe': wants bool or null"),
         (["tunables.debugging.seed={type: choice, values: [1]}"], "tune.repeat=3 gives each point three seeds"),
         (["tunables.run.output={type: choice, values: [a]}"], "it cannot be varied"),
         ([LR, "tune.sampels=3"], "nearest: tune.samples"),
         ([LR, "tune.samples=many"], "tune.samples='many': wants"),
-        ([LR, "tune.samples=0"], "tune.samples=0: 1 or more is wanted"),
-        ([LR, "tune.scheduler=pbt"], "Ray Tune's PopulationBasedTraining"),
-        ([LR, "tune.scheduler=ahsa"], "nearest: asha"),
+        ([LR, "tune.samples=0"], "tune.samples=0: wants int >= 1"),
+        ([LR, "tune.scheduler=pbt"], "tune.scheduler='pbt': wants none or asha or median"),
         ([LR, "tune.search=grid"], "search: grid takes choices alone, not training.lr"),
-        ([LR, "tune.metric=mean_retrun"], "nearest: mean_return"),
+        ([LR, "tune.metric=mean_retrun"], "wants mean_return or best_return or evaluation_return"),
         ([LR, "tune.scheduler=asha", "tune.repeat=2"], "a scheduler judges single trials"),
         ([LR, "tune.memory=lots"], "tune.memory=lots"),
         ([LR, "tune.name=a/b"], "tune.name=a/b"),
         ([LR, "tune.cpus=1", "env_runners.num_env_runners=3"], "3 env runners and 0 of the evaluation"),
         ([LR, "run.output=out"], "each trial has a directory of its own"),
-        ([LR, "run.ray_address=10.0.0.1:6379"], "a search runs on the cluster of RAY_ADDRESS"),
+        ([LR, "checkpoint.every=0"], "checkpoint.every=0: wants int >= 1"),
         ([LR, "learners.num_learners=2"], "a trial learns in one process"),
         ([LR, "training.minibatch_size=9000"], "(tried with training.lr=0.000316"),
         ([], "there are no tunables"),
@@ -218,7 +222,7 @@ def test_what_was_found(tmp_path: Path) -> None:
         trials.write_result(trials.directory(tmp_path, trial), result)
     run_directory.write_json(tmp_path / trials.DEFINITION, plan.record(sweep))
     told = CliRunner().invoke(main, ["sweep", "best", tmp_path.name, "--dir", str(tmp_path.parent), "--as-args"])
-    assert told.output == "training.lr=0.002 training.gamma=0.91 debugging.seed=0\n"
+    assert f"  rayhpc lab train {told.output}" == f"{run.findings(sweep, tmp_path)[1]}\n"
     best, command, table, pictures = run.findings(sweep, tmp_path)
     assert best == "best mean_return: 9"
     assert command == (
