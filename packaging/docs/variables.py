@@ -10,6 +10,7 @@ READ = {
     "RAYHPC_PROMETHEUS": "`--metrics`: the Prometheus to run, where the one on PATH is not meant",
     "RAYHPC_SWEEP_DIR": "where `rayhpc sweep` records its sweeps",
     "RAYHPC_SUBMITTED_BY": "the version that has submitted this job, which a check compares with the job's own",
+    "RAYHPC_SITE": "the site whose table the doctor compares; jobs of `--site` have it",
     "RAYHPC_RANK": "`--rendezvous=file`: the number of this process",
     "RAYHPC_SIZE": "`--rendezvous=file` and `tcp`: the number of processes",
     "RAYHPC_HEAD": "`--rendezvous=tcp` and `rayhpc node worker`: HOST:PORT of rank 0",

@@ -30,11 +30,14 @@ from rayhpc.cli.base import (
     printable,
     tell,
 )
+from rayhpc.cli.sites import SITE, SubmitGroup, at_site, list_sites
 from rayhpc.errors import RayhpcError
 from rayhpc.launch import command_line
 from rayhpc.records.runs import Run
 from rayhpc.schedulers import SYSTEMS
 from rayhpc.schedulers.facts import BatchSystem, Request
+from rayhpc.sites import load as sites
+from rayhpc.sites.script import edited
 
 _SHOWN_COMMAND = 60
 
@@ -48,9 +51,9 @@ def alloc() -> None:
     """Submit a driver with a jobscript, and follow the job. An ID is the scheduler's; without one: the newest job."""
 
 
-@alloc.group("submit")
+@alloc.group("submit", cls=SubmitGroup)
 def submit() -> None:
-    """Copy a jobscript, write the driver's command into it, and submit it."""
+    """Copy a jobscript, write the driver's command into it, and submit it: to a scheduler, or to --site NAME."""
 
 
 def _checked(_: click.Context, __: click.Parameter, value: str) -> str:
@@ -59,13 +62,21 @@ def _checked(_: click.Context, __: click.Parameter, value: str) -> str:
     return value
 
 
-def _submit_command(system: BatchSystem) -> click.Command:
+def _submit_command(system: BatchSystem | None) -> click.Command:
+    """To a scheduler; without one to the site that is named."""
+
     def callback(driver: tuple[str, ...], run_dir: str, script: str, dry_run: bool, check: str, **values: Any) -> None:
         environ = {**os.environ, **({"RAYHPC_CHECK": check} if check else {})}
-        submit_planned(plan_submission(system, Request(**values), driver, run_dir, script, environ), driver, dry_run)
+        site = values.pop(SITE, "")
+        to, request = (system, Request(**values)) if system else at_site(site, Request(**values))
+        submit_planned(plan_submission(to, request, driver, run_dir, script, environ), driver, dry_run)
 
-    shipped = f"jobscripts/{system.script}" if system.script else "there is none for it, so --script is needed"
+    name, shipped = (system.name, system.script) if system else (SITE, "that of its scheduler")
+    place = name if system else "a site, whose table chooses the queue and says what is required (rayhpc alloc sites)"
+    shipped = f"jobscripts/{shipped}" if system and shipped else shipped or "there is none, so --script is needed"
+    of_site = [click.Option(["--site"], required=True, metavar="NAME", help="The machine: rayhpc alloc sites.")]
     parameters: list[click.Parameter] = [
+        *([] if system else of_site),
         *command_line.parameters(Request),
         click.Option(["--script"], default="", metavar="FILE", help=f"The jobscript. Shipped: {shipped}."),
         click.Option(
@@ -77,11 +88,11 @@ def _submit_command(system: BatchSystem) -> click.Command:
     ]
     return RUN_DIR(
         click.Command(
-            system.name,
+            name,
             callback=callback,
             params=parameters,
-            help=f"Submit DRIVER to {system.name}. What follows DRIVER is its own; put -- before one like -m module.",
-            short_help=f"To {system.name}.",
+            help=f"Submit DRIVER to {place}. What follows DRIVER is its own; put -- before one like -m module.",
+            short_help=f"To {name}." if system else "To a machine that is known by name.",
             options_metavar="[OPTIONS] [--]",
             context_settings={"allow_interspersed_args": False},
         )
@@ -100,8 +111,9 @@ def submit_planned(submission: Submission, driver: Sequence[str], dry_run: bool)
     _tell_next(allocation)
 
 
-for _system in SYSTEMS.values():
+for _system in (*SYSTEMS.values(), None):
     submit.add_command(_submit_command(_system))
+alloc.add_command(list_sites)
 
 
 def _tell_next(allocation: Allocation) -> None:
@@ -220,14 +232,19 @@ def _init_choices() -> list[str]:
 
 
 @alloc.command("init")
-@click.argument("scheduler", type=click.Choice(_init_choices()))
+@click.argument("scheduler", type=click.Choice(_init_choices()), required=False)
+@click.option("--site", "site_name", default="", metavar="NAME", help="With the facts of a machine.")
 @click.option("--to", default="", metavar="FILE", help="Another name than the shipped script's.")
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
-def init_script(scheduler: str, to: str, force: bool) -> None:
+def init_script(scheduler: str | None, site_name: str, to: str, force: bool) -> None:
     """Copy a jobscript to edit: modules, environment, account of this site."""
-    system = SYSTEMS[scheduler]
+    if bool(scheduler) == bool(site_name):
+        raise click.UsageError(f"name a scheduler ({', '.join(_init_choices())}), or a machine: --site NAME")
+    site = sites.find(site_name, os.environ) if site_name else None
+    system = SYSTEMS[site.scheduler if site else str(scheduler)]
     source = jobscript.shipped(system.script)
-    target = Path(to or source.name)
-    jobscript.save(target, jobscript.read(source), fresh=not force)
+    target = Path(to or (f"{site.name}{source.suffix}" if site else source.name))
+    text = jobscript.read(source)
+    jobscript.save(target, edited(site, text) if site else text, fresh=not force)
     click.echo(target)
-    tell(f"  edit the site facts at its top, then: rayhpc alloc submit {scheduler} --script {target} -- DRIVER …")
+    tell(f"  edit the site facts at its top, then: rayhpc alloc submit {system.name} --script {target} -- DRIVER …")

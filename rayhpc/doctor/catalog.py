@@ -6,7 +6,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from rayhpc.doctor import checks_files, checks_gpus, checks_host, checks_job, checks_network, checks_python
+from rayhpc.doctor import checks_files, checks_gpus, checks_host, checks_job, checks_network, checks_python, checks_site
 from rayhpc.doctor.finding import Finding
 from rayhpc.doctor.here import Here
 from rayhpc.errors import ExitCode, Fault, RayhpcError
@@ -42,6 +42,7 @@ OF_EACH_HOST: tuple[Check, ...] = (
     checks_gpus.gpu_persistence,
     checks_gpus.gpu_mig,
     checks_gpus.gpu_torch,
+    checks_site.site_table,
 )
 # The same rank, where there are others to compare with and to reach.
 BETWEEN_HOSTS: tuple[Check, ...] = (

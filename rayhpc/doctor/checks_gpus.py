@@ -10,10 +10,8 @@ from rayhpc.doctor.finding import Finding, fail, warn
 from rayhpc.doctor.here import Here
 from rayhpc.errors import counted
 from rayhpc.host import nvidia
-from rayhpc.host.gpu_variables import CUDA, HIP, ROCR, ZE, listed
+from rayhpc.host.gpu_variables import CUDA, HIERARCHY, HIP, ROCR, ZE, listed
 from rayhpc.host.nvidia import Device, Driver
-
-_HIERARCHY = "ZE_FLAT_DEVICE_HIERARCHY"
 
 
 def _driver(here: Here) -> Driver | None:
@@ -156,9 +154,10 @@ def gpu_tiles(here: Here) -> Iterator[Finding]:
     In the flat hierarchy, today's default, each tile is a device, and 0.1 names none of them.
     """
     mask = listed(here.environ.get(ZE, ""))
-    if here.environ.get(_HIERARCHY, "FLAT").upper() == "FLAT" and any("." in word for word in mask):
+    hierarchy = here.environ.get(HIERARCHY, "FLAT").upper()
+    if hierarchy != "COMPOSITE" and any("." in word for word in mask):
         yield warn(
-            f"{ZE} names tiles, and {_HIERARCHY} is FLAT",
+            f"{ZE} names tiles, and {HIERARCHY} is {hierarchy}",
             f"{ZE}={','.join(mask)}",
-            next_step=f"{_HIERARCHY}=COMPOSITE, or number the tiles as devices",
+            next_step=f"{HIERARCHY}=COMPOSITE, or number the tiles as devices",
         )

@@ -13,6 +13,7 @@ HIP = "HIP_VISIBLE_DEVICES"
 ROCR = "ROCR_VISIBLE_DEVICES"
 ZE = "ZE_AFFINITY_MASK"
 SELECTOR = "ONEAPI_DEVICE_SELECTOR"
+HIERARCHY = "ZE_FLAT_DEVICE_HIERARCHY"
 
 # Numbers of GPUs, or of their tiles (0.1), and nothing else.
 _NUMBERED = re.compile(r"level_zero:([0-9.]+(?:,[0-9.]+)*)")

@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from rayhpc.host.gpu_variables import CUDA, HIP, ROCR, SELECTOR, ZE, for_ray, listed
+from rayhpc.host.gpu_variables import CUDA, HIERARCHY, HIP, ROCR, SELECTOR, ZE, for_ray, listed
 from rayhpc.model import Gpus
+
+_CARDS = Path("/sys/class/drm")
+# PCI's vendor and class of Intel's GPUs for computing; those of a workstation's screen are of class 0x0300.
+_INTEL, _COMPUTING = "0x8086", "0x0380"
 
 
 def find(environ: Mapping[str, str]) -> Gpus:
@@ -20,20 +24,33 @@ def find(environ: Mapping[str, str]) -> Gpus:
     named = [Gpus(name, ids := listed(environ[name]), _devices(name, ids, environ)) for name in (CUDA, HIP, ZE)
              if name in environ]  # fmt: skip
     if named:
-        on_host = _on_host()
+        on_host = _on_host(environ)
         first = next((entry for entry in named if on_host.get(entry.variable)), named[0])
         return replace(first, others=tuple(entry for entry in named if entry is not first))
-    for variable, count in _on_host().items():
+    for variable, count in _on_host(environ).items():
         if count:
             return Gpus(variable, tuple(str(n) for n in range(_granted(count, environ))))
     return Gpus(ZE) if SELECTOR in environ else Gpus()
 
 
-def _on_host() -> dict[str, int]:
+def _on_host(environ: Mapping[str, str]) -> dict[str, int]:
     """GPUs of the host for each vendor that can be counted without its library."""
     nvidia = Path("/proc/driver/nvidia/gpus").glob("*")
     nodes = Path("/sys/class/kfd/kfd/topology/nodes").glob("*/gpu_id")  # those of CPUs have the id 0
-    return {CUDA: len(list(nvidia)), HIP: sum(_text(node) not in ("", "0") for node in nodes)}
+    amd = sum(_text(node) not in ("", "0") for node in nodes)  # an MI250X has two: each of its dies is a node
+    return {CUDA: len(list(nvidia)), HIP: amd, ZE: _intel(environ.get(HIERARCHY, "FLAT").upper() == "COMPOSITE")}
+
+
+def _intel(composite: bool) -> int:
+    """Intel's devices as Level Zero numbers them: each tile is one, but in the composite hierarchy each card."""
+    count = 0
+    for vendor in _CARDS.glob("card[0-9]*/device/vendor"):
+        device, card = vendor.parent, vendor.parents[1]
+        if _text(vendor) == _INTEL and _text(device / "class").startswith(_COMPUTING):
+            # The driver i915 shows a tile as a gt, its successor xe as a tile.
+            tiles = max(len(list(card.glob("gt/gt[0-9]*"))), len(list(device.glob("tile[0-9]*"))))
+            count += 1 if composite else max(1, tiles)
+    return count
 
 
 def _text(file: Path) -> str:

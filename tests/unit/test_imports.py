@@ -22,7 +22,7 @@ LAYERS = (
     "schedulers",
     "records",
     "ranks batch jobs rllib metrics",
-    "bootstrap clusters sweep kube",
+    "bootstrap clusters sweep kube sites",
     "doctor lab",
     "launch",
     "start",
@@ -36,7 +36,7 @@ OWNERS = {
     "mpi4py": "ranks.mpi",
     "ray": "inside_ray.* jobs.ray_client clusters.probe.node_probe sweep.* rllib.* lab.* examples.*",
     "psutil": "host.this_host",
-    "yaml": "jobs.job_file.* sweep.load kube.manifest lab.*",
+    "yaml": "jobs.job_file.* sweep.load kube.manifest lab.* sites.load",
     "torch": "clusters.probe.node_probe",
     "click": "launch.command_line launch.rank cli.* lab.commands",
     "rich": "log sweep.screen cli.*",
@@ -71,6 +71,7 @@ FENCES = {
     "kube.*": "rayhpc user_input* errors paths units model records.registry host.network jobs* kube*",
     "metrics.*": "rayhpc errors paths model host.network processes.environment processes.children "
     "processes.keeper_process records* inside_ray.* metrics*",
+    "sites.*": "rayhpc errors units user_input* schedulers* batch* jobs* sites*",
     "clusters.*": "rayhpc errors paths units model schedulers* records.registry host.network "
     "processes.environment processes.keeper jobs* clusters*",
 }

@@ -124,6 +124,40 @@ def test_unbound_gpus_are_given_out_once(granted: dict[str, str]) -> None:
     assert gpu_ids(ranks) == [("0",), ("1",), ("2",), ("3",)]
 
 
+TILES = [str(tile) for tile in range(12)]
+NAMED_TILES = [f"{gpu}.{tile}" for gpu in range(6) for tile in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("environ", "ranks", "expected"),
+    [
+        ({"ZE_AFFINITY_MASK": ",".join(TILES)}, 12, [(tile,) for tile in TILES]),
+        ({"ZE_AFFINITY_MASK": ",".join(TILES)}, 6, [(str(2 * gpu), str(2 * gpu + 1)) for gpu in range(6)]),
+        ({"ZE_AFFINITY_MASK": ",".join(NAMED_TILES)}, 12, [(tile,) for tile in NAMED_TILES]),
+        ({"ZE_AFFINITY_MASK": ",".join(NAMED_TILES)}, 6, [(f"{gpu}.0", f"{gpu}.1") for gpu in range(6)]),
+        ({"ZE_AFFINITY_MASK": "0,1,2,3,4,5"}, 6, [(str(gpu),) for gpu in range(6)]),
+        ({"ROCR_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}, 8, [(str(die),) for die in range(8)]),
+        ({"ROCR_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}, 2, [tuple("0123"), tuple("4567")]),
+    ],
+    ids=["Aurora, flat", "flat, a GPU each", "composite", "composite, a GPU each", "GPUs", "Frontier", "two ranks"],
+)
+def test_the_gpus_of_great_machines(environ: dict[str, str], ranks: int, expected: list[tuple[str, ...]]) -> None:
+    assert gpu_ids(seeing([environ] * ranks)) == expected
+
+
+@pytest.mark.parametrize(
+    "environs",
+    [
+        [{"ZE_AFFINITY_MASK": tile} for tile in NAMED_TILES],  # gpu_tile_compact.sh of Aurora
+        [{"ZE_AFFINITY_MASK": tile, "ZE_FLAT_DEVICE_HIERARCHY": "FLAT"} for tile in TILES],
+        [{"ROCR_VISIBLE_DEVICES": str(die)} for die in (4, 5, 2, 3, 6, 7, 0, 1)],  # --gpu-bind=closest of Frontier
+    ],
+    ids=["tiles by name", "tiles by number", "dies"],
+)
+def test_ranks_that_are_bound_to_a_tile_or_a_die_keep_it(environs: list[dict[str, str]]) -> None:
+    assert [len(ids) for ids in gpu_ids(seeing(environs))] == [1] * len(environs)
+
+
 def test_all_variables_are_divided_alike() -> None:
     """Slurm without AutoDetect sets one for each vendor."""
     names = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")

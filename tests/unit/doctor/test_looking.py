@@ -41,7 +41,7 @@ def test_every_check_is_explained_and_has_one_id() -> None:
 
 def test_every_check_of_the_modules_is_in_the_list() -> None:
     modules = (catalog.checks_files, catalog.checks_gpus, catalog.checks_host, catalog.checks_job)
-    modules += (catalog.checks_network, checks_python)  # type: ignore[assignment]
+    modules += (catalog.checks_network, catalog.checks_site, checks_python)  # type: ignore[assignment]
     made = {
         value
         for module in modules

@@ -109,6 +109,9 @@ BROKEN: list[tuple[str, str, str, tuple[str, ...], dict[str, str]]] = [
     ("gpu-driver", "fail", "", (), {"CUDA_VISIBLE_DEVICES": "0"}),
     ("gpu-count", "fail", "export PATH=/mnt", (),
      {"SLURM_JOB_ID": "1", "SLURM_JOB_END_TIME": "9999999999", "SLURM_GPUS_ON_NODE": "2", "CUDA_VISIBLE_DEVICES": ""}),
+    ("site-table", "warn", "", (), {"RAYHPC_SITE": "frontier"}),
+    ("site-table", "warn", "", (), {"NERSC_HOST": "perlmutter"}),
+    ("site-table", "fail", "", (), {"RAYHPC_SITE": "nowhere"}),
 ]  # fmt: skip
 
 
@@ -126,3 +129,43 @@ def test_what_is_broken_is_reported_alone(
     assert each["where"] in ("sound", "nowhere")
     assert each["next_step"]
     assert "secret" not in json.dumps(found)
+
+
+OURS = """
+title: Ours
+source: [https://docs.example.org/cluster]
+date: 2026-01-31
+scheduler: pbs
+queues: {short: {limits: {1-4: 01:00:00}}}
+cpus: 1
+gpus: 2
+gpu_variable: CUDA_VISIBLE_DEVICES
+interface: eth*
+scratch: /mnt/tmp
+node_local: /mnt/tmp
+"""
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "environment", "expected"),
+    [
+        ("", "", {}, ""),
+        ("interface", "hsn*", {}, "network: the table says hsn*, and there are eth0"),
+        ("scratch", "/lustre/nowhere", {}, "scratch: the table says /lustre/nowhere, which is not here"),
+        ("gpus", "1", {"HIP_VISIBLE_DEVICES": "0,1"}, "GPUs: the table says 1 at most, and this rank has 2"),
+        ("gpu_variable", "ZE_AFFINITY_MASK", {"HIP_VISIBLE_DEVICES": "0"}, "named by HIP_VISIBLE_DEVICES"),
+        ("gpu_variable", "ROCR_VISIBLE_DEVICES", {"HIP_VISIBLE_DEVICES": "0"}, ""),
+        ("cpus", "9999", {"SLURM_JOB_ID": "1"}, "CPUs: the table says 9999 at least"),
+        ("scheduler", "pbs", {"SLURM_JOB_ID": "1"}, "scheduler: the table says pbs, and this is a job of slurm"),
+    ],
+)
+def test_a_host_and_the_table_of_its_site(
+    key: str, value: str, environment: dict[str, str], expected: str, doctor: Doctor, tmp_path: Path
+) -> None:
+    lines = [line for line in OURS.splitlines() if line.partition(":")[0] not in (key, "gpu_variable")]
+    own = tmp_path / "home" / ".config" / "rayhpc" / "sites" / "ours.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("\n".join([*lines, f"{key}: {value}" if key else ""]))
+    found = doctor("", "--only", "site-table", RAYHPC_SITE="ours", **environment)
+    assert bool(found) == bool(expected), found
+    assert expected in " ".join(line for each in found for line in each["evidence"])

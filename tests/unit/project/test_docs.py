@@ -12,6 +12,7 @@ import click
 import pytest
 
 from rayhpc.cli import main
+from rayhpc.cli.sites import SubmitGroup
 from rayhpc.launch import command_line
 
 ROOT = Path(__file__).parents[3]
@@ -54,6 +55,7 @@ def unknown(words: list[str]) -> list[str]:
     made: click.Command = main.main
     rest = words[1:]
     while isinstance(made, click.Group):
+        rest = made.named(rest) if isinstance(made, SubmitGroup) else rest
         if not rest or rest[0].startswith("-"):
             return [word for word in rest[:1] if word not in flags(made)]
         found = made.get_command(click.Context(made), rest[0])
