@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
 
+from rayhpc import finding
 from rayhpc.cli.base import JSON_OPTION, json_text, print_table, tell
 from rayhpc.clusters.probe import findings
 from rayhpc.clusters.probe.run import Answer, Terms, probe_clusters
 from rayhpc.errors import ExitCode, Fault, RayhpcError, counted
+from rayhpc.finding import Finding
 from rayhpc.jobs import targets
 from rayhpc.jobs.ray_api import Server
 from rayhpc.model import ClusterEntry
 from rayhpc.records import registry
-
-_SHOWN_FINDINGS = 20
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Checked:
 
     cluster: str
     nodes: tuple[dict[str, Any], ...]
-    findings: tuple[str, ...]
+    findings: tuple[Finding, ...]
     seconds: tuple[float, ...]
     faults: tuple[Fault, ...]
 
@@ -74,7 +74,7 @@ def _server(entry: ClusterEntry) -> Server | Fault:
 def _result(entry: ClusterEntry, answers: Sequence[Answer]) -> Checked:
     expected = findings.Expected(entry.nodes, entry.gpus)
     good = [answer for answer in answers if answer.fault is None]
-    found = [line for answer in good for line in findings.findings(expected, answer.nodes)]
+    found = [each for answer in good for each in findings.findings(expected, answer.nodes)]
     return Checked(
         cluster=entry.id,
         nodes=good[0].nodes if good else (),
@@ -86,29 +86,21 @@ def _result(entry: ClusterEntry, answers: Sequence[Answer]) -> Checked:
 
 def _verdict(checked: Sequence[Checked]) -> int:
     """Tell what is not well, and how long it took; the exit code."""
-    for fault in dict.fromkeys(fault for each in checked for fault in each.faults):
+    faults = dict.fromkeys(fault for each in checked for fault in each.faults)
+    for fault in faults:
         tell(fault.text())
-    found = [f"{each.cluster}: {line}" for each in checked for line in each.findings]
-    if found:
-        tell(_fault(found).text())
+    found = finding.joined(_placed(each, cluster.cluster) for cluster in checked for each in cluster.findings)
     took = [seconds for each in checked for seconds in each.seconds]
-    if not (found or any(each.faults for each in checked)):
-        nodes = sum(len(each.nodes) for each in checked)
-        tell(f"{counted(nodes, 'node')} well; {counted(len(took), 'probe')} in {_range(took)} s")
-        return 0
-    return int(ExitCode.CONFIGURATION)
+    if found or not faults:
+        nodes = counted(sum(len(each.nodes) for each in checked), "node")
+        tell(finding.report(found, f"rayhpc cluster check: {nodes}, {counted(len(took), 'probe')} in {_range(took)} s"))
+    return int(ExitCode.CONFIGURATION) if found or faults else 0
+
+
+def _placed(found: Finding, cluster: str) -> Finding:
+    return replace(found, where=f"{found.where} of {cluster}" if found.where else cluster)
 
 
 def _range(seconds: Sequence[float]) -> str:
     """14.3, or 14.3 to 16.1."""
     return " to ".join(dict.fromkeys(f"{value:g}" for value in (min(seconds), max(seconds))))
-
-
-def _fault(found: Sequence[str]) -> Fault:
-    rest = len(found) - _SHOWN_FINDINGS
-    return Fault(
-        f"not all is well: {counted(len(found), 'finding')}",
-        ExitCode.CONFIGURATION,
-        evidence=(*found[:_SHOWN_FINDINGS], *([f"and {rest} more: --json has all"] if rest > 0 else [])),
-        next_step="rayhpc cluster show ID names the run's directory, which has the logs of every node",
-    )

@@ -9,12 +9,13 @@ from typing import Any
 
 import click
 
+from rayhpc import finding
 from rayhpc.cli.base import JSON_OPTION, Told, json_text, tell
-from rayhpc.doctor import catalog, finding
-from rayhpc.doctor.finding import Verdict
+from rayhpc.doctor import catalog
 from rayhpc.doctor.here import Here
 from rayhpc.doctor.look import look
 from rayhpc.errors import ExitCode
+from rayhpc.finding import Verdict
 from rayhpc.host import this_host
 from rayhpc.options import Options
 
@@ -48,10 +49,10 @@ def doctor(context: click.Context, /, only: list[str], skip: list[str], as_json:
     checks = catalog.chosen(catalog.of(here), only, skip)
     found = finding.joined(look(checks, here))
     if as_json:
-        click.echo(json_text({"checks": [catalog.name(check) for check in checks], "findings": found}))
+        click.echo(json_text({"checks": [finding.name(check) for check in checks], "findings": found}))
     else:
         looked = f"{len(checks)} checks on {this_host.name()} in {time.monotonic() - began:.1f} s"
-        tell(finding.report(found, looked))
+        tell(finding.report(found, f"rayhpc doctor: {looked}"))
     sys.exit(int(ExitCode.CONFIGURATION) if finding.worst(found) is Verdict.FAIL else 0)
 
 
@@ -63,8 +64,8 @@ def explain(check_id: str | None, every: bool) -> None:
     if every:
         click.echo(catalog.page(), nl=False)
     elif check_id is None:
-        for check in catalog.ALL:
-            click.echo(f"{catalog.name(check):<18} {catalog.title(check)}")
+        for check in catalog.EXPLAINED:
+            click.echo(f"{finding.name(check):<18} {catalog.title(check)}")
     else:
-        check = catalog.find(check_id)
+        check = catalog.find(check_id, catalog.EXPLAINED)
         click.echo(f"{check_id}: {catalog.title(check)}\n\n{catalog.explanation(check)}")

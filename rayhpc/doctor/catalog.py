@@ -5,13 +5,16 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TypeVar
 
+from rayhpc.clusters.probe.findings import CHECKS as OF_A_CLUSTER
 from rayhpc.doctor import checks_files, checks_gpus, checks_host, checks_job, checks_network, checks_python, checks_site
-from rayhpc.doctor.finding import Finding
 from rayhpc.doctor.here import Here
 from rayhpc.errors import ExitCode, Fault, RayhpcError
+from rayhpc.finding import Finding, name
 
 Check = Callable[[Here], Iterable[Finding]]
+_Check = TypeVar("_Check", bound=Callable[..., Iterable[Finding]])
 
 # Each rank: what may differ between the ranks of a host.
 OF_EACH_RANK: tuple[Check, ...] = (
@@ -66,29 +69,28 @@ OF_THE_JOB: tuple[Check, ...] = (
 OF_A_LAUNCH: tuple[Check, ...] = (checks_python.ranks_meet, checks_job.login_node, checks_job.unused_hosts)
 ALONE = (*OF_THE_JOB, *OF_EACH_HOST, *OF_EACH_RANK)
 ALL = (*OF_A_LAUNCH, *BETWEEN_HOSTS, *ALONE)
+_NAMES = [name(check) for check in ALL]
+# What only a running cluster shows: `rayhpc cluster check` looks. Its other checks explain themselves as the doctor's.
+INSIDE = tuple(check for check in OF_A_CLUSTER if name(check) not in _NAMES)
+EXPLAINED: tuple[Callable[..., Iterable[Finding]], ...] = (*ALL, *INSIDE)
 
 
-def name(check: Check) -> str:
-    """The id of a check."""
-    return check.__name__.replace("_", "-")
-
-
-def title(check: Check) -> str:
+def title(check: Callable[..., Iterable[Finding]]) -> str:
     """What is well where the check says nothing, in one line."""
     return (inspect.getdoc(check) or "").partition("\n")[0]
 
 
-def explanation(check: Check) -> str:
+def explanation(check: Callable[..., Iterable[Finding]]) -> str:
     """Why it matters, and what to do."""
     return (inspect.getdoc(check) or "").partition("\n")[2].strip()
 
 
-def find(wanted: str) -> Check:
+def find(wanted: str, among: Iterable[_Check]) -> _Check:
     """The check of this id; raises RayhpcError, exit code 2, with the nearest id."""
-    for check in ALL:
-        if name(check) == wanted:
-            return check
-    near = difflib.get_close_matches(wanted, map(name, ALL), 1)
+    known = {name(check): check for check in among}
+    if wanted in known:
+        return known[wanted]
+    near = difflib.get_close_matches(wanted, known, 1)
     step = f"did you mean {near[0]}? " if near else ""
     step += "rayhpc doctor explain lists all"
     raise RayhpcError(Fault(f"there is no check {wanted!r}", ExitCode.USAGE, next_step=step))
@@ -96,7 +98,7 @@ def find(wanted: str) -> Check:
 
 def chosen(checks: Sequence[Check], only: Collection[str] = (), skip: Collection[str] = ()) -> list[Check]:
     """Those of the checks that are wanted; raises RayhpcError for an id that does not exist."""
-    wanted, unwanted = [find(word) for word in only], [find(word) for word in skip]
+    wanted, unwanted = ([find(word, ALL) for word in words] for words in (only, skip))
     return [check for check in checks if (check in wanted or not wanted) and check not in unwanted]
 
 
@@ -117,6 +119,7 @@ def page() -> str:
         ("The job", OF_THE_JOB),
         ("Each host", OF_EACH_HOST),
         ("Each rank", OF_EACH_RANK),
+        ("A running cluster", INSIDE),
     )
     parts = [_PREFACE]
     for heading, checks in groups:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rayhpc import paths
 from rayhpc.bootstrap import resources
-from rayhpc.doctor.finding import Finding, fail, warn
 from rayhpc.doctor.here import Here
+from rayhpc.finding import Finding, fail, warn
 from rayhpc.host import this_host
 
 # A file system that is over quota often still accepts an empty file.

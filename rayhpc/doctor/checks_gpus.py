@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from rayhpc.doctor.checks_python import run_python
-from rayhpc.doctor.finding import Finding, fail, warn
 from rayhpc.doctor.here import Here
 from rayhpc.errors import counted
+from rayhpc.finding import Finding, fail, warn
 from rayhpc.host import nvidia
 from rayhpc.host.gpu_variables import CUDA, HIERARCHY, HIP, ROCR, ZE, listed
 from rayhpc.host.nvidia import Device, Driver

@@ -12,9 +12,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from rayhpc.bootstrap import announce, resources, share
-from rayhpc.doctor.finding import Finding, fail, warn
 from rayhpc.doctor.here import Here
 from rayhpc.errors import counted, shortened
+from rayhpc.finding import Finding, fail, warn
 from rayhpc.host import network, this_host
 from rayhpc.host.network import Knock
 from rayhpc.processes import this_process

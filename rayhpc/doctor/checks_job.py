@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Iterator
 
 from rayhpc.bootstrap import plan
-from rayhpc.doctor.finding import Finding, warn
 from rayhpc.doctor.here import Here
 from rayhpc.errors import shortened
+from rayhpc.finding import Finding, warn
 from rayhpc.host import this_host
 from rayhpc.ranks import launcher
 from rayhpc.schedulers import commands

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from rayhpc.doctor import answering
 from rayhpc.doctor.answering import Measured
-from rayhpc.doctor.finding import Finding, fail, warn
 from rayhpc.doctor.here import Here, Meeting, Peer, Ways
+from rayhpc.finding import Finding, fail, warn
 
 _AT_ONCE = 12
 _SLOW_ROUND = 0.005

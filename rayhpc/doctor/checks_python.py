@@ -13,9 +13,9 @@ from importlib.metadata import PackageNotFoundError
 
 import rayhpc
 from rayhpc.bootstrap import resources
-from rayhpc.doctor.finding import Finding, fail, warn
 from rayhpc.doctor.here import Here
 from rayhpc.errors import RayhpcError
+from rayhpc.finding import Finding, fail, warn
 from rayhpc.host import this_host
 from rayhpc.processes import environment
 from rayhpc.ranks.launcher import SRUN

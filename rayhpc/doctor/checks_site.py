@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from rayhpc.doctor.finding import Finding, warn
 from rayhpc.doctor.here import Here
+from rayhpc.finding import Finding, warn
 from rayhpc.host import this_host
 from rayhpc.host.gpu_variables import HIP, ROCR
 from rayhpc.sites import load

@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from rayhpc.doctor import catalog
 from rayhpc.doctor.catalog import Check
-from rayhpc.doctor.finding import Finding, fail, warn
 from rayhpc.doctor.here import Here
 from rayhpc.errors import RayhpcError
+from rayhpc.finding import Finding, fail, name, warn
 from rayhpc.host import this_host
 
 _THREADS = 4
@@ -42,7 +41,7 @@ def look(checks: Sequence[Check], here: Here, seconds: float = SECONDS) -> list[
     _run(workers, work, time.monotonic() + seconds)
     silent = fail(f"this check has not ended within {seconds:g} s", next_step="a file system or a command may hang")
     return [
-        replace(each, id=catalog.name(check), where=this_host.name())
+        replace(each, id=name(check), where=this_host.name())
         for check in checks
         for each in found.get(check, [silent])
     ]

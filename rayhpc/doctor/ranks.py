@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 
-from rayhpc import schedulers
+from rayhpc import finding, schedulers
 from rayhpc.bootstrap import plan
-from rayhpc.doctor import catalog, finding
+from rayhpc.doctor import catalog
 from rayhpc.doctor.answering import Answering
 from rayhpc.doctor.checks_network import measure_all
 from rayhpc.doctor.checks_python import versions_here
-from rayhpc.doctor.finding import Finding, Verdict
 from rayhpc.doctor.here import Here, Meeting, Peer, Ways
 from rayhpc.doctor.look import SECONDS, look
 from rayhpc.errors import Fault, counted
+from rayhpc.finding import Finding, Verdict
 from rayhpc.host import this_host
 from rayhpc.model import HEAD_RANK
 from rayhpc.options import Options
@@ -64,7 +64,7 @@ class Result:
     def text(self) -> str:
         """What people read."""
         then = "" if self.part is Part.ENDS else "a run goes on without these hosts"
-        return finding.report(self.findings, self.summary, then)
+        return finding.report(self.findings, f"rayhpc doctor: {self.summary}", then)
 
 
 def examine(options: Options, comm: Comm, environ: Environment) -> Result:

@@ -94,7 +94,8 @@ def all_is_well(rayhpc: Command, held: Job) -> list[Done]:
     assert header[:3] == ["CLUSTER", "RANK", "HOST"]
     assert [row[:2] for row in rows] == [[held.run.name, "0"], [held.run.name, "1"]]
     assert all(float(row[-1]) > 1 for row in rows), rows
-    assert re.fullmatch(r"1 probe on 1 cluster\n2 nodes well; 1 probe in [\d.]+ s\n", done.stderr), done.stderr
+    told = r"1 probe on 1 cluster\nrayhpc cluster check: 2 nodes, 1 probe in [\d.]+ s: all is well\n"
+    assert re.fullmatch(told, done.stderr), done.stderr
     many = rayhpc("cluster", "check", held.run.name, "--num-jobs", "3", "--json")
     assert many.returncode == 0, many.stdout + many.stderr
     (found,) = json.loads(many.stdout)

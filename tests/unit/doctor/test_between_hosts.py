@@ -11,9 +11,9 @@ import pytest
 
 from rayhpc.doctor import answering, checks_network, checks_python, ranks
 from rayhpc.doctor.answering import Answering
-from rayhpc.doctor.finding import Finding, Verdict, fail, warn
 from rayhpc.doctor.here import Here, Meeting, Peer
 from rayhpc.doctor.ranks import Part
+from rayhpc.finding import Finding, Verdict, fail, warn
 from rayhpc.options import Options
 
 PORTS = (11000, 21000, 33000)

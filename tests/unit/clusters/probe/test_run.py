@@ -14,6 +14,7 @@ from rayhpc.cli.check import Checked, _verdict
 from rayhpc.clusters.probe.node_probe import MARK
 from rayhpc.clusters.probe.run import _report
 from rayhpc.errors import ExitCode, Fault, RayhpcError
+from rayhpc.finding import fail
 from rayhpc.host import network
 from rayhpc.jobs.ray_api import Job, Server
 from rayhpc.records import registry
@@ -58,16 +59,17 @@ WELL = Checked("run", (node(), node(1)), (), (2.0, 3.5), ())
 
 def test_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     assert _verdict([WELL]) == 0
-    assert capsys.readouterr().err == "2 nodes well; 2 probes in 2 to 3.5 s\n"
+    assert capsys.readouterr().err == "rayhpc cluster check: 2 nodes, 2 probes in 2 to 3.5 s: all is well\n"
     fault = Fault("cluster b is gone", ExitCode.CONFIGURATION)
-    assert (
-        _verdict([replace(WELL, findings=tuple(f"line {n}" for n in range(30))), replace(WELL, faults=(fault,))]) == 78
-    )
+    lost = fail("1 of 2 nodes are alive", next_step="look")
+    full = replace(fail("the disk is full", next_step="clear it"), id="temp-dir")
+    bad = replace(WELL, findings=(lost, *(replace(full, where=f"rank {n} on h{n}") for n in range(30))))
+    assert _verdict([bad, replace(WELL, faults=(fault,))]) == 78
     told = capsys.readouterr().err
     assert "cluster b is gone" in told
-    assert "not all is well: 30 findings\n    run: line 0\n" in told
-    assert "    and 10 more: --json has all\n" in told
-    assert "well;" not in told
+    assert "1 of 2 nodes are alive  [run]\n      next: look\n" in told
+    assert "fail  temp-dir: the disk is full  [rank 0 on h0 of run, rank 1 on h1 of run, rank 2 on h2 of run" in told
+    assert told.endswith("rayhpc cluster check: 4 nodes, 4 probes in 2 to 3.5 s: 2 failures; exit code 78\n")
 
 
 def test_the_report_is_one_line_of_the_log() -> None:

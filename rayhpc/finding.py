@@ -1,8 +1,11 @@
-"""What a check says: the record of a finding, equal ones of many hosts joined, and the report as people read it."""
+"""What a check says: the record of a finding, equal ones of many hosts joined, and the report as people read it.
+
+A check is a function; its name is its id, its docstring says what is well, why it matters, and what to do.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -62,14 +65,21 @@ def worst(findings: Iterable[Finding]) -> Verdict:
     return next((verdict for verdict in (Verdict.FAIL, Verdict.WARN) if verdict in found), Verdict.OK)
 
 
+def name(check: Callable[..., Iterable[Finding]]) -> str:
+    """The id of a check."""
+    return check.__name__.replace("_", "-")
+
+
 def report(findings: Sequence[Finding], looked: str, then: str = "") -> str:
-    """What people read: some lines for each finding, and one line that says how many there are; looked: at what;
-    then: what follows from it."""
+    """What people read: some lines for each finding, and one line that says how many there are.
+
+    looked: who looked at what; then: what follows from it.
+    """
     rows = [line for each in findings for line in _lines(each)]
     count = {verdict: sum(each.verdict is verdict for each in findings) for verdict in Verdict}
     bad = ", ".join(counted(count[verdict], name) for verdict, name in _NAMES if count[verdict])
     code = f"; {then or f'exit code {int(ExitCode.CONFIGURATION)}'}" if count[Verdict.FAIL] else ""
-    return "\n".join([*rows, f"rayhpc doctor: {looked}: {bad or 'all is well'}{code}"])
+    return "\n".join([*rows, f"{looked}: {bad or 'all is well'}{code}"])
 
 
 _NAMES = ((Verdict.FAIL, "failure"), (Verdict.WARN, "warning"))
