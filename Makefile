@@ -104,8 +104,8 @@ test-soak: setup  ## each quick case of the fault matrix COUNT times (50), the f
 test-long: setup  ## each experiment of rayhpc lab, until it has learned what docs/lab.md says (a quarter of an hour)
 	$(V)/pytest -q tests/long
 
-slurm: setup  ## a real Slurm on four virtual hosts (root, Debian's packages; else skipped with the reason)
-	$(V)/pytest -q tests/slurm
+slurm: setup  ## a real Slurm on four virtual hosts, and all schedulers asked the same (root, Debian's packages; else skipped)
+	$(V)/pytest -q tests/slurm tests/schedulers
 
 # All sizes, in an hour: make bench SIZES='--hosts 1,2,4,8 --ranks 1,2,4'
 bench: .venv/ready .venv-dashboard/ready  ## beside Ray's own ways to start, with four nodes; build/bench (a quarter of an hour)

@@ -132,17 +132,27 @@ fi
 
 echo "rayhpc: ${launch[*]} $python -m rayhpc.start $*" >&2
 
-# flux cancel sends TERM to this script, the time limit ALRM. It must not end before the ranks, and ends the chain of
-# attempts.
+# flux cancel and the time limit end the instance: this script gets HUP with all that it has started, and seconds later
+# all is killed. It must not end before the ranks, and ends the chain of attempts. flux run passes signals on since 0.73,
+# and dies of them before: so the ranks are signalled by the instance, and flux run ignores HUP as long as it knows none.
 job='' ended=no
+pass_on() { # SIGNAL
+    if [ -z "$job" ]; then
+        return
+    elif [ "${launch[0]}" = flux ]; then
+        flux job killall -f -s "$1" >/dev/null 2>&1 || :
+    else
+        kill -s "$1" "$job" 2>/dev/null || :
+    fi
+}
 stop() {
     ended=yes
-    [ -z "$job" ] || kill -TERM "$job" 2>/dev/null || :
+    pass_on TERM
 }
-trap '[ -z "$job" ] || kill -USR1 "$job"' USR1
-trap '[ -z "$job" ] || kill -USR2 "$job"' USR2
-trap stop ALRM TERM
-"${launch[@]}" "$python" -m rayhpc.start "$@" &
+trap 'pass_on USR1' USR1
+trap 'pass_on USR2' USR2
+trap stop HUP ALRM TERM
+( trap '' HUP && exec "${launch[@]}" "$python" -m rayhpc.start "$@" ) &
 job=$!
 [ "$ended" = no ] || stop
 code=0

@@ -69,6 +69,10 @@ if [ ! -d "${TMPDIR:-/tmp}" ]; then
     export TMPDIR=/tmp
 fi
 
+# Without `qsub -V` the job's PATH has not Grid Engine's own commands.
+if ! command -v qrsh >/dev/null && [ -n "${SGE_ROOT:-}" ]; then
+    export PATH="$PATH:$SGE_ROOT/bin/${SGE_ARCH:-lx-amd64}"
+fi
 if [ -n "${RAYHPC_VENV:-}" ]; then
     [ -x "$RAYHPC_VENV/bin/python" ] ||
         fail "there is no Python environment $RAYHPC_VENV" "correct RAYHPC_VENV: it needs bin/python, on every host"

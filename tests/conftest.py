@@ -9,6 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.launch import Jobs, Mpi, installed, nothing_left
+from tests.slurm.fixtures import (  # noqa: F401 - fixtures
+    mpich_python,
+    openmpi_python,
+    session_cluster,
+    shared_directories,
+    slurm_cluster,
+)
 
 
 def pytest_configure() -> None:

@@ -38,7 +38,7 @@ def _slots(environ: Environment) -> dict[str, int | None]:
 
 def parse_deadline(text: str, now: float) -> float | None:
     """time_left of `bjobs -o`: '1:30 L' is an hour and a half to the limit; '-' where there is none."""
-    match = re.search(r"^\s*([0-9]{1,9}):([0-9]{2})(?::([0-9]{2}))?(?:\s+[LEX])?\s*$", text, re.MULTILINE)
+    match = re.search(r"^\s*([0-9]{1,9}):([0-9]{1,2})(?::([0-9]{1,2}))?(?:\s+[LEX])?\s*$", text, re.MULTILINE)
     if not match:
         return math.inf if text.strip() == "-" else None
     hours, minutes, seconds = (int(part or 0) for part in match.groups())

@@ -16,7 +16,6 @@ from tests.faults.cells import FAULTS, WORLDS, Cell, met
 from tests.faults.odd import BOUND
 from tests.faults.victims import DRIVER, Victims
 from tests.launch import skip, until
-from tests.slurm.conftest import mpich_python, shared_directories  # noqa: F401 - fixtures
 from tests.slurm.slurm_cluster import Job, SlurmCluster, virtual_cluster, why_unavailable
 from tests.slurm.test_jobscript import SCRIPT, active
 
@@ -30,7 +29,7 @@ CONTINUE, ABORT = "continue", "abort"
 
 
 @pytest.fixture(scope="module")
-def patient_cluster(shared_directories: tuple[Path, ...]) -> Iterator[SlurmCluster]:  # noqa: F811
+def patient_cluster(shared_directories: tuple[Path, ...]) -> Iterator[SlurmCluster]:
     """Two hosts whose Slurm gives up no host by itself: what a loss means is left to us."""
     if reason := why_unavailable():
         skip(reason)
@@ -83,7 +82,7 @@ def _ours(argv: tuple[str, ...]) -> bool:
 
 
 @pytest.fixture
-def bring_up(patient_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path) -> Iterator[Callable[..., Run]]:  # noqa: F811
+def bring_up(patient_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path) -> Iterator[Callable[..., Run]]:
     """Starts the job with a policy; afterwards every host is whole again, whatever was done to it."""
     patient_cluster.make_whole()
 
@@ -225,7 +224,7 @@ def test_a_workers_host_is_shut_down(bring_up: Callable[..., Run]) -> None:
     met(Cell(FAULTS, "a worker's host, SIGTERM to all but Slurm's; two hosts, srun", "9, the driver's", seconds, 10.0))
 
 
-def test_a_workers_host_without_power_under_mpiexec(bring_up: Callable[..., Run], mpich_python: Path) -> None:  # noqa: F811
+def test_a_workers_host_without_power_under_mpiexec(bring_up: Callable[..., Run], mpich_python: Path) -> None:
     run = bring_up(ABORT, RAYHPC_LAUNCH=f"{mpich_python.with_name('mpiexec')} -n 2 -ppn 1")
     began = time.monotonic()
     run.cluster.kill(WORKER)
@@ -235,7 +234,7 @@ def test_a_workers_host_without_power_under_mpiexec(bring_up: Callable[..., Run]
     met(Cell(FAULTS, "a worker's host, power loss, abort; two hosts, mpiexec", outcome, seconds, END + 3.0))
 
 
-def test_a_login_node(patient_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:  # noqa: F811
+def test_a_login_node(patient_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:
     """Refused, since it is shared and not for work, unless one insists."""
     (tmp_path / "driver.py").write_text("print('on the login node')\n")
     began = time.monotonic()

@@ -12,7 +12,6 @@ import pytest
 
 from tests.faults.cells import FAULTS, Cell, met
 from tests.launch import skip
-from tests.slurm.conftest import mpich_python, shared_directories  # noqa: F401 - fixtures
 from tests.slurm.slurm_cluster import SlurmCluster, virtual_cluster, why_unavailable
 from tests.slurm.test_jobscript import active
 
@@ -26,7 +25,7 @@ _GIVEN_BACK_SECONDS = 5.0
 
 
 @pytest.fixture
-def host(shared_directories: tuple[Path, ...]) -> Iterator[SlurmCluster]:  # noqa: F811
+def host(shared_directories: tuple[Path, ...]) -> Iterator[SlurmCluster]:
     """A virtual host: no other test of this machine has processes on it, or files in its /tmp and /dev/shm."""
     if reason := why_unavailable():
         skip(reason)
@@ -70,7 +69,7 @@ def record(cycles: int, seconds: float) -> None:
 
 
 @pytest.mark.timeout(3600)
-def test_what_is_taken_is_given_back(host: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:  # noqa: F811
+def test_what_is_taken_is_given_back(host: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:
     """Fifty runs, or as many as RAYHPC_SOAK_CYCLES says."""
     cycles, began = int(os.environ.get(CYCLES, "50")), time.monotonic()
     soak(host, tmp_path, mpich_python, cycles)
@@ -78,6 +77,6 @@ def test_what_is_taken_is_given_back(host: SlurmCluster, tmp_path: Path, mpich_p
 
 
 @pytest.mark.quick
-def test_four_runs(host: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:  # noqa: F811
+def test_four_runs(host: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:
     """The same in a minute."""
     soak(host, tmp_path, mpich_python, 4)

@@ -22,7 +22,7 @@ FINAL_STATES = (
 )  # fmt: skip
 
 _PROGRAMS = ("slurmctld", "slurmd", "munged", "nsenter", "unshare", "setpriv", "ip", "flock")
-_DAEMONS = frozenset(("slurmctld", "slurmscriptd", "slurmd", "munged"))
+_DAEMONS = frozenset(("slurmctld", "slurmscriptd", "slurmd", "munged", "sge_qmaster", "sge_execd"))
 _PRIVATE = ("/tmp", "/var/tmp", "/dev/shm")
 _POLL_S = 0.2
 _T = TypeVar("_T")

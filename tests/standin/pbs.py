@@ -11,14 +11,12 @@ usage: pbs.py qsub|qstat|qdel|qsig|pbs_tmrsh ARGUMENT...
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
+import functools
 import json
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,17 +24,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-HOME = Path(os.environ["HOME"])
-SERVER = HOME / ".pbs"
+import batch
+from batch import HOME, load, save
+
+SERVER = batch.Server(".pbs", __file__, "{}.server".format)
 KILL_DELAY = 10.0
 DEFAULT_QUEUE = "workq"
 RESOURCES = frozenset(("select", "place", "walltime"))
 TAKES_VALUE = frozenset("lvNqAjoeW")
 
 
-def refuse(code: int, text: str) -> int:
-    print(f"qsub: {text}", file=sys.stderr)
-    return code
+refuse = functools.partial(batch.refuse, "qsub")
 
 
 def options(words: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
@@ -88,49 +86,32 @@ def qsub(*words: str) -> int:
     queue = last.get("q", DEFAULT_QUEUE)
     if queue != DEFAULT_QUEUE:
         return refuse(170, f"Unknown queue {queue}")
-    number = new_number()
-    job_id = f"{number}.server"
-    folder = SERVER / str(number)
     origin = {"PBS_O_WORKDIR": str(Path.cwd()), "PBS_O_HOME": str(HOME), "PBS_O_QUEUE": queue, "PBS_O_HOST": "login"}
-    name = last.get("N", Path(script).name)
-    job = {
-        "id": job_id, "name": name, "queue": queue, "account": last.get("A", ""), "resources": wanted,
-        "variables": {**origin, **variables(given.get("v", []))}, "state": "Q", "exit": None, "submitted": list(words),
-        "output": last.get("o", f"{Path.cwd()}/{name}.o{number}").removeprefix("login:"),
-    }  # fmt: skip
-    (folder / "script").write_text(text)
-    (folder / "script").chmod(0o700)
-    save(folder, job)
-    subprocess.Popen(
-        [sys.executable, __file__, "mom", str(number)], start_new_session=True, cwd="/", stdin=subprocess.DEVNULL,
-        stdout=(folder / "mom").open("w"), stderr=subprocess.STDOUT,
+    job = SERVER.accept(
+        {
+            "name": last.get("N", Path(script).name), "queue": queue, "account": last.get("A", ""), "resources": wanted,
+            "variables": {**origin, **variables(given.get("v", []))}, "submitted": list(words),
+            "folder": str(Path.cwd()), "output": last.get("o", ""),
+        },
+        text,
     )  # fmt: skip
-    print(job_id)
+    print(job["id"])
     if "block=true" not in last.get("W", ""):
         return 0
+    folder = SERVER.of(job["number"])
     while load(folder)["state"] != "F":
         time.sleep(0.1)
     return int(load(folder)["exit"])
 
 
-def new_number() -> int:
-    SERVER.mkdir(exist_ok=True)
-    with (SERVER / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        number = 12 + sum(entry.is_dir() for entry in SERVER.iterdir())
-        (SERVER / str(number)).mkdir()
-    return number
+def folder_of(job_id: str) -> Path:
+    return SERVER.of(job_id.partition(".")[0])
 
 
-def save(folder: Path, job: dict[str, Any]) -> None:
-    fresh = folder / f"job.{os.getpid()}"
-    fresh.write_text(json.dumps(job))
-    fresh.rename(folder / "job")
-
-
-def load(folder: Path) -> dict[str, Any]:
-    job: dict[str, Any] = json.loads((folder / "job").read_text())
-    return job
+def output(job: dict[str, Any]) -> str:
+    """rayhpc.o12 where qsub was called, unless -o says otherwise."""
+    named = str(job["output"]) or f"{job['folder']}/{job['name']}.o{job['number']}"
+    return named.removeprefix("login:")
 
 
 def seconds(clock: str) -> int:
@@ -144,13 +125,12 @@ def node_file(job: dict[str, Any]) -> str:
     """One line for each mpiproc of each chunk: this host, node2, node3, …"""
     count, _, chunk = job["resources"].get("select", "1").partition(":")
     ranks = re.search(r"mpiprocs=(\d+)", chunk)
-    hosts = [socket.gethostname(), *(f"node{number}" for number in range(2, int(count) + 1))]
-    return "".join(f"{host}\n" * int(ranks[1] if ranks else 1) for host in hosts)
+    return "".join(f"{host}\n" * int(ranks[1] if ranks else 1) for host in batch.hosts(int(count)))
 
 
 def mom(number: str) -> int:
     """Run a job to its end."""
-    folder = SERVER / number
+    folder = SERVER.of(number)
     job = load(folder)
     temporary = Path(f"/var/tmp/pbs.{job['id']}.{os.getpid()}.standin.example.org")
     temporary.mkdir(mode=0o700)
@@ -166,11 +146,11 @@ def mom(number: str) -> int:
     (folder / "environment").write_text(json.dumps(environ))
     job.update(state="R", start=time.time())
     save(folder, job)
-    with (folder / "output").open("wb") as output:
+    with (folder / "output").open("wb") as sink:
         # The top shell reads the name of the script, and runs it as a command.
         shell = subprocess.Popen(
             ["-bash"], executable="/bin/bash", env=environ, cwd=HOME, start_new_session=True, stdin=subprocess.PIPE,
-            stdout=output, stderr=subprocess.STDOUT,
+            stdout=sink, stderr=subprocess.STDOUT,
         )  # fmt: skip
     job.update(shell=shell.pid)
     save(folder, job)
@@ -178,47 +158,29 @@ def mom(number: str) -> int:
     shell.stdin.write(f"{folder / 'script'}\n".encode())
     shell.stdin.close()
     end = time.monotonic() + seconds(job["resources"].get("walltime", "1:00:00"))
-    kill_at = float("inf")
-    while shell.poll() is None:
-        now = time.monotonic()
-        if kill_at == float("inf") and (now > end or (folder / "delete").exists()):
-            signal_sessions([shell.pid], signal.SIGTERM, spare=shell.pid)
-            kill_at = now + KILL_DELAY
-        elif now > kill_at:
-            signal_sessions([shell.pid, *tasks(folder)], signal.SIGKILL)
-        time.sleep(0.05)
-    signal_sessions([shell.pid, *tasks(folder)], signal.SIGKILL)
+    kill = functools.partial(batch.kill, folder, shell.pid)
+    ladder = [(0.0, lambda: batch.signal_sessions([shell.pid], signal.SIGTERM, spare=shell.pid)), (KILL_DELAY, kill)]
+    batch.watch(shell, lambda: ladder if time.monotonic() > end or (folder / "delete").exists() else ())
+    kill()
     shutil.rmtree(temporary, ignore_errors=True)
     nodes.unlink()
-    shutil.copy(folder / "output", job["output"])
+    shutil.copy(folder / "output", output(job))
     code = shell.returncode
     job.update(state="F", exit=code if code >= 0 else 256 - code)
     save(folder, job)
     return 0
 
 
-def tasks(folder: Path) -> list[int]:
-    return [int(entry.name.partition(".")[2]) for entry in folder.glob("task.*")]
-
-
-def signal_sessions(sessions: Sequence[int], signum: int, spare: int = 0) -> None:
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            pid = int(entry.name)
-            if pid != spare and os.getsid(pid) in sessions:
-                os.kill(pid, signum)
-
-
 def qdel(*ids: str) -> int:
     for job_id in ids:
-        (SERVER / job_id.partition(".")[0] / "delete").touch()
+        (folder_of(job_id) / "delete").touch()
     return 0
 
 
 def qsig(_flag: str, name: str, job_id: str) -> int:
     """qsig -s SIGUSR1 JOB: the shell at the top gets it as well."""
-    job = load(SERVER / job_id.partition(".")[0])
-    signal_sessions([int(job["shell"])], signal.Signals[name])
+    job = load(folder_of(job_id))
+    batch.signal_sessions([int(job["shell"])], signal.Signals[name])
     return 0
 
 
@@ -233,7 +195,7 @@ def qstat(*words: str) -> int:
     ended_too, ids = "-x" in words, [word for word in words if not word.startswith("-")]
     code = 0
     for job_id in ids:
-        folder = SERVER / job_id.partition(".")[0]
+        folder = folder_of(job_id)
         if not folder.exists():
             print(f"qstat: Unknown Job Id {job_id}", file=sys.stderr)
             code = 153
@@ -251,12 +213,13 @@ def described(job: dict[str, Any]) -> str:
     attributes = {
         "Job_Name": job["name"], "Job_Owner": "user@login", "job_state": job["state"], "queue": job["queue"],
         **({"Account_Name": job["account"]} if job["account"] else {}),
-        "Output_Path": f"login:{job['output']}", "Resource_List.ncpus": "4",
+        "Output_Path": f"login:{output(job)}", "Resource_List.ncpus": "4",
         "Resource_List.nodect": select.partition(":")[0],
         **{f"Resource_List.{name}": value for name, value in job["resources"].items()},
         **({"stime": time.ctime(job["start"]), "exec_host": exec_host(job)} if "start" in job else {}),
         "Variable_List": ",".join(f"{name}={value}" for name, value in job["variables"].items()),
         **({"Exit_status": str(job["exit"])} if job["exit"] is not None else {}),
+        **({"substate": "91"} if job["state"] == "F" and (folder_of(job["id"]) / "delete").exists() else {}),
     }  # fmt: skip
     lines = [f"    {name} = {value}" for name, value in attributes.items()]
     return "\n".join([f"Job Id: {job['id']}", *("\n\t".join(re.findall(".{1,78}", line)) for line in lines)])
@@ -264,13 +227,11 @@ def described(job: dict[str, Any]) -> str:
 
 def pbs_tmrsh(host: str, *argv: str) -> int:
     """Start a task on a host of the job: no shell, a session of its own, the job's first environment, no signals."""
-    folder = SERVER / os.environ["PBS_JOBID"].partition(".")[0]
+    folder = folder_of(os.environ["PBS_JOBID"])
     if host not in node_file(load(folder)).split():
         return refuse(1, f"pbs_tmrsh: {host} is not a host of the job")
     environ = json.loads((folder / "environment").read_text())
-    task = subprocess.Popen(argv, start_new_session=True, env=environ)
-    (folder / f"task.{task.pid}").write_text(host)
-    return task.wait()
+    return batch.start_task(folder, host, argv, environ).wait()
 
 
 COMMANDS: dict[str, Callable[..., int]] = {

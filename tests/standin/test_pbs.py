@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from rayhpc.batch import jobscript
-from tests.launch import REPOSITORY, Mpi, installed, left_over, nothing_left, until
+from tests.launch import REPOSITORY, Mpi, installed, nothing_left, until
+from tests.standin.login import Login, login
 
 pytestmark = pytest.mark.cluster
 
@@ -62,35 +60,9 @@ printf 'Job routed to queue "default".\\n1235\\n'
 COBALT_QSTAT = "#!/bin/sh\nprintf 'Queue  Project\\n======\\ndebug  physics\\n'\n"
 
 
-@dataclass
-class Site:
-    """A login node: an account's home directory, its commands, and the directory where jobs are submitted."""
-
-    mpi: Mpi
-    home: Path
-    work: Path
-
-    def provide(self, name: str, text: str) -> None:
-        file = self.home / "bin" / name
-        file.write_text(text)
-        file.chmod(0o755)
-
-    def environment(self) -> dict[str, str]:
-        """The submitter's: what a job must not see is in it."""
-        return {"HOME": str(self.home), "PATH": f"{self.home / 'bin'}:/usr/bin:/bin", "COLOUR": "red"}
-
-    def run(self, *argv: str | Path, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            argv, cwd=self.work, env=self.environment(), capture_output=True, text=True, timeout=seconds, check=False
-        )
-
-    def alloc(self, *words: str, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
-        """`rayhpc alloc …` on the login node."""
-        return self.run(self.mpi.python, "-m", "rayhpc", "alloc", *words, seconds=seconds)
-
-    def driver(self, name: str, text: str) -> str:
-        (self.work / name).write_text(text)
-        return name
+@dataclass(frozen=True)
+class Site(Login):
+    """A login node of PBS."""
 
     def submit(self, *words: str | Path, driver: str = "", venv: bool = True, **variables: str) -> str:
         """The id of a job, as a user submits it."""
@@ -104,47 +76,11 @@ class Site:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def job(self, job_id: str) -> dict[str, Any]:
-        described: dict[str, Any] = json.loads((self.spool(job_id) / "job").read_text())
-        return described
-
-    def spool(self, job_id: str) -> Path:
-        return self.home / ".pbs" / job_id.partition(".")[0]
-
-    def output(self, job_id: str) -> str:
-        file = self.spool(job_id) / "output"
-        return file.read_text(errors="replace") if file.exists() else ""
-
-    def wait(self, job_id: str, seconds: float = 120.0) -> int:
-        ended = until(lambda: self.job(job_id)["state"] == "F", seconds)
-        assert ended, f"{job_id} has not ended: {self.output(job_id)}"
-        code: int = self.job(job_id)["exit"]
-        return code
-
-    def jobs(self) -> list[dict[str, Any]]:
-        return [json.loads(file.read_text()) for file in sorted(self.home.glob(".pbs/*/job"))]
-
-    def close(self) -> None:
-        unfinished = [job["id"] for job in self.jobs() if job["state"] != "F"]
-        if unfinished:
-            self.run("qdel", *unfinished)
-        for job_id in unfinished:
-            self.wait(job_id, 30.0)
-
 
 def _site(mpi: Mpi, directory: Path) -> Iterator[Site]:
-    site = Site(mpi, directory / "home", directory / "work")
-    for folder in (site.home / "bin", site.work):
-        folder.mkdir(parents=True)
-    (site.home / ".bash_profile").write_text(f"export PATH={shlex.quote(str(site.home / 'bin'))}:/usr/bin:/bin\n")
-    for name in ("qsub", "qstat", "qdel", "qsig", "pbs_tmrsh"):
-        command = shlex.join([sys.executable, str(HERE / "pbs.py"), name])
-        site.provide(name, f'#!/bin/sh\nexec {command} "$@"\n')
-    with nothing_left(site.work):
-        try:
-            yield site
-        finally:
-            site.close()
+    # COLOUR: what a job must not see is in the submitter's environment.
+    with nothing_left(directory / "work"), login("pbs", mpi, directory, COLOUR="red") as made:
+        yield Site("pbs", mpi, made.home, made.work, made.variables)
     assert not list(Path("/var/tmp").glob("pbs.*.standin.example.org"))
 
 
@@ -158,17 +94,9 @@ def site_with_openmpi(tmp_path: Path) -> Iterator[Site]:
     yield from _site(installed("openmpi"), tmp_path)
 
 
-def filled(site: Site, script: Path, command: Sequence[str]) -> Path:
-    """A copy as `rayhpc alloc submit` makes it."""
-    copy = site.work / "copy.pbs"
-    copy.write_text(jobscript.filled(script.read_text(), command, []))
-    return copy
-
-
-@pytest.mark.parametrize("script", [PBS, THETA], ids=["pbs", "theta"])
-def test_two_hosts_through_pbs(site: Site, script: Path) -> None:
+def test_two_hosts_through_pbs(site: Site) -> None:
     """Hydra reaches the second host by pbs_tmrsh; each host counts once, whatever its lines in PBS_NODEFILE."""
-    job = site.submit(*TWO_HOSTS, script, driver=f"{site.driver('count.py', COUNT)} --lr 3e-4")
+    job = site.submit(*TWO_HOSTS, THETA, driver=f"{site.driver('count.py', COUNT)} --lr 3e-4")
     assert site.wait(job) == 7, site.output(job)
     assert f"nodes 2 argv ['--lr', '3e-4'] in {site.work}\n" in site.output(job)
     assert [file.read_text() for file in site.spool(job).glob("task.*")] == ["node2"]
@@ -185,31 +113,25 @@ print("COLOURS", ray.get(tasks), flush=True)
 """
 
 
-@pytest.mark.parametrize("mpi", ["mpich", "openmpi"])
-def test_what_the_script_sets_reaches_all_hosts(tmp_path: Path, mpi: str) -> None:
-    """PBS starts the second host's ranks in an environment of its own."""
-    for site in _site(installed(mpi), tmp_path):
-        script = site.work / "own.pbs"
-        script.write_text(PBS.read_text().replace("# rayhpc: settings", "export COLOUR='light blue'"))
-        job = site.submit(*TWO_HOSTS, script, driver=site.driver("settings.py", SETTINGS))
-        assert site.wait(job) == 0, site.output(job)
-        assert "COLOURS ['light blue', 'light blue']" in site.output(job)
-
-
-def test_two_ranks_on_a_host(site_with_openmpi: Site) -> None:
+def test_what_the_script_sets_reaches_all_hosts(site_with_openmpi: Site) -> None:
+    """PBS starts the second host's ranks in an environment of its own, and Open MPI passes on what it is told to."""
     site = site_with_openmpi
-    driver = site.driver("count.py", COUNT)
-    job = site.submit(*ONE, PBS, driver=driver, RAYHPC_RANKS_PER_HOST="2")
-    assert site.wait(job) == 7, site.output(job)
-    assert "nodes 2 " in site.output(job)
+    script = site.work / "own.pbs"
+    script.write_text(PBS.read_text().replace("# rayhpc: settings", "export COLOUR='light blue'"))
+    job = site.submit(*TWO_HOSTS, script, driver=site.driver("settings.py", SETTINGS))
+    assert site.wait(job) == 0, site.output(job)
+    assert "COLOURS ['light blue', 'light blue']" in site.output(job)
 
 
-def test_numa_domains_are_counted_on_each_host(site: Site) -> None:
+@pytest.mark.parametrize("mpi", ["mpich", "openmpi"])
+def test_numa_domains_are_counted_on_each_host(tmp_path: Path, mpi: str) -> None:
     """A stand-in for lscpu has two on the first host and one on the second."""
-    site.provide("lscpu", '#!/bin/sh\necho "# Node"; echo 0; [ "$PMI_RANK" != 0 ] || echo 1\n')
-    job = site.submit(*TWO_HOSTS, PBS, driver=site.driver("count.py", COUNT), RAYHPC_RANKS_PER_HOST="numa")
-    assert site.wait(job) == 7, site.output(job)
-    assert "nodes 3 " in site.output(job)
+    for site in _site(installed(mpi), tmp_path):
+        rank = '"${PMI_RANK:-$OMPI_COMM_WORLD_RANK}"'
+        site.provide("lscpu", f'#!/bin/sh\necho "# Node"; echo 0; [ {rank} != 0 ] || echo 1\n')
+        job = site.submit(*TWO_HOSTS, PBS, driver=site.driver("count.py", COUNT), RAYHPC_RANKS_PER_HOST="numa")
+        assert site.wait(job) == 7, site.output(job)
+        assert "nodes 3 " in site.output(job)
 
 
 @pytest.mark.parametrize("script", [PBS, THETA], ids=["pbs", "theta"])
@@ -274,23 +196,14 @@ def test_a_temporary_directory_that_is_not_there(site: Site) -> None:
     assert "TMPDIR=/nowhere/scratch is not on this host: /tmp is used" in site.output(job)
 
 
-def test_hostile_arguments(site: Site) -> None:
-    driver = site.driver("it's a driver.py", "import json, sys; print('ARGV', json.dumps(sys.argv[1:]))")
-    hostile = ["a'; echo foo", "two words", "new\nline", "$HOME `id`", '"', "größe", "*", "--timeout", "\\", ""]
-    job = site.submit(*ONE, filled(site, PBS, [driver, *hostile]))
-    assert site.wait(job) == 0, site.output(job)
-    assert f"ARGV {json.dumps(hostile)}" in site.output(job)
-
-
-@pytest.mark.parametrize(("how", "lives"), [("variable", 3), ("copy", 2)])
-def test_lives(site: Site, how: str, lives: int) -> None:
+def test_lives(site: Site) -> None:
     """75, 75, 0: each attempt is a job of its own, with the resources, the queue and the variables of the first."""
     asked = (
         "-l", "select=1:ncpus=1:mpiprocs=1:ngpus=0,walltime=00:50:00", "-q", "workq", "-A", "physics", "-N", "cartpole",
     )  # fmt: skip
-    driver = site.driver("lives.py", LIVES)
-    script = filled(site, PBS, [driver, str(lives)]) if how == "copy" else PBS
-    first = site.submit(*asked, script, driver=f"{driver} {lives}" if how == "variable" else "", COLOUR="blue")
+    lives = 3
+    driver = f"{site.driver('lives.py', LIVES)} {lives}"
+    first = site.submit(*asked, PBS, driver=driver, COLOUR="blue")
     assert site.wait(first) == 75, site.output(first)
     assert until(lambda: len(site.jobs()) == lives, 120), site.jobs()
     jobs = site.jobs()
@@ -325,10 +238,9 @@ def test_the_login_node_follows_all_lives(site: Site) -> None:
     assert not list(site.work.glob("rayhpc.o*"))
 
 
-@pytest.mark.parametrize("script", [PBS, THETA], ids=["pbs", "theta"])
-def test_qdel_is_the_end_of_the_chain(site: Site, script: Path) -> None:
-    """Also for a driver that answers SIGTERM by a checkpoint and 75."""
-    done = site.alloc("submit", "pbs", "-N", "1", "--script", str(script), "--", site.driver("saves.py", SAVES))
+def test_qdel_is_the_end_of_the_chain(site: Site) -> None:
+    """Under ALPS too, and also for a driver that answers SIGTERM by a checkpoint and 75."""
+    done = site.alloc("submit", "pbs", "-N", "1", "--script", str(THETA), "--", site.driver("saves.py", SAVES))
     job = done.stdout.strip()
     assert until(lambda: "driver up" in site.alloc("logs", job).stdout, 120), site.output(job)
     assert site.alloc("cancel", job).returncode == 0
@@ -360,17 +272,6 @@ def test_qsub_is_refused_in_the_job(site: Site) -> None:
     assert site.wait(job) == 75, site.output(job)
     assert "qsub: not allowed here" in site.output(job)
     assert "submit it by hand" in site.output(job)
-
-
-def test_qdel_leaves_nothing(site: Site) -> None:
-    driver = site.driver("wait.py", WAIT)
-    job = site.submit(*TWO_HOSTS, PBS, driver=driver)
-    assert until(lambda: "driver up" in site.output(job), 120), site.output(job)
-    assert site.run("qdel", job).returncode == 0
-    began = time.monotonic()
-    assert until(lambda: not left_over(site.work), 10), left_over(site.work)
-    assert site.wait(job, 30) != 0
-    assert time.monotonic() - began < 10, "PBS had to kill the job"
 
 
 @pytest.mark.parametrize("script", [PBS, THETA], ids=["pbs", "theta"])

@@ -206,7 +206,8 @@ while :; do sleep 0.05; done
 
 
 @pytest.mark.parametrize(
-    ("script", "signals"), [("sge.sh", ["USR2"]), ("lsf.lsf", ["INT", "USR2", "TERM"]), ("flux.sh", ["ALRM", "TERM"])]
+    ("script", "signals"),
+    [("sge.sh", ["USR2"]), ("lsf.lsf", ["INT", "USR2", "TERM"]), ("flux.sh", ["HUP", "ALRM", "TERM"])],
 )
 def test_what_the_scheduler_ends_does_not_go_on(tmp_path: Path, prefix: Path, script: str, signals: list[str]) -> None:
     """qdel, bkill and the run limit signal every process of the job: the driver gets TERM, and 75 is no next life."""

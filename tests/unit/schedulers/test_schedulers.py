@@ -577,7 +577,9 @@ def test_the_end_of_a_job_by_qstat() -> None:
     assert pbs.parse_deadline("Job Id: 1.x\n    job_state = Q\n", NOW) is None
 
 
-@pytest.mark.parametrize(("printed", "left"), [("1:30 L\n", 5400), ("0:05\n", 300), ("-\n", math.inf), ("", None)])
+@pytest.mark.parametrize(
+    ("printed", "left"), [("1:30 L\n", 5400), ("0:05\n", 300), ("0:1 L\n", 60), ("-\n", math.inf), ("", None)]
+)
 def test_the_end_of_a_job_by_bjobs(printed: str, left: int | None) -> None:
     assert lsf.parse_deadline(printed, NOW) == (None if left is None else NOW + left)
 
