@@ -194,11 +194,16 @@ class GridEngine(OnVirtualHosts):
 
 @dataclass(frozen=True)
 class StandIn(Site):
-    """A scheduler that is a stand-in on this host."""
+    """A scheduler that is a stand-in on this host; others: the hosts on which it starts what a job of two has there."""
 
     login: Login
 
     kind = "stand-in"
+    others: ClassVar[set[str]] = {"node2"}
+
+    def started_on(self, job: str) -> set[str]:
+        """The hosts on which the scheduler itself has started tasks of the job."""
+        return {task.read_text() for task in self.login.spool(job).glob("task.*")}
 
     def run(self, *argv: str | Path, seconds: float = 60.0, stdin: Path | None = None, **variables: str) -> Done:
         return replace(self.login, work=self.work).run(*argv, seconds=seconds, stdin=stdin, **variables)
@@ -236,6 +241,7 @@ class Lsf(StandIn):
 class Flux(StandIn):
     name = "flux"
     cancel = ("flux", "cancel")
+    others: ClassVar[set[str]] = {"all"}
 
     def by_hand(self, *driver: str) -> str:
         venv = str(self.python.parents[1])

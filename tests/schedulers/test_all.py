@@ -15,7 +15,7 @@ import pytest
 
 from tests.launch import until
 
-from .sites import ALL, OnVirtualHosts, Site, opened
+from .sites import ALL, OnVirtualHosts, Site, StandIn, opened
 
 EVERY = tuple(ALL)
 REAL = tuple(name for name, site in ALL.items() if site.kind == "real")
@@ -131,6 +131,8 @@ def test_ranks(first: First) -> None:
     assert len(hosts) == 4, hosts
     if isinstance(first.site, OnVirtualHosts):
         assert [hosts.count(host) for host in set(hosts)] == [2, 2], hosts
+    if isinstance(first.site, StandIn):
+        assert first.site.started_on(first.job) == first.site.others
 
 
 @of(*EVERY)
@@ -175,7 +177,10 @@ def test_cancel_by_rayhpc(site: Site) -> None:
 @of(*EVERY)
 def test_cancel(site: Site) -> None:
     """cancelled by the scheduler's own command: the driver can save, nothing is left, and nothing goes on"""
-    here = site.at("cancel")
+    assert_cancelled(site.at("cancel"))
+
+
+def assert_cancelled(here: Site) -> None:
     job = here.by_hand(here.driver(SAVES))
     here.wait_for("up", job)
     done = here.run(*here.cancel, job)

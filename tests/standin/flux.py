@@ -12,6 +12,7 @@ usage: flux.py flux COMMAND...
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -151,9 +152,21 @@ def flux_run(*words: str) -> int:
     task = batch.start_task(folder, "all", [mpiexec, "-n", ranks, *command], job)
     if "FLUX_STANDIN_OLD" not in os.environ:
         for signum in PASSED_ON:
-            signal.signal(signum, lambda signum, _: os.kill(task.pid, signum))
+            signal.signal(signum, lambda signum, _: signal_ranks(task.pid, signum))
     code = task.wait()
     return code if code >= 0 else 128 - code
+
+
+def signal_ranks(mpiexec: int, signum: int) -> None:
+    """Flux has no launcher between itself and the ranks: these are children of the proxies that mpiexec has started."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    for pid, parent_pid in parents.items():
+        if parents.get(parent_pid) == mpiexec:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signum)
 
 
 def flux_jobs(*words: str) -> int:
@@ -186,8 +199,7 @@ def killall(*words: str) -> int:
     if words[:2] != ("-f", "-s"):
         return batch.refuse("flux-job", 1, "killall: -f is needed to confirm")
     for pid in batch.tasks(SERVER.of(own())):
-        if Path(f"/proc/{pid}").exists():
-            os.kill(pid, signal.Signals[f"SIG{words[2].removeprefix('SIG')}"])
+        signal_ranks(pid, signal.Signals[f"SIG{words[2].removeprefix('SIG')}"])
     return 0
 
 
