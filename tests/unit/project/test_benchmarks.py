@@ -216,15 +216,16 @@ def test_the_figures_of_growth() -> None:
     )  # fmt: skip
     other = noted(met=(1.0, 0.1, 0, 0), agreed=(4.0, 0.2, 300, 150), left=(38.0, 0.4, 500, 300))
     events = [{"at": 2.5, "stage": "imported"}, {"at": 3.0, "stage": "imported"}, {"at": 4.0, "stage": "agreed"}]
-    figures = growth.growth([zero, other, other], events)
+    figures = growth.growth([zero, other, other], events, 0.25)
     assert (figures.ranks, figures.agreement_seconds, figures.start_seconds, figures.release_seconds) == (3, 1, 2, 1.5)
+    assert figures.meeting_seconds == 0.75
     assert (figures.agreement_bytes, figures.others_bytes, figures.supervised_bytes) == (500, 800, 300)
     assert figures.supervised_cpu == pytest.approx(0.6)
     assert figures.others_agreement_cpu == pytest.approx(0.1)
 
 
 def test_growth_is_drawn(tmp_path: Path) -> None:
-    found = [growth.Growth(ranks, *(float(ranks + n) for n in range(13))) for ranks in (2, 4)]
+    found = [growth.Growth(ranks, *(float(ranks + n) for n in range(14))) for ranks in (2, 4)]
     growth.draw(found, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
 
