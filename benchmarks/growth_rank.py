@@ -1,4 +1,6 @@
-"""One rank of benchmarks.growth: DIRECTORY, then what `python -m rayhpc.start` takes.
+"""One rank of benchmarks.growth: DIRECTORY, then what `python -m rayhpc.start` takes. --forked N before them: N ranks.
+
+Forked ranks meet over TCP and share the memory of their imports, so that a thousand fit on a host.
 
 In the place of Ray: a child that sleeps for `ray start`, and a node table that has a node as soon as its rank has said
 that it starts it. All else is the product. What a rank has sent, received and computed goes to DIRECTORY/rank-N.json.
@@ -7,11 +9,15 @@ that it starts it. All else is the product. What a rank has sent, received and c
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import resource
+import signal
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from rayhpc import start
@@ -20,7 +26,7 @@ from rayhpc.bootstrap.supervise import Supervisor
 from rayhpc.messages import Mail, Milestone
 from rayhpc.model import AliveNode
 from rayhpc.processes import ray_start
-from rayhpc.ranks import mpi
+from rayhpc.ranks import handshake, mpi, tcp
 from rayhpc.records.run_directory import EventLog
 
 # The child of every rank, in the place of `ray start`.
@@ -62,10 +68,11 @@ class Counter:
 COUNTER = Counter()
 
 
-class CountingMpi(mpi.MpiComm):
-    """MPI that counts. A rank has agreed when it tells rank 0 when its imports were done."""
+DIRECTORY = Path()
 
-    directory = Path()
+
+class CountingMpi(mpi.MpiComm):
+    """MPI that counts."""
 
     def __init__(self, by: str) -> None:
         super().__init__(by)
@@ -74,15 +81,43 @@ class CountingMpi(mpi.MpiComm):
 
     def send(self, to: int, message: Mail) -> None:
         """Send, and notice the end of the agreement."""
-        if isinstance(message, Milestone) and message.stage == "imported":
-            COUNTER.mark("agreed")
+        note(message)
         super().send(to, message)
 
     def leave(self) -> None:
         """Leave, once all is noted."""
-        COUNTER.mark("left")
-        COUNTER.save(self.directory / f"rank-{self.rank}.json")
+        save(self.rank)
         super().leave()
+
+
+class CountingTcp(tcp.TcpComm):
+    """TCP that counts; what the ranks need to meet is counted as well."""
+
+    def __init__(self, rank: int, size: int, links: Mapping[int, tcp.Link]) -> None:
+        super().__init__(rank, size, links)
+        COUNTER.mark("met")
+
+    def send(self, to: int, message: Mail) -> None:
+        """Send, and notice the end of the agreement."""
+        note(message)
+        super().send(to, message)
+
+    def leave(self) -> None:
+        """Leave, once all is noted."""
+        save(self.rank)
+        super().leave()
+
+
+def note(message: Mail) -> None:
+    """A rank has agreed when it tells rank 0 when its imports were done."""
+    if isinstance(message, Milestone) and message.stage == "imported":
+        COUNTER.mark("agreed")
+
+
+def save(rank: int) -> None:
+    """The last moment, and all before it, in the rank's file."""
+    COUNTER.mark("left")
+    COUNTER.save(DIRECTORY / f"rank-{rank}.json")
 
 
 class CountingLog(EventLog):
@@ -128,16 +163,35 @@ class StubbedSupervisor(Supervisor):
             self.table.add(rank)
 
 
+def forked(count: int, rank: Callable[[], int]) -> int:
+    """So many children of this process, each of which runs a rank; the first code that is not 0. TERM ends them all."""
+    children = []
+    for _ in range(count):
+        pid = os.fork()
+        if pid == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os._exit(rank())
+        children.append(pid)
+    signal.signal(signal.SIGTERM, lambda *_: [os.kill(pid, signal.SIGTERM) for pid in children])
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+    return next((code for code in codes if code), 0)
+
+
 def main() -> None:
-    """Run the rank."""
-    CountingMpi.directory = Path(sys.argv[1])
+    """Run the rank, or the ranks."""
+    global DIRECTORY
+    words = sys.argv[1:]
+    count = int(words[1]) if words[0] == "--forked" else 0
+    DIRECTORY, rest = Path(words[2 if count else 0]), words[3 if count else 1 :]
+    counting = SimpleNamespace(dumps=COUNTER.dumps, loads=COUNTER.loads, HIGHEST_PROTOCOL=pickle.HIGHEST_PROTOCOL)
     for module, name, stub in [
         (ray_start, "COMMAND", _SLEEPS), (lead, "NodeTable", StubTable), (lead, "Supervisor", StubbedSupervisor),
-        (story, "EventLog", CountingLog), (mpi, "MpiComm", CountingMpi),
+        (story, "EventLog", CountingLog), (mpi, "MpiComm", CountingMpi), (tcp, "pickle", counting),
+        (handshake, "TcpComm", CountingTcp),
     ]:  # fmt: skip
         assert hasattr(module, name)
         setattr(module, name, stub)
-    sys.exit(start.main(sys.argv[2:]))
+    sys.exit(forked(count, lambda: start.main(rest)) if count else start.main(rest))
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def measure(place: Place, contender: Contender, directory: Path, turn: int) -> S
         place.start(contender.argv(place, directory, contenders.driver(place, directory)), directory)
         if contender is contenders.FLOOR:
             return _floor(place, directory, turn)
-        launched, first, end = (_stamp(place, directory, name) for name in ("launched", "first_task", "driver_end"))
+        launched, first, end = (stamp(place, directory, name) for name in ("launched", "first_task", "driver_end"))
         gone = _gone(place)
         release, job = (None, None) if gone is None else (gone - end, gone - launched)
         left = len(place.living())
@@ -70,14 +70,15 @@ def _floor(place: Place, directory: Path, turn: int) -> Sample:
     return Sample(place.name, place.nodes, contenders.FLOOR.name, turn, sum(parts.values()), parts=parts)
 
 
-def _stamp(place: Place, directory: Path, name: str) -> float:
-    _appears(place, directory, name)
+def stamp(place: Place, directory: Path, name: str, seconds: float = _START_SECONDS) -> float:
+    """The time in a file of the driver's or the launch's; raises MeasurementError where it does not appear."""
+    _appears(place, directory, name, seconds)
     return float((directory / name).read_text())
 
 
-def _appears(place: Place, directory: Path, name: str) -> None:
+def _appears(place: Place, directory: Path, name: str, seconds: float = _START_SECONDS) -> None:
     """Wait for a file; raises MeasurementError when the contender ends without it, or the time is over."""
-    end = time.monotonic() + _START_SECONDS
+    end = time.monotonic() + seconds
     look_at_processes = time.monotonic() + 1.0
     while not (directory / name).exists():
         now = time.monotonic()
@@ -97,10 +98,11 @@ def _tail(directory: Path) -> str:
 
 def _gone(place: Place) -> float | None:
     """When the last process had ended; None if that takes longer than two minutes."""
-    return _when(lambda: not place.living(), _GONE_SECONDS)
+    return when(lambda: not place.living(), _GONE_SECONDS)
 
 
-def _when(what: Callable[[], bool], seconds: float) -> float | None:
+def when(what: Callable[[], bool], seconds: float) -> float | None:
+    """Unix seconds at which something has become true; None if it has not within so many seconds."""
     end = time.monotonic() + seconds
     while not what():
         if time.monotonic() > end:
@@ -139,15 +141,15 @@ def idle(place: Place, directory: Path, seconds: float = 20.0) -> Idle:
     try:
         command = contenders.driver(place, directory, seconds)
         place.start(contenders.RAYHPC.argv(place, directory, command), directory)
-        first = _stamp(place, directory, "first_task")
+        first = stamp(place, directory, "first_task")
         bring_up = processes.cpu_by_kind(place.living())
         own = [(proc, pid) for proc, pid in place.living() if processes.ours(proc, [pid])]
-        _when(lambda: time.time() > first + 2.0, 10.0)
+        when(lambda: time.time() > first + 2.0, 10.0)
         before, began = _cpu(own), time.time()
-        _when(lambda: time.time() > first + seconds - 2.0, seconds)
+        when(lambda: time.time() > first + seconds - 2.0, seconds)
         after, ended = _cpu(own), time.time()
         used = [processes.usage(proc, [pid]) for proc, pid in own]
-        _stamp(place, directory, "driver_end")
+        stamp(place, directory, "driver_end")
         _gone(place)
         (events,) = directory.glob("runs/2*/events.jsonl")
         return Idle(

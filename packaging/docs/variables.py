@@ -1,4 +1,4 @@
-"""Every variable of ours that is no option's own: who sets it, and what it means. A test compares it with the code."""
+"""Every variable that is no option's own: who sets it, and what it means. A test compares it with the code."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ READ = {
     "RAYHPC_NODES": "`rayhpc node head`: the head and its workers, so many terminals",
     "RAYHPC_RENDEZVOUS_FILE": "`--rendezvous=file`: the file that all processes see",
     "RAYHPC_TOKEN_FILE": "`--rendezvous=tcp` and `rayhpc node`: the file of the secret",
+    "RAY_HEAD_IP": "`rayhpc node`: the head's address, where neither an option nor a variable of ours says it",
+    "RAY_HEAD_PORT": "`rayhpc node`: the port where the terminals meet, in the same way",
 }
 # Read by the jobscripts.
 SCRIPTS = {
@@ -39,6 +41,8 @@ DRIVER = {
     "RAYHPC_DEADLINE": "the end of the job in Unix seconds as it was known at the start; missing where none is known",
     "RAYHPC_DEADLINE_FILE": "a file with the end of the job as it is now",
     "RAYHPC_STOP_TIMEOUT": "seconds that the driver has to end after INT or TERM",
+    "GLOO_SOCKET_IFNAME": "the host's interface in this run, for tasks and actors as well, unless you set it",
+    "NCCL_SOCKET_IFNAME": "the same after a `=`, as NCCL and RCCL write it",
     "RAYHPC_RESTARTS": "how often the jobscript has run this job again",
     "RAYHPC_TRIAL_ID": "in a sweep: the name of the trial",
     "RAYHPC_TRIAL_DIR": "in a sweep: the directory of the trial",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import select
 from collections.abc import Callable
 
 from rayhpc.messages import Mail, SignalArrived
+from rayhpc.processes import polling
 from rayhpc.processes.children import Child
 from rayhpc.processes.signals import Signals
 from rayhpc.ranks.comm import Comm
@@ -43,7 +43,7 @@ class Watch:
         found = self._receive()
         if not found:
             sources = [self._signals.fileno(), *(child.fileno() for child in self._children)]
-            select.select(sources, [], [], self.every)
+            polling.readable(sources, self.every)
             found = self._receive()
         rank = self._comm.rank
         found += [(rank, SignalArrived(rank, signum, count)) for signum, count in self._signals.take()]

@@ -6,14 +6,13 @@ import contextlib
 import errno
 import json
 import os
-import select
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rayhpc.processes import keeper
+from rayhpc.processes import keeper, polling
 from rayhpc.processes.keeper_process import Keeping
 
 # The keeper is Python: its start takes 20 ms, and many seconds on a slow file system.
@@ -68,7 +67,7 @@ class Child:
         self._tell(make=_spelt(directory))
         end = time.monotonic() + _MAKE_SECONDS
         while not (self.poll() or self._made or self._unmade) and (left := end - time.monotonic()) > 0:
-            select.select([self.fileno()], [], [], left)
+            polling.readable([self.fileno()], left)
         if not self._made:
             number, text = self._unmade or (errno.ETIMEDOUT, f"its keeper has not made it within {_MAKE_SECONDS:g} s")
             raise OSError(number, text, directory)
@@ -195,7 +194,7 @@ def until_gone(children: list[Child], seconds: float) -> list[Child]:
     end = time.monotonic() + seconds
     waiting = [child for child in children if not child.gone]
     while waiting and (left := end - time.monotonic()) > 0:
-        select.select([child.fileno() for child in waiting], [], [], left)
+        polling.readable(waiting, left)
         for child in waiting:
             child.poll()
         waiting = [child for child in waiting if not child.gone]

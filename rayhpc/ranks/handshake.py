@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 
 from rayhpc.errors import ExitCode, Fault, RayhpcError, shortened
 from rayhpc.options import Options
+from rayhpc.processes import polling
 from rayhpc.ranks import tcp
 from rayhpc.ranks.tcp import Link, TcpComm
 
@@ -19,8 +19,10 @@ _CONNECT_SECONDS = 2.0
 # A peer has so long to prove that it knows the secret; a host under load takes a second or two.
 HELLO_SECONDS = 10.0
 _HELLO_BYTES = 2**16
-# So many connections may be unproven at a time: beyond these the oldest is closed.
+# So many connections may be unproven at a time, or as many as there are ranks: beyond these the oldest is closed.
 _MOST_UNPROVEN = 64
+# Beyond so many ranks progress is told once in so many seconds.
+_MOST_TOLD_EACH, _TOLD_EVERY = 64, 1.0
 _MOST_REPORTED = 3
 # After so many seconds rank 0 says who is missing.
 LATE_SECONDS = 10.0
@@ -157,6 +159,7 @@ class _Admission:
         self._hello_seconds = hello_seconds
         self._listener, self._secret, self._size, self._wait = listener, secret, size, wait
         self._peers: list[_Peer] = []
+        self._told, self._told_at = 0, 0.0
         self._rejected: list[str] = []
 
     @property
@@ -194,17 +197,23 @@ class _Admission:
     def poll(self, seconds: float) -> None:
         """Wait for connections and messages, and process them."""
         sources: list[socket.socket | Link] = [self._listener, *(peer.link for peer in self._peers)]
-        ready = select.select(sources, [], [], seconds)[0]
-        before = len(self._present)
+        ready = set(polling.readable(sources, seconds))
         for peer in [peer for peer in self._peers if peer.link in ready]:
             self._take_in(peer)
         if self._listener in ready:
             self._accept()
         for peer in [peer for peer in self._peers if peer.hello is None and time.monotonic() > peer.until]:
             self._reject(peer, f"it has not shown the secret within {self._hello_seconds:.0f} s")
-        if len(self._present) != before:
-            for peer in self._present:
-                peer.link.send(_Progress(len(self._present) + 1, self._size))
+        self._tell_progress()
+
+    def _tell_progress(self) -> None:
+        """Say how many are here: each time up to some ranks, then once a second, since all of them are told."""
+        present, now = self._present, time.monotonic()
+        due = self.complete or self._size <= _MOST_TOLD_EACH or now > self._told_at + _TOLD_EVERY
+        if len(present) != self._told and due:
+            self._told, self._told_at = len(present), now
+            for peer in present:
+                peer.link.send(_Progress(len(present) + 1, self._size))
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):  # a connection that was closed meanwhile
@@ -213,7 +222,7 @@ class _Admission:
             until = time.monotonic() + self._hello_seconds
             self._peers.append(_Peer(link, str(address[0]).removeprefix("::ffff:"), until))
         unproven = [peer for peer in self._peers if peer.hello is None]
-        for peer in unproven[:-_MOST_UNPROVEN]:
+        for peer in unproven[: -max(_MOST_UNPROVEN, self._size)]:
             self._reject(peer, "too many have connected without showing the secret")
 
     def _take_in(self, peer: _Peer) -> None:
@@ -329,7 +338,7 @@ def _first_messages(link: Link) -> list[object]:
     end = time.monotonic() + HELLO_SECONDS
     messages: list[object] = []
     while not messages and not link.lost and (left := end - time.monotonic()) > 0:
-        select.select([link], [], [], left)
+        polling.readable([link], left)
         messages = link.take()
     return messages
 
@@ -349,7 +358,7 @@ def _wait_for_welcome(link: Link, messages: list[object], wait: Wait) -> tuple[W
                 raise NotYet("it has closed the connection")
             if wait.left <= 0:
                 raise wait.timeout_error("not all ranks have come", ["rank 0 is there, and waits for others"])
-            select.select([link], [], [], min(_PAUSE, max(0.0, wait.left)))
+            polling.readable([link], min(_PAUSE, wait.left))
             messages = link.take()
     except (NotYet, RayhpcError):
         link.close()

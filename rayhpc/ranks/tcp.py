@@ -11,7 +11,6 @@ import hmac
 import os
 import pickle
 import secrets
-import select
 import selectors
 import socket
 import struct
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from typing import NoReturn, cast
 
 from rayhpc.messages import Mail
+from rayhpc.processes import polling
 
 HEAD, WORKER = b"head", b"worker"
 _MAGIC = b"rayhpc\x00\x01"
@@ -256,7 +256,7 @@ class TcpComm:
         for link in links:
             link.finish()
         while (open_ones := [link for link in links if not link.lost]) and (left := end - time.monotonic()) > 0:
-            for link in select.select(open_ones, [], [], left)[0]:
+            for link in polling.readable(open_ones, left):
                 link.take()
         self._close()
 
@@ -280,5 +280,5 @@ def _flush(links: Collection[Link], end: float) -> None:
     """Send what waits, until `end` (monotonic)."""
     waiting = [link for link in links if not link.flush()]
     while waiting and (left := end - time.monotonic()) > 0:
-        select.select([], waiting, [], left)
+        polling.writable(waiting, left)
         waiting = [link for link in waiting if not link.flush()]

@@ -13,8 +13,9 @@ from benchmarks import growth
 pytestmark = pytest.mark.mpi
 
 
-def test_two_ranks_are_measured(tmp_path: Path) -> None:
-    words = ["--ranks", "2", "--seconds", "1", "--output", str(tmp_path)]
+@pytest.mark.parametrize("by", ["mpi", "tcp"])
+def test_two_ranks_are_measured(by: str, tmp_path: Path) -> None:
+    words = ["--ranks", "2", "--seconds", "1", "--by", by, "--output", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, "-m", growth.__name__, *words], capture_output=True, text=True, timeout=120, check=False
     )

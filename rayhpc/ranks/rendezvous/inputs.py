@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 from collections.abc import Mapping
 
 from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration
 from rayhpc.host import network, this_host
 
-# Rank 0 has a connection to each rank, and waits by select(), which knows descriptors up to 1023.
-_LARGEST = 512
+# Rank 0 has a connection to each rank. More than 1,000 were not tried.
+_LARGEST = 1024
+# What rank 0 opens besides: its children, the listener, files.
+_OTHER_FILES = 64
 # A launcher's ranks connect within moments of each other: nobody needs to hear of less than this.
 QUIET_SECONDS = 5.0
 LAUNCHER_STEP = "look at the launcher's output for a rank that ended, or hangs at its start"
@@ -31,6 +34,12 @@ def check_size(size: int) -> None:
         raise configuration(
             f"{size} ranks are too many without MPI: rank 0 has a connection to each, {_LARGEST} at most",
             next_step="start them by mpirun, or by srun --mpi=pmi2; or fewer of them, one for each host",
+        )
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if size + _OTHER_FILES > files:
+        raise configuration(
+            f"{size} ranks need a connection each, and this process may open {files} files",
+            next_step=f"raise it where the job starts: ulimit -n {size + 4096}; or start the ranks by mpirun",
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import contenders, growth, picture, places, plots, processes, report, speed
+from benchmarks import contenders, growth, picture, places, plots, processes, report, scale, speed
 from benchmarks.report import Spread
 
 TICK = os.sysconf("SC_CLK_TCK")
@@ -216,17 +216,32 @@ def test_the_figures_of_growth() -> None:
     )  # fmt: skip
     other = noted(met=(1.0, 0.1, 0, 0), agreed=(4.0, 0.2, 300, 150), left=(38.0, 0.4, 500, 300))
     events = [{"at": 2.5, "stage": "imported"}, {"at": 3.0, "stage": "imported"}, {"at": 4.0, "stage": "agreed"}]
-    figures = growth.growth([zero, other, other], events)
+    figures = growth.growth([zero, other, other], events, 0.25)
     assert (figures.ranks, figures.agreement_seconds, figures.start_seconds, figures.release_seconds) == (3, 1, 2, 1.5)
+    assert figures.meeting_seconds == 0.75
     assert (figures.agreement_bytes, figures.others_bytes, figures.supervised_bytes) == (500, 800, 300)
     assert figures.supervised_cpu == pytest.approx(0.6)
     assert figures.others_agreement_cpu == pytest.approx(0.1)
 
 
 def test_growth_is_drawn(tmp_path: Path) -> None:
-    found = [growth.Growth(ranks, *(float(ranks + n) for n in range(13))) for ranks in (2, 4)]
+    found = [growth.Growth(ranks, *(float(ranks + n) for n in range(14))) for ranks in (2, 4)]
     growth.draw(found, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_of_scale() -> None:
+    done = scale.Scale("hosts", 16, "rayhpc", 20.04, 1.26, 4.567, 81.4e6, 6.0, 0)
+    left = scale.Scale("hosts", 16, "symmetric-run", 60.0, None, 5.0, 80e6, 5.5, 7)
+    _, _, first, second = scale.table([done, left])
+    assert first == "| hosts | 16 | rayhpc | 20.0 | 1.3 | 4.57 | 81 | 6.0 |"
+    assert second == "| hosts | 16 | symmetric-run | 60.0 | not ended: 7 processes | 5.00 | 80 | 5.5 |"
+
+
+def test_the_rayhpc_of_scale_waits_as_long_as_the_others(tmp_path: Path) -> None:
+    words = scale.patient(900.0).argv(places.OneHost(64), tmp_path, ["driver"])
+    assert words[words.index("rayhpc.start") + 1] == "--timeout=900"
+    assert words[-1] == "driver"
 
 
 def test_each_environment_is_compared_with_rayhpc_in_the_same_one() -> None:

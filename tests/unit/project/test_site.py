@@ -109,11 +109,12 @@ def test_the_manuals_are_read_without_a_warning(manuals: dict[str, Path]) -> Non
 
 
 def test_every_variable_is_described() -> None:
-    """RAYHPC_… in the program and in the jobscripts: an option's, or in packaging/docs/variables.py."""
+    """RAYHPC_… and others' in the program and in the jobscripts: an option's, or in packaging/docs/variables.py."""
     table = runpy.run_path(str(ROOT / "packaging/docs/variables.py"))
     described = {*table["READ"], *table["SCRIPTS"], *table["DRIVER"], *table["INTERNAL"]}
     options = {f"RAYHPC_{field.name.upper()}" for field in dataclasses.fields(Options)}
     sources = [*(ROOT / "rayhpc").rglob("*.py"), *(ROOT / "jobscripts").iterdir()]
-    used = {name for file in sources for name in re.findall(r"\bRAYHPC_[A-Z][A-Z_]*[A-Z]\b", file.read_text())}
+    pattern = r"\b(?:RAYHPC|RAY_HEAD|GLOO_SOCKET|NCCL_SOCKET)_[A-Z][A-Z_]*[A-Z]\b"
+    used = {name for file in sources for name in re.findall(pattern, file.read_text())}
     assert used - options - described == set()
     assert described - used - {"RAYHPC_TOKEN_FILE", "RAYHPC_NODES"} == set()  # made of the fields of Terminals

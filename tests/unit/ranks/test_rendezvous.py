@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from rayhpc.launch.terminals import with_worker_options
 from rayhpc.options import Options, Terminals
 from rayhpc.ranks.comm import SoloComm
 from rayhpc.ranks.handshake import Wait, gather
+from rayhpc.ranks.rendezvous import inputs
 from rayhpc.ranks.rendezvous.by_file import file_identity, slurm_identity
 from rayhpc.ranks.rendezvous.inputs import host_and_port, own_address
 from rayhpc.ranks.rendezvous.meet import meet
@@ -218,6 +220,13 @@ def test_a_port_in_use_is_told() -> None:
         with pytest.raises(RayhpcError, match=f"cannot listen at port {port} of .*: Address already in use") as caught:
             lead(Terminals(port=port), Options(), 1.0, {}, print)
     assert caught.value.fault.code == ExitCode.CONFIGURATION
+
+
+def test_more_ranks_than_this_process_may_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 1024))
+    inputs.check_size(900)
+    with pytest.raises(RayhpcError, match="1000 ranks need a connection each, and this process may open 1024 files"):
+        inputs.check_size(1000)
 
 
 def test_one_terminal_needs_nobody() -> None:
