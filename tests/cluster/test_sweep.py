@@ -147,11 +147,13 @@ def test_each_kind_of_end_is_told_and_the_others_go_on(jobs: Jobs) -> None:
     assert "7/7" in told and "trial 0001 exit code 3" in told
 
 
-def test_all_start_together(jobs: Jobs) -> None:
-    barrier = "sh -c 'touch here-$RAYHPC_TRIAL_ID; until [ $(ls here-* | wc -l) = 4 ]; do sleep 0.1; done'"
-    tasks = "".join(f"  t{number}: {barrier}\n" for number in range(4))
-    write(jobs, sweep_yaml=f"tasks:\n{tasks}concurrent: true\n")
-    end(jobs.start(*SWEEP, "sweep.yaml", ranks=4), 0)
+def test_all_start_together_each_on_its_own_gpu(jobs: Jobs) -> None:
+    """The GPUs are only said to be there: two on each node."""
+    barrier = "touch here-$RAYHPC_TRIAL_ID; until [ $(ls here-* | wc -l) = 4 ]; do sleep 0.1; done"
+    tasks = "".join(f"  t{number}: sh -c 'echo $CUDA_VISIBLE_DEVICES; {barrier}'\n" for number in range(4))
+    directory = write(jobs, sweep_yaml=f"tasks:\n{tasks}concurrent: true\nresources: {{cpus: 0.5, gpus: 1}}\n")
+    end(jobs.start("--num-gpus", "2", *SWEEP, "sweep.yaml", ranks=2), 0)
+    assert sorted(output(directory, number) for number in range(4)) == ["0\n", "0\n", "1\n", "1\n"]
 
 
 MEETS = """
