@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -83,13 +83,14 @@ def _additive(source: Source) -> Iterator[str]:
     parsed(source)
     for word in source.overrides:
         name, sign, value = word.partition("=")
-        there = {path.stem for folder in _folders(source) for path in (folder / name).glob("*.yaml")} if name else {}
+        groups = [folder / name for folder in _folders(source) if name and (folder / name).is_dir()]
+        there = sorted(path.stem for group in groups for path in group.glob("*.yaml"))
         if not sign or name.startswith(("+", "~", "hydra.", "hydra/")):
             yield word
         elif value in there:
             yield word if name in _default_groups(source) else f"+{word}"
-        elif there:
-            raise UsageError(f"{word}: {name} is a group of files, and has {', '.join(sorted(there))}")
+        elif groups:
+            raise UsageError(f"{word}: {name} is a group of files in {groups[-1].parent}: {', '.join(there) or 'none'}")
         else:
             yield f"++{word}"
 
@@ -110,12 +111,12 @@ def parsed(source: Source) -> list[Any]:
 
 def _folders(source: Source) -> list[Path]:
     """Where groups of files are looked for: with ours, and in the user's directory."""
-    return [OURS, *([Path(source.config_dir)] if source.config_dir else [])]
+    return [OURS, *([Path(source.config_dir or ".")] if source.config_dir or source.config_name else [])]
 
 
-def experiments(folders: Iterable[Path] = (OURS,)) -> list[str]:
-    """The names of those in these directories."""
-    return sorted(path.stem for folder in folders for path in (folder / EXPERIMENT).glob("*.yaml"))
+def experiments() -> list[str]:
+    """The names of ours."""
+    return sorted(path.stem for path in (OURS / EXPERIMENT).glob("*.yaml"))
 
 
 def _default_groups(source: Source) -> set[str]:

@@ -215,6 +215,15 @@ def test_the_name_of_a_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert read(Source((), str(tmp_path), "lab")).algorithm == "PPO"
 
 
+def test_a_directory_called_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a virtual environment in the working directory often is."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "env" / "bin").mkdir(parents=True)
+    assert read(Source(("env=Acrobot-v1",))).environment.name == "Acrobot-v1"
+    with pytest.raises(UsageError, match=r"env=Acrobot-v1: env is a group of files in .*: none"):
+        read(Source(("env=Acrobot-v1",), str(tmp_path)))
+
+
 @pytest.mark.parametrize(
     ("name", "words", "said"),
     [
