@@ -101,7 +101,7 @@ test-faults: setup  ## the whole fault matrix; writes docs/reliability.md
 test-soak: setup  ## each quick case of the fault matrix COUNT times (50), the failures counted
 	$(V)/pytest -q tests/faults -m quick $(if $(CASE),-k '$(CASE)') --count $(COUNT) --repeat-scope function
 
-test-long: setup  ## each experiment of rayhpc lab, until it has learned what docs/lab.md says (a quarter of an hour)
+test-long: setup  ## each experiment of rayhpc lab until it has learned, and 1,000 trials (half an hour)
 	$(V)/pytest -q tests/long
 
 slurm: setup  ## a real Slurm on four virtual hosts, and all schedulers asked the same (root, Debian's packages; else skipped)

@@ -31,7 +31,7 @@ def _wrong_names(settings: Mapping[str, Any], schema: Schema) -> Iterator[str]:
             yield f"{group}: there is no such group{nearest(group, [*schema, *SINGLE, SEARCHED], schema)}"
         elif not isinstance(values, Mapping):
             first = next(iter(schema[group]))
-            yield f"{group}={values!r}: it is a group: give one of its keys, such as {group}.{first}"
+            yield f"{group}={values!r}: it is a group: give one of its keys, such as {group}.{first}=…"
         else:
             for path in (f"{group}.{name}" for name in values if name not in schema[group]):
                 yield f"{path}: group {group} has no such key{nearest(path, paths(schema), schema)}"
@@ -45,7 +45,7 @@ def paths(schema: Schema) -> list[str]:
 def nearest(wrong: str, known: Iterable[str], schema: Schema) -> str:
     """The name that was meant, most likely: in the same group first, then the same name in another group."""
     group, _, name = wrong.partition(".")
-    elsewhere = [path for path in known if name and path.endswith(f".{name}")]
+    elsewhere = [path for path in known if path.endswith(f".{name or group}")]
     own = [path for path in known if path.startswith(f"{group}.")] if name else list(known)
     near = elsewhere or difflib.get_close_matches(wrong, own, 1, 0.6) or difflib.get_close_matches(wrong, known, 1, 0.6)
     if not near:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -61,7 +61,7 @@ def configured(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.group("lab", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def lab() -> None:
-    """Train and view with RLlib from a configuration: algorithm, environment, hyperparameters."""
+    """Train, tune and view with RLlib from a configuration: algorithm, environment, hyperparameters."""
 
 
 @lab.command()
@@ -121,7 +121,7 @@ def _ready(source: Source, signals: Signals) -> Training:
 def tune(
     overrides: tuple[str, ...], config_dir: str | None, config_name: str | None, resume: bool, parent: Path
 ) -> None:
-    """Search: many trainings side by side over what `tunables` vary; the best is told as a command line.
+    """Search: many trainings side by side, and the best one as a command line. `tunables` say what varies.
 
     \b
       rayhpc lab tune tunables.training.lr='{type: loguniform, values: [1e-5, 1e-2]}' tune.samples=20
@@ -145,7 +145,10 @@ def tune(
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="A .gif or .mp4; none: only the figures.")
 @click.option("--explore", is_flag=True, help="Draw actions as in training; without it the likeliest is taken.")
 def view(checkpoint: Path, episodes: int, seed: int, out: Path | None, explore: bool) -> None:
-    """Run the policy of CHECKPOINT (or of the newest one in a directory), film it, print what it reached."""
+    """Show what was learned: run the policy of CHECKPOINT, film it, print what it reached.
+
+    CHECKPOINT may be the directory of the results: then the newest one in it.
+    """
     with usage():
         from rayhpc.lab.view import figures, film, found, writer_for
 
@@ -161,28 +164,30 @@ def view(checkpoint: Path, episodes: int, seed: int, out: Path | None, explore: 
 @configured
 @click.option("--diff", is_flag=True, help="Against RLlib's defaults.")
 def config(overrides: tuple[str, ...], config_dir: str | None, config_name: str | None, diff: bool) -> None:
-    """Check a configuration and print it; `config explain KEY`, `config reference`."""
+    """Check a configuration and print it.
+
+    \b
+      rayhpc lab config training.lr=3e-4         what is trained with, in YAML
+      rayhpc lab config --diff training.lr=3e-4  what differs from RLlib's defaults
+      rayhpc lab config explain training.lr      what a key wants; of a group: its keys
+      rayhpc lab config reference                all keys of all groups, as a page
+    """
     with usage():
         from rayhpc.lab import explain
         from rayhpc.lab.compose import Source
         from rayhpc.lab.settings import read
 
         if overrides[:1] == ("explain",):
-            click.echo("\n".join(explain.explained(key, _algo(overrides)) for key in _keys(overrides[1:])), nl=False)
+            keys = [word for word in overrides[1:] if "=" not in word]
+            algo = dict(word.split("=", 1) for word in overrides if "=" in word).get("algo", "PPO")
+            told = "\n".join(explain.explained(key, algo) for key in keys)
+            click.echo(told or "\n".join([*explain.SINGLE, *explain.GROUPS, ""]), nl=False)
         elif overrides == ("reference",):
             click.echo(explain.reference(), nl=False)
         else:
             settings = read(Source(overrides, config_dir, config_name))
             click.echo("".join(f"# {warning}\n" for warning in settings.warnings), nl=False)
             click.echo(explain.difference(settings) if diff else explain.as_yaml(settings), nl=False)
-
-
-def _keys(words: Sequence[str]) -> list[str]:
-    return [word for word in words if "=" not in word]
-
-
-def _algo(words: Sequence[str]) -> Any:
-    return next((word.removeprefix("algo=") for word in words if word.startswith("algo=")), "PPO")
 
 
 @lab.command()
@@ -196,7 +201,10 @@ def algos() -> None:
 
 @lab.command()
 def envs() -> None:
-    """The environments that Gymnasium knows here; others: module:Class, FILE.py, pettingzoo.MODULE."""
+    """The environments that Gymnasium knows here.
+
+    Others can be trained on as module:Class, FILE.py or pettingzoo.MODULE.
+    """
     with usage():
         import gymnasium
 

@@ -18,6 +18,11 @@ from rayhpc.rllib.errors import UsageError
 from rayhpc.sweep.plan import text
 
 NOWHERE = object()
+SINGLE = {
+    "algo": "wants: a name of `rayhpc lab algos`, or module:Class\ndefault: PPO",
+    "env": "wants: a name of `rayhpc lab envs`, module:Class, FILE.py, or pettingzoo.MODULE\ndefault: CartPole-v1",
+}
+GROUPS = (*RAY_GROUPS, *OWN_GROUPS)
 WIDEST_DEFAULT = 80
 WIDTH = 100
 
@@ -44,8 +49,11 @@ def same(one: Any, other: Any) -> bool:
 
 def explained(path: str, algo: Any) -> str:
     """What a key or a group is: type, default, meaning; UsageError with the nearest one if there is none."""
-    schema, config = schema_of(type(default_config(algo))), default_config(algo)
+    config = default_config(algo)
+    schema = schema_of(type(config))
     group, _, name = path.partition(".")
+    if path in SINGLE:
+        return f"{path}\n{SINGLE[path]}\n"
     if group in schema and not name:
         return "\n".join(each.path for each in schema[group].values() if not each.old) + "\n"
     if group not in schema or name not in schema[group]:
@@ -77,7 +85,7 @@ def _reference() -> Iterator[str]:
     yield ""
     yield f"Made from the signatures of Ray {ray.__version__} by `rayhpc lab config reference`. What a key means:"
     yield "`rayhpc lab config explain GROUP.KEY`."
-    for group in (*RAY_GROUPS, *OWN_GROUPS):
+    for group in GROUPS:
         yield from _table(group, list(common[group].values()), config)
     for algo in names():
         own = default_config(algo)

@@ -6,7 +6,7 @@ import importlib
 import math
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from numbers import Real
 from typing import Any
@@ -33,16 +33,11 @@ def loggers_of(settings: Settings, training: Training) -> list[Watcher]:
 
 def numbers(row: Row, result: Mapping[str, Any]) -> dict[str, float]:
     """Every finite number of a result by its path, and the row of metrics.csv."""
-    found = dict(_flat("", result))
-    return {**found, **{f"row/{name}": float(value) for name, value in asdict(row).items() if math.isfinite(value)}}
+    from ray.tune.utils import flatten_dict
 
-
-def _flat(prefix: str, result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    for name, value in result.items():
-        if isinstance(value, Mapping):
-            yield from () if name == "config" else _flat(f"{prefix}{name}/", value)
-        elif isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
-            yield f"{prefix}{name}", float(value)
+    found = flatten_dict({**{name: part for name, part in result.items() if name != "config"}, "row": asdict(row)})
+    real = {name: value for name, value in found.items() if isinstance(value, Real) and not isinstance(value, bool)}
+    return {name: float(value) for name, value in real.items() if math.isfinite(value)}
 
 
 def _module(name: str, package: str) -> Any:

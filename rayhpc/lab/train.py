@@ -64,7 +64,8 @@ def _flag(name: str) -> str:
 def plan_of(settings: Settings) -> Plan:
     """What rayhpc.rllib is asked for; UsageError where RLlib finds the configuration inconsistent."""
     config, stop = prepared(settings), settings.stop
-    solved = threshold(settings) if stop.mean_return is None else stop.mean_return
+    spec = getattr(settings.environment.made(), "spec", None)
+    solved = stop.mean_return if stop.mean_return is not None else getattr(spec, "reward_threshold", None)
     batch = config.total_train_batch_size if config.algo_class.__name__ == "PPO" else 0
     return Plan(
         algorithm=settings.algorithm,
@@ -79,13 +80,6 @@ def plan_of(settings: Settings) -> Plan:
         checkpoint_every=settings.checkpoint.every,
         keep=settings.checkpoint.keep,
     )
-
-
-def threshold(settings: Settings) -> float | None:
-    """The return at which the environment counts as solved, if it says so."""
-    made = settings.environment.made()
-    spec = getattr(made, "spec", None)
-    return spec.reward_threshold if spec is not None else None
 
 
 def prepared(settings: Settings) -> AlgorithmConfig:

@@ -286,7 +286,9 @@ class Keeper:
     def _let_linger(self) -> None:
         """SIGTERM what the command left behind, and give it the order's seconds."""
         end = time.monotonic() + self._order["linger"]
-        for pid in descendants(os.getpid()) if self._order["linger"] else ():
+        if not self._order["linger"] or self._alone():  # a look at all of /proc takes longer
+            return
+        for pid in descendants(os.getpid()):
             send(pid, signal.SIGTERM)
         while time.monotonic() < end and not self._hurried and not self._alone():
             self._sleep(min(end, time.monotonic() + _POLL_SECONDS))

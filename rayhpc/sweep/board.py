@@ -9,6 +9,8 @@ from typing import Any
 from rayhpc.sweep.metrics import Report
 
 STOP, WARN = "stop", "warn"
+# Every process of a trial that runs waits for an order; Ray lets an actor answer 1,000 calls at once unless told more.
+_WAITING = 1_000_000
 
 
 class Board:
@@ -27,6 +29,10 @@ class Board:
     async def next_order(self, trial: str, rank: int) -> str:
         """The next order for a process, whenever it comes."""
         return await self._orders[f"{trial}.{rank}"].get()
+
+    async def forget(self, trial: str, rank: int) -> None:
+        """Nobody waits for an order to this process any more: it has ended."""
+        await self._orders.pop(f"{trial}.{rank}").put("")
 
     async def post(self, trial: str, reports: list[Report]) -> None:
         """Reports of a trial."""
@@ -53,4 +59,4 @@ def start(ray: Any) -> Any:
     """The board, on the host of the sweep itself: it ends with the sweep."""
     here = ray.get_runtime_context().get_node_id()
     pinned = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
-    return ray.remote(Board).options(num_cpus=0, scheduling_strategy=pinned).remote()
+    return ray.remote(Board).options(num_cpus=0, max_concurrency=_WAITING, scheduling_strategy=pinned).remote()

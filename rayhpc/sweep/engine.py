@@ -155,7 +155,8 @@ class Engine:
         owners = {ref: running for running in self._running.values() for ref in running.refs}
         if not owners:
             return
-        ready, _ = self._ray.wait(list(owners), num_returns=len(owners), timeout=_LOOK_SECONDS)
+        self._ray.wait(list(owners), timeout=_LOOK_SECONDS)  # one that has ended leaves room for the next
+        ready, _ = self._ray.wait(list(owners), num_returns=len(owners), timeout=0)
         for running in dict.fromkeys(owners[ref] for ref in ready):
             done = [ref for ref in running.refs if ref in ready]
             results = [self._result(ref) for ref in done]

@@ -64,6 +64,7 @@ def run(program: Program, rank: int, board: Any) -> trials.Result:
     finally:
         watched.child.end()
         until_gone([watched.child], _GONE_SECONDS)
+        board.forget.remote(program.trial, rank)
     result = watched.result(time.time() - began)
     final = result.state == trials.DONE or (result.state == trials.FAILED and program.final)
     if program.processes == 1 and final:

@@ -111,8 +111,10 @@ tasks:
   leaves: python leaves.py
   missing: ./no-such-program
   waits: sh -c 'until [ -e go ]; do sleep 0.1; done'
+  imports: python -c 'import away; print(away.HERE)'
 metric: reward
 stall: 4
+py_modules: [far/away]
 """
 LEAVES = """
 import os, signal, time
@@ -127,7 +129,9 @@ open("left", "w").write(str(pid))
 
 
 def test_each_kind_of_end_is_told_and_the_others_go_on(jobs: Jobs) -> None:
-    directory = write(jobs, sweep_yaml=TASKS.replace("stall: 4", "stall: 4"), leaves_py=LEAVES)
+    directory = write(jobs, sweep_yaml=TASKS, leaves_py=LEAVES)
+    (directory / "far/away").mkdir(parents=True)
+    (directory / "far/away/__init__.py").write_text("HERE = 'far away'\n")
     job = jobs.start(*SWEEP, "sweep.yaml", ranks=4)
     assert until(lambda: 4 in results(directory), 60), job.output()
     left = int((directory / "left").read_text())
@@ -136,22 +140,25 @@ def test_each_kind_of_end_is_told_and_the_others_go_on(jobs: Jobs) -> None:
     (directory / "go").touch()
     told = end(job, 1)
     found = results(directory)
-    assert [found[number]["state"] for number in range(7)] == [
-        "done", "failed", "done", "failed", "done", "failed", "done"
+    assert [found[number]["state"] for number in range(8)] == [
+        "done", "failed", "done", "failed", "done", "failed", "done", "done"
     ]  # fmt: skip
     assert found[0]["metrics"] == {"reward": 7}
     assert found[1]["code"] == 3 and output(directory, 1) == "broken\n"
     assert "metrics.jsonl" in found[2]["problems"][0]
     assert found[3]["reason"] == "stalled: no output and no report for 4 s"
     assert "No such file" in found[5]["reason"]
-    assert "7/7" in told and "trial 0001 exit code 3" in told
+    assert output(directory, 7) == "far away\n"
+    assert "8/8" in told and "trial 0001 exit code 3" in told
 
 
-def test_all_start_together(jobs: Jobs) -> None:
-    barrier = "sh -c 'touch here-$RAYHPC_TRIAL_ID; until [ $(ls here-* | wc -l) = 4 ]; do sleep 0.1; done'"
-    tasks = "".join(f"  t{number}: {barrier}\n" for number in range(4))
-    write(jobs, sweep_yaml=f"tasks:\n{tasks}concurrent: true\n")
-    end(jobs.start(*SWEEP, "sweep.yaml", ranks=4), 0)
+def test_all_start_together_each_on_its_own_gpu(jobs: Jobs) -> None:
+    """The GPUs are only said to be there: two on each node."""
+    barrier = "touch here-$RAYHPC_TRIAL_ID; until [ $(ls here-* | wc -l) = 4 ]; do sleep 0.1; done"
+    tasks = "".join(f"  t{number}: sh -c 'echo $CUDA_VISIBLE_DEVICES; {barrier}'\n" for number in range(4))
+    directory = write(jobs, sweep_yaml=f"tasks:\n{tasks}concurrent: true\nresources: {{cpus: 0.5, gpus: 1}}\n")
+    end(jobs.start("--num-gpus", "2", *SWEEP, "sweep.yaml", ranks=2), 0)
+    assert sorted(output(directory, number) for number in range(4)) == ["0\n", "0\n", "1\n", "1\n"]
 
 
 MEETS = """

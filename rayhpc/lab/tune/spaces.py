@@ -24,7 +24,7 @@ _OTHER_THAN_TEXT = {"null", "true", "false", "nan", "inf", "auto"}
 
 def parameters(tunables: Mapping[str, Any], schema: Schema) -> tuple[Parameter, ...]:
     """A parameter for each tunable; UsageError with one line for each thing that is wrong."""
-    wrong = [problem for path, space in tunables.items() for problem in _problems(path, space, schema)]
+    wrong = [problem for path, space in tunables.items() for problem in _wrong_space(path, space, schema)]
     if wrong:
         raise UsageError("\n  ".join(wrong))
     return tuple(Parameter(path, space["type"], _plain(space)) for path, space in tunables.items())
@@ -40,7 +40,7 @@ def typical(parameter: Parameter) -> Any:
     return (low + others[0]) // 2 if parameter.kind == "randint" else (low + others[0]) / 2
 
 
-def _problems(path: str, space: Any, schema: Schema) -> Iterator[str]:
+def _wrong_space(path: str, space: Any, schema: Schema) -> Iterator[str]:
     name, group = f"tunables.{path}", path.partition(".")[0]
     kind, values = (space.get("type"), space.get("values")) if isinstance(space, Mapping) else (None, None)
     if path == SEED:

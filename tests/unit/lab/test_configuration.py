@@ -208,6 +208,41 @@ def test_files_groups_and_overrides(tmp_path: Path) -> None:
     assert (settings.config.lr, settings.config.gamma) == (0.1, 0.9)
 
 
+def test_the_name_of_a_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("defaults: [lab, _self_]\nalgo: DQN\n")
+    assert read(Source((), None, "mine")).algorithm == "DQN"
+    assert read(Source((), str(tmp_path), "lab")).algorithm == "PPO"
+
+
+def test_a_directory_called_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a virtual environment in the working directory often is."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "env" / "bin").mkdir(parents=True)
+    assert read(Source(("env=Acrobot-v1",))).environment.name == "Acrobot-v1"
+    with pytest.raises(UsageError, match=r"env=Acrobot-v1: env is a group of files in .*: none"):
+        read(Source(("env=Acrobot-v1",), str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "said"),
+    [
+        ("broken", (), "broken.yaml"),
+        ("binary", (), "binary.yaml cannot be read: 'utf-8' codec"),
+        ("absent", (), "absent.yaml cannot be read: No such file"),
+        ("lab", ("env=broken",), "env/broken.yaml"),
+    ],
+)
+def test_a_file_that_cannot_be_read(tmp_path: Path, name: str, words: tuple[str, ...], said: str) -> None:
+    (tmp_path / "env").mkdir()
+    for file in ("broken.yaml", "env/broken.yaml"):
+        (tmp_path / file).write_text("a: [1\n")
+    (tmp_path / "binary.yaml").write_bytes(b"a: \xff\n")
+    done = CliRunner().invoke(lab, ["config", "--config-dir", str(tmp_path), "--config-name", name, *words])
+    assert done.exit_code == 2, done.output
+    assert said in done.output
+
+
 def test_a_multirun_has_each_combination() -> None:
     sources = sweep(Source(("training.lr=1e-4,3e-4", "training.gamma=0.9,0.99", "env=CartPole-v1")))
     assert len(sources) == 4

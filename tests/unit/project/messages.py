@@ -1,4 +1,4 @@
-"""The errors of the product, found in its source: the text of every Fault, with … where it has a value."""
+"""The errors of the product, found in its source: the text of every Fault and UsageError, with … for a value."""
 
 from __future__ import annotations
 
@@ -77,7 +77,8 @@ def _texts(module: Module, within: ast.AST) -> Iterator[ast.expr]:
             continue
         name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
         place, keyword = module.makers.get(name, (99 if name == "replace" else 0, "what"))
-        if name not in ("Fault", "configuration", "replace") and name not in module.makers:
+        known = name in ("Fault", "configuration", "replace", "UsageError") or name in module.makers
+        if not known or ast.unparse(call.func) == "click.UsageError":  # whose text stands below the usage
             continue
         named = [entry.value for entry in call.keywords if entry.arg == keyword]
         if named or len(call.args) > place:
@@ -86,12 +87,22 @@ def _texts(module: Module, within: ast.AST) -> Iterator[ast.expr]:
 
 def _messages(module: Module) -> Iterator[Message]:
     for function in _functions(module.tree):
+        yield from _lines(function, module)
         inner = {node for each in _functions(function) if each is not function for node in ast.walk(each)}
         for what in _texts(module, function):
             handed_on = module.makers.get(function.name, (0, ""))[1] in _names(what)
             for text in [] if what in inner else _read(what, function, module):
                 if text and not (text == GAP and handed_on):  # whoever calls this function has the text
                     yield Message(text, f"{module.name}:{what.lineno}")
+
+
+def _lines(function: Function, module: Module) -> Iterator[Message]:
+    """The lines of an error that says all that is wrong at once: what a function called _wrong_… yields."""
+    if function.name.startswith("_wrong_"):
+        for node in ast.walk(function):
+            if isinstance(node, ast.Yield) and node.value:
+                for text in _read(node.value, function, module):
+                    yield Message(text, f"{module.name}:{node.lineno}")
 
 
 def _read(what: ast.expr, function: Function, module: Module) -> list[str]:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "troubleshooting.md"
 HEADINGS = re.findall(r"^### `(.+)`$", PAGE.read_text(), re.MULTILINE)
 # Texts that are another's words.
-OTHERS_WORDS = {GAP, f"{GAP}: {GAP}"}
+OTHERS_WORDS = {GAP, f"{GAP}: {GAP}", f"{GAP} {GAP}: {GAP}"}
 # Put together in a way that messages.py does not read: {text of the source: its forms}.
 FORMS = {
     "… … …": (
