@@ -81,6 +81,11 @@ fi
 python=$(command -v python || command -v python3) || fail "there is no python" "load a module, or set RAYHPC_VENV"
 "$python" -c 'import rayhpc' 2>/dev/null ||
     fail "$python cannot import rayhpc" "set RAYHPC_VENV in the script, or with qsub -v RAYHPC_VENV=…"
+if [ -n "${RAYHPC_CONTAINER:-}" ]; then # the ranks run in an image: docs/containers.md
+    # shellcheck disable=SC1091  # a file of the package
+    . "$("$python" -c 'import rayhpc; print(rayhpc.__path__[0])')/containers/enter.sh"
+    python=$(command -v python)
+fi
 library=$("$python" -c 'import mpi4py; mpi4py.rc.initialize = False
 from mpi4py import MPI; print(MPI.Get_library_version().rstrip("\0").replace("\n", " "))' 2>&1) ||
     fail "$python cannot load MPI: ${library##*$'\n'}" "pip install 'rayhpc[mpich]', or load the site's MPI module"

@@ -29,6 +29,11 @@ SCRIPTS = {
     "RAYHPC_REQUEUE": "`no`: the job does not run again when the driver ends with 75",
     "RAYHPC_MAX_RESTARTS": "how often the job may run again; default 10",
     "RAYHPC_ON_HOST_LOSS": "`continue`: a Slurm job goes on without a lost host; default `end`",
+    "RAYHPC_CONTAINER": "the image in which the ranks run, by its file or name: [Containers](../containers.md)",
+    "RAYHPC_CONTAINER_RUNTIME": "`apptainer`, `singularity`, `charliecloud`, `podman-hpc` or `shifter`, where the "
+    "first that is there is not meant",
+    "RAYHPC_CONTAINER_PYTHON": "Python in the image; default `python3`",
+    "RAYHPC_CONTAINER_BINDS": "more directories of the hosts that the image shall have, divided by spaces",
     "RAYHPC_LAUNCH": "another launcher with its flags, as `mpirun -np 8`",
     "RAYHPC_CHAIN": "PBS, Torque, Cobalt, Flux: the id of the first attempt; the script sets it",
     "RAYHPC_FLUX_JOB": "Flux: the id of the job in the instance that runs it; the script sets it",

@@ -24,7 +24,16 @@ from rayhpc.user_input.secret_names import masked, secrets_among, secrets_in, sh
 # Options of the bootstrap that belong to one run or are said in another way.
 _NOT_HANDED_ON = ("RAYHPC_RUN_DIR", "RAYHPC_DEADLINE")
 # Variables of the shipped scripts, each with a default there.
-_OF_THE_SCRIPT = ("RAYHPC_RANKS_PER_HOST", "RAYHPC_REQUEUE", "RAYHPC_MAX_RESTARTS", "RAYHPC_LAUNCH")
+_OF_THE_SCRIPT = (
+    "RAYHPC_RANKS_PER_HOST",
+    "RAYHPC_REQUEUE",
+    "RAYHPC_MAX_RESTARTS",
+    "RAYHPC_LAUNCH",
+    "RAYHPC_CONTAINER",
+    "RAYHPC_CONTAINER_RUNTIME",
+    "RAYHPC_CONTAINER_PYTHON",
+    "RAYHPC_CONTAINER_BINDS",
+)
 
 # The check `jobscript-version` compares it with the one that runs in the job.
 _SUBMITTED_BY = {"RAYHPC_SUBMITTED_BY": rayhpc.__version__}

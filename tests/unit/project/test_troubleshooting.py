@@ -27,7 +27,8 @@ FORMS = {
 
 def jobscript_messages() -> list[str]:
     """What a jobscript says before it fails, with … for variables and commands."""
-    texts = [script.read_text() for script in (ROOT / "jobscripts").iterdir()]
+    scripts = [*(ROOT / "jobscripts").iterdir(), *(ROOT / "rayhpc" / "containers").iterdir()]
+    texts = [script.read_text() for script in scripts]
     found = [text for script in texts for text in re.findall(r'fail "((?:\$\([^"]*"[^"]*"[^"]*\)|[^"])*)"', script)]
     return [re.sub(r"\$\(.*\)|\$\{[^}]*\}|\$\w+", GAP, text) for text in found]
 
