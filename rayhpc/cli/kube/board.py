@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rayhpc.cli.base import tell
-from rayhpc.errors import Fault
+from rayhpc.cli.base import clipped, tell
+from rayhpc.errors import Fault, counted
+from rayhpc.kube import launch
+from rayhpc.kube.kubectl import Kubectl
 from rayhpc.kube.launch import View
+from rayhpc.kube.waiting import Pod
+
+_ROWS = 25
+# So many pods that do the same are shown each.
+_EACH = 4
+_SHOWN_WORDS = 200
+
+
+def watch(kubectl: Kubectl, names: Sequence[str], kind: str, seconds: float) -> dict[str, Any]:
+    """The clusters once they are ready, shown while they start; raises RayhpcError."""
+    with Board() as board:
+        return launch.wait(kubectl, names, kind, seconds, board.show)
 
 
 class Board:
@@ -34,28 +48,47 @@ class Board:
     def show(self, view: View, fresh: Iterable[Fault]) -> None:
         """Show a look; each fault stays above the table."""
         rows = {name: f"cluster {state}" for name, state in view.states.items()}
-        rows |= {pod.name: "ready" if pod.ready else pod.phase for pod in view.pods}
+        rows |= {pod.name: pod.state for pod in view.pods}
         if self._live is None:
             for name, state in rows.items():
                 if self._shown.get(name) != state:
                     tell(f"  {name}: {state}")
             self._shown = rows
         else:
-            self._live.update(_table(view))
-        for fault in fresh:
-            tell(fault.text()) if self._live is None else self._live.console.print(fault.text(), markup=False)
+            from rich.constrain import Constrain
+
+            # The terminal writes ^C behind the last line, which must not become two by it.
+            self._live.update(Constrain(_table(view), self._live.console.width - len("^C")))
+        for text in [fault.text(ends=False) for fault in fresh]:
+            tell(text) if self._live is None else self._live.console.print(text, markup=False, highlight=False)
 
 
 def _table(view: View) -> Any:
+    """Clusters, then their pods; of many that do the same only the first, and what they wait for is said once."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None)
     for column in ("CLUSTER", "POD", "STATE", "WHY"):
-        table.add_column(column)
-    for name, state in view.states.items():
-        table.add_row(Text(name), Text(""), Text(state), Text(""))
-    for pod in view.pods:
-        state = "ready" if pod.ready else pod.phase
-        table.add_row(*map(Text, (pod.cluster, pod.name, state, pod.words.split("\n")[0][:120])))
+        table.add_column(column, no_wrap=column != "WHY", overflow="fold")
+    rows = [(name, "", state, "") for name, state in view.states.items()]
+    for alike in _alike(view.pods):
+        shown = alike if len(alike) <= _EACH else alike[:1]
+        more = f" and {len(alike) - 1} more" if len(alike) > _EACH else ""
+        rows += [
+            (pod.cluster, pod.name + more, pod.state, "" if number else clipped(pod.words, _SHOWN_WORDS))
+            for number, pod in enumerate(shown)
+        ]
+    for row in rows[:_ROWS]:
+        table.add_row(*map(Text, row))
+    if len(rows) > _ROWS:
+        table.add_row("", Text(f"and {counted(len(rows) - _ROWS, 'more line')}: rayhpc kube show"), "", "")
     return table
+
+
+def _alike(pods: Iterable[Pod]) -> list[list[Pod]]:
+    """Pods of one group in one state, together; those that wait for something first."""
+    found: dict[tuple[str, str, str], list[Pod]] = {}
+    for pod in pods:
+        found.setdefault((pod.cluster, pod.group, pod.state), []).append(pod)
+    return sorted(found.values(), key=lambda alike: alike[0].ready)
