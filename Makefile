@@ -58,12 +58,13 @@ train: .venv/ready  ## set up, then train PPO on CartPole on four ranks
 
 test: setup lint types docs unit packages mpi cluster faults slurm  ## set up, then everything that must pass
 
-lint: .venv/ready  ## ruff, shellcheck, codespell, the workflow and the forms against their schemas
+lint: .venv/ready  ## ruff, shellcheck, hadolint, codespell, the workflow and the forms against their schemas
 	$(V)/ruff check .
 	$(V)/codespell $$(git ls-files '*.md' '*.py' '*.sh' '*.sbatch' '*.pbs' '*.lsf' '*.cfg')
 	$(V)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(V)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml
 	$(V)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+	$(V)/hadolint packaging/Dockerfile
 	$(V)/shellcheck .ci/run $$(git ls-files '*.sh' '*.sbatch' '*.pbs' '*.lsf')
 
 types: .venv/ready  ## mypy, strict

@@ -53,12 +53,13 @@ class Fault:
         """The same fault with its place and time filled in where they were not known yet."""
         return replace(self, where=self.where or where, at=self.at or at)
 
-    def text(self) -> str:
-        """The report as the user reads it."""
+    def text(self, ends: bool = True) -> str:
+        """The report as the user reads it; ends: whether the command ends with it."""
         parts = [f"rayhpc: {self.what}" + (f"  [{self.where}]" if self.where else "")]
         parts += [f"    {line}" for line in self.evidence]
         parts += [f"  next: {self.next_step}"] if self.next_step else []
-        return "\n".join([*parts, f"  exit code {int(self.code)}: {MEANINGS[self.code]}"])
+        parts += [f"  exit code {int(self.code)}: {MEANINGS[self.code]}"] if ends else []
+        return "\n".join(parts)
 
 
 class RayhpcError(Exception):

@@ -17,7 +17,7 @@ from rayhpc.options import Options
 from rayhpc.processes.environment import MARKER
 from rayhpc.records.run_directory import plain, write_whole
 
-_INTERRUPTED = 130
+INTERRUPTED = 130
 _LEAST_WIDTH = 100
 
 
@@ -44,7 +44,7 @@ class Told(click.Group):
             tell(error.fault.text())
             sys.exit(int(error.fault.code))
         except KeyboardInterrupt:
-            sys.exit(_INTERRUPTED)
+            sys.exit(INTERRUPTED)
 
 
 def tell(text: str) -> None:

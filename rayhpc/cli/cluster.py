@@ -167,17 +167,20 @@ def tunnel(cluster_id: str, via: str, prometheus: bool, grafana: bool, now: bool
 
 def _kube_tunnel(entry: ClusterEntry, extra: Sequence[tuple[str, int]]) -> NoReturn:
     """`kubectl port-forward` to the head's services, again whenever it breaks, until Ctrl-C."""
-    from rayhpc.kube import access
-    from rayhpc.kube.forward import Forward, wait
+    from rayhpc.kube import access, forward
 
-    kubectl, pages = access.place(entry), [("dashboard", access.DASHBOARD), ("Ray client", access.RAY_CLIENT)]
-    others = [(port, *access.monitoring(kubectl, name.lower(), port)) for name, port in extra]
-    for name, port in [*pages, *extra]:
-        tell(f"  {name}: {'ray' if port == access.RAY_CLIENT else 'http'}://localhost:{port}")
+    kubectl, service = access.place(entry), entry.address.partition(".")[0]
+    pages = [("dashboard", "http", kubectl, service, access.DASHBOARD, access.DASHBOARD),
+             ("Ray client", "ray", kubectl, service, access.RAY_CLIENT, access.RAY_CLIENT)]  # fmt: skip
+    for name, port in extra:
+        pages += [(name, "http", *access.monitoring(kubectl, name.lower(), port), port)]
+    forwards = []
+    for name, scheme, place, target, there, usual in pages:
+        here = forward.local_port(usual)
+        tell(f"  {name}: {scheme}://localhost:{here}" + ("" if here == usual else f"  ({usual} is in use here)"))
+        forwards.append(forward.Forward(place, target, [(here, there)]))
     tell(f"  the dashboard asks for the token: cat {shlex.quote(str(registry.token_file(entry)))}")
-    forwards = [Forward(kubectl, entry.address.partition(".")[0], [(port, port) for _, port in pages])]
-    forwards += [Forward(place, service, [(port, there)]) for port, place, service, there in others]
-    wait(forwards, tell)
+    forward.wait(forwards, tell)
 
 
 @cluster.command()

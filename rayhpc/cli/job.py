@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from rayhpc.cli.base import JSON_OPTION, Told, clipped, json_text, print_table, printable, tell
+from rayhpc.cli.base import INTERRUPTED, JSON_OPTION, Told, clipped, json_text, print_table, printable, tell
 from rayhpc.errors import ExitCode, Fault, RayhpcError
 from rayhpc.jobs import find, ray_api, targets
 from rayhpc.jobs.find import Found
@@ -32,7 +32,6 @@ from rayhpc.jobs.wait import wait_for_jobs
 from rayhpc.records import registry
 from rayhpc.user_input.secret_names import RULE, is_secret, secrets_in
 
-_INTERRUPTED = 130
 _SHOWN_COMMAND = 34
 _COLUMNS = ("JOB ID", "USER", "START", "END", "STATUS", "ENTRYPOINT")
 _IDS = click.argument("ids", nargs=-1, metavar="[ID]...")
@@ -176,7 +175,7 @@ def _hand_in(pairs: Sequence[Pair], choice: Choice, source: str, follow: bool) -
         if not follow:
             click.echo(entry.job.id)
     if follow:
-        sys.exit(_follow(submitted[0], choice))
+        sys.exit(follow_to_end(submitted[0], choice))
     _tell_next([entry.job.id for entry in submitted], choice)
 
 
@@ -197,14 +196,14 @@ def _again(choice: Choice) -> list[str]:
     ]
 
 
-def _follow(entry: Found, choice: Choice) -> int:
-    """Print a job's output until it has ended; its exit code. Ctrl-C leaves the job alone."""
+def follow_to_end(entry: Found, choice: Choice) -> int:
+    """Print a job's output until it has ended; its exit code; raises RayhpcError. Ctrl-C leaves the job alone."""
     try:
         ended = follow_job(entry, _write)
     except KeyboardInterrupt:
         tell(f"\ndetached: job {entry.job.id} goes on")
         _tell_next([entry.job.id], choice)
-        return _INTERRUPTED
+        return INTERRUPTED
     tell(f"job {ended.id} {ended.words}")
     return ended.exit_code
 
@@ -272,8 +271,8 @@ def print_logs(choice: Choice, job_id: str, follow: bool) -> None:
     """What a job has written; without an ID my newest."""
     (entry,) = _meant(choice, [job_id] if job_id else [])
     if follow:
-        if _follow(entry, choice) == _INTERRUPTED:
-            sys.exit(_INTERRUPTED)
+        if follow_to_end(entry, choice) == INTERRUPTED:
+            sys.exit(INTERRUPTED)
     else:
         text = shown_log(entry.job, ray_api.logs(entry.server, entry.job.id))
         _write(text)

@@ -17,7 +17,7 @@ from rayhpc.cli.node import node
 from rayhpc.cli.runs import runs
 from rayhpc.cli.sweep import sweep
 
-LAZY = {"doctor": "rayhpc.cli.doctor", "kube": "rayhpc.cli.kube", "lab": "rayhpc.cli.lab"}
+LAZY = {"doctor": "rayhpc.cli.doctor", "kube": "rayhpc.cli.kube.commands", "lab": "rayhpc.cli.lab"}
 
 
 class Lazy(click.Group):

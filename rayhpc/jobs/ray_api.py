@@ -35,13 +35,15 @@ USER, ACCOUNT, COMMAND = "user", "account", "command"
 class Server:
     """A cluster's job API. name: the run's id, or the URL; gcs: HOST:PORT of the GCS, empty if it is not registered.
 
-    token_file: None for a cluster of another tool's, which may ask for none.
+    token_file: None for a cluster of another tool's, which may ask for none; forwarded: reached through a port of this
+    host that may break, and comes back.
     """
 
     name: str
     url: str
     token_file: Path | None
     gcs: str = ""
+    forwarded: bool = False
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,8 @@ def _token(server: Server, file: Path) -> str:
         return files.read_text(file).strip()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "no text"
-        if server.gcs and isinstance(error, FileNotFoundError):  # a run takes its entry in the registry along
+        registered = server.gcs or server.forwarded  # a run takes its entry in the registry along
+        if registered and isinstance(error, FileNotFoundError):
             raise _gone(server, f"{file}: {why}", next_step="rayhpc cluster list") from error
         raise configuration(
             f"the token of {server.name} cannot be read: {why}",
@@ -219,6 +222,9 @@ def silence(server: Server, error: Exception) -> RayhpcError:
             next_step=f"try again; if it hangs for good: rayhpc cluster stop {server.name}, and start another",
         )
         return Late(hung.fault)
+    if server.forwarded:
+        step = f"rayhpc cluster show {server.name}; rayhpc kube address begins its forward anew"
+        return Late(configuration(f"nobody answers at {server.url}", *evidence, next_step=step).fault)
     given = [f"given as {server.name}"] if server.name != server.url else []
     return configuration(
         f"nobody answers at {server.url}",

@@ -140,5 +140,6 @@ def with_job_api(entry: ClusterEntry) -> Server:
 
 def _server(entry: ClusterEntry) -> Server:
     # The GCS of a cluster on Kubernetes is for its pods alone: that nobody answers from here says nothing.
-    gcs = "" if entry.scheduler == KUBERAY else entry.address
-    return Server(entry.id, entry.dashboard, registry.token_file(entry), gcs)
+    forwarded = entry.scheduler == KUBERAY
+    gcs = "" if forwarded else entry.address
+    return Server(entry.id, entry.dashboard, registry.token_file(entry), gcs, forwarded)

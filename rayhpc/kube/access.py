@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import os
 import subprocess
@@ -14,8 +15,7 @@ from typing import Any
 from rayhpc import paths
 from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration
 from rayhpc.host import network
-from rayhpc.jobs import ray_api
-from rayhpc.jobs.ray_api import Server
+from rayhpc.jobs import ray_api, targets
 from rayhpc.kube.kubectl import Kubectl
 from rayhpc.kube.manifest import OWNER
 from rayhpc.model import KUBERAY, ClusterEntry
@@ -46,7 +46,7 @@ def register(kubectl: Kubectl, cluster: Object) -> ClusterEntry:
         port = network.free_port("127.0.0.1")
         run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         agent = _start_agent(entry_id(cluster), run_dir)
-        entry = _entry(cluster, f"http://127.0.0.1:{port}", run_dir, agent.pid)
+        entry = sized(_entry(cluster, f"http://127.0.0.1:{port}", run_dir, agent.pid), cluster)
         registry.add(entry, secret)
         # The agent waits for this file, which comes last.
         place = {"context": kubectl.context, "namespace": cluster["metadata"]["namespace"], "port": port}
@@ -68,20 +68,23 @@ def token(kubectl: Kubectl, cluster: Object) -> str:
         ) from error  # fmt: skip
 
 
-def server(entry: ClusterEntry) -> Server:
-    """The job API of a cluster on Kubernetes."""
-    return Server(entry.id, entry.dashboard, registry.token_file(entry))
-
-
 def _entry(cluster: Object, dashboard: str, run_dir: Path, pid: int) -> ClusterEntry:
     meta, status = cluster["metadata"], cluster.get("status", {})
     service = status.get("head", {}).get("serviceName") or f"{meta['name']}-head-svc"
     return ClusterEntry(
         id=entry_id(cluster), user=meta.get("labels", {}).get(OWNER, ""), host=os.uname().nodename,
         address=f"{service}.{meta['namespace']}.svc:{GCS}", dashboard=dashboard,
-        nodes=1 + int(status.get("readyWorkerReplicas") or 0), cpus=amount(status.get("desiredCPU", "0")),
-        gpus=amount(status.get("desiredGPU", "0")), run_dir=str(run_dir), scheduler=KUBERAY,
-        batch_job_id=meta["name"], command=(), started_at=time.time(), deadline=0.0, tls=False, pid=pid,
+        nodes=1, cpus=0.0, gpus=0.0, run_dir=str(run_dir), scheduler=KUBERAY, batch_job_id=meta["name"], command=(),
+        started_at=time.time(), deadline=0.0, tls=False, pid=pid,
+    )  # fmt: skip
+
+
+def sized(entry: ClusterEntry, cluster: Object) -> ClusterEntry:
+    """The entry with the cluster's size as it shall be now: workers come and go."""
+    status = cluster.get("status", {})
+    return dataclasses.replace(
+        entry, nodes=1 + int(status.get("desiredWorkerReplicas") or 0), cpus=amount(status.get("desiredCPU", "0")),
+        gpus=amount(status.get("desiredGPU", "0")),
     )  # fmt: skip
 
 
@@ -107,7 +110,7 @@ def _reach(entry: ClusterEntry, agent: subprocess.Popen[bytes], log: Path) -> No
     end = time.monotonic() + _REACH_SECONDS
     while True:
         try:
-            return ray_api.probe(server(entry))
+            return ray_api.probe(targets.with_job_api(entry))
         except RayhpcError as error:
             if agent.poll() is None and time.monotonic() < end:
                 time.sleep(0.2)

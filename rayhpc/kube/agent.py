@@ -15,6 +15,7 @@ from types import FrameType
 
 from rayhpc import paths
 from rayhpc.errors import RayhpcError
+from rayhpc.kube import access
 from rayhpc.kube.access import DASHBOARD, PLACE
 from rayhpc.kube.forward import Forward
 from rayhpc.kube.kubectl import Kubectl, NotFound
@@ -77,17 +78,27 @@ def _keep(entry: ClusterEntry, kubectl: Kubectl, forward: Forward) -> str:
             continue
         asked = time.monotonic()
         try:
-            if stops:
-                kubectl.run("delete", "raycluster", entry.batch_job_id, "--wait=false", "--ignore-not-found")
-                return f"deleted, as {stops[0]} asked"
             found = kubectl.json("get", "raycluster", entry.batch_job_id)
-            if not entry.id.endswith(found["metadata"]["uid"][:6]):
+            if access.entry_id(found) != entry.id:
                 return "another cluster has its name now"
+            if stops:
+                _delete(kubectl, found)
+                return f"deleted, as {stops[0]} asked"
+            if (fresh := access.sized(entry, found)) != entry:
+                entry = fresh
+                registry.amend(entry)
             registry.beat(entry)
         except NotFound:
             return "the cluster was deleted"
         except RayhpcError as error:  # the network comes back, or the heartbeat grows old
             _tell(error.fault.text())
+
+
+def _delete(kubectl: Kubectl, cluster: access.Object) -> None:
+    """Delete the cluster; one of a job with its job, for which the operator would make another cluster."""
+    owners = [each for each in cluster["metadata"].get("ownerReferences", ()) if each["kind"] == "RayJob"]
+    kind, name = ("rayjob", owners[0]["name"]) if owners else ("raycluster", cluster["metadata"]["name"])
+    kubectl.run("delete", kind, name, "--wait=false", "--ignore-not-found")
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:

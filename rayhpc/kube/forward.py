@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from rayhpc.errors import RayhpcError
+from rayhpc.host import network
 from rayhpc.kube.kubectl import Kubectl
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
@@ -50,6 +52,14 @@ class Forward:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def local_port(usual: int) -> int:
+    """The usual port, or a free one where that is in use, as by another cluster's tunnel; raises RayhpcError."""
+    try:
+        return network.free_port("127.0.0.1", usual)
+    except RayhpcError:
+        return network.free_port("127.0.0.1")
 
 
 def wait(forwards: Sequence[Forward], tell: Callable[[str], None]) -> NoReturn:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,10 @@ NEEDED = (
 
 class NotFound(RayhpcError):
     """Kubernetes has no such object."""
+
+
+class Unreachable(RayhpcError):
+    """Kubernetes does not answer now; it may later."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,12 @@ class Kubectl:
         found: list[dict[str, Any]] = self.json("get", *words)["items"]
         return found
 
+    def named(self, kind: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Those of the objects with these names that are there."""
+        text = self.run("get", kind, *names, "--ignore-not-found", "-o", "json") if names else ""
+        found = json.loads(text) if text.strip() else {"items": []}
+        return {each["metadata"]["name"]: each for each in found.get("items", [found])}
+
     def may(self, verb: str, resource: str) -> bool:
         """What `kubectl auth can-i` says."""
         kind, _, part = resource.partition("/")
@@ -81,9 +92,9 @@ class Kubectl:
         try:
             return subprocess.run(argv, input=text, capture_output=True, text=True, timeout=seconds, check=False)
         except subprocess.TimeoutExpired as error:
-            raise configuration(
-                f"kubectl has not answered within {seconds:g} s", " ".join(argv),
-                next_step="check the network, the VPN and the cluster: kubectl version",
+            raise Unreachable(
+                Fault(f"kubectl has not answered within {seconds:g} s", ExitCode.CONFIGURATION, "", (" ".join(argv),),
+                      "check the network, the VPN and the cluster: kubectl version")
             ) from error  # fmt: skip
 
     def _refusal(self, words: tuple[str, ...], said: str) -> RayhpcError:
@@ -91,13 +102,15 @@ class Kubectl:
         command = "kubectl " + " ".join(words[:3])
         for pattern, what, step in _MEANINGS:
             if re.search(pattern, said):
-                kind = NotFound if pattern == _NOT_FOUND else RayhpcError
+                kind = _KINDS.get(pattern, RayhpcError)
                 return kind(Fault(what, ExitCode.CONFIGURATION, command, tuple(lines), step))
         step = "correct what Kubernetes names; rayhpc kube manifest shows what it would get"
         return RayhpcError(Fault("kubectl refuses", ExitCode.CONFIGURATION, command, tuple(lines), step))
 
 
 _NOT_FOUND = r"\(NotFound\)|NotFound\):"
+_NO_ANSWER = "connection refused|was refused|no such host|i/o timeout|Unable to connect|TLS handshake timeout|: EOF"
+_KINDS: dict[str, type[RayhpcError]] = {_NOT_FOUND: NotFound, _NO_ANSWER: Unreachable}
 _NO_CRD = "the KubeRay operator's types are not installed in this cluster"
 _INSTALL = "ask who runs the cluster for KubeRay (helm install kuberay-operator kuberay/kuberay-operator)"
 _MEANINGS = (
@@ -107,7 +120,7 @@ _MEANINGS = (
     (r"\(Forbidden\)|is forbidden|orbidden:", "you are not allowed to do this here",
      "kubectl auth can-i --list; ask who runs the cluster, or name another --namespace"),
     (r"Unauthorized|must be logged in", "Kubernetes does not know you", "log in again, as your cluster's guide says"),
-    (r"connection refused|was refused|no such host|i/o timeout|Unable to connect", "Kubernetes cannot be reached",
+    (_NO_ANSWER, "Kubernetes cannot be reached",
      "check the network, the VPN and kubectl config current-context; another cluster: --context"),
     (r"context .* does not exist|no context exists", "there is no such context", "kubectl config get-contexts"),
     (_NOT_FOUND, "Kubernetes has no such object", "rayhpc kube list"),

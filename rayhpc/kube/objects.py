@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import calendar
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +12,8 @@ from rayhpc.kube.kubectl import Kubectl, NotFound
 from rayhpc.kube.parse import numbered
 
 Object = dict[str, Any]
+# What KubeRay calls the group of the head's pod.
+HEAD = "headgroup"
 
 
 def mine(kubectl: Kubectl, owner: str) -> list[Object]:
@@ -20,12 +24,8 @@ def mine(kubectl: Kubectl, owner: str) -> list[Object]:
     return [each for each in found if not each["metadata"].get("ownerReferences")]
 
 
-def meant(kubectl: Kubectl, names: Sequence[str]) -> list[Object]:
-    """The objects with these names; raises RayhpcError for one that is not there."""
-    return [_one(kubectl, name) for name in names]
-
-
-def _one(kubectl: Kubectl, name: str) -> Object:
+def one(kubectl: Kubectl, name: str) -> Object:
+    """The cluster of this name, else the job; raises RayhpcError where there is none."""
     try:
         found: Object = kubectl.json("get", "raycluster", name)
     except NotFound:
@@ -34,10 +34,17 @@ def _one(kubectl: Kubectl, name: str) -> Object:
 
 
 def cluster(kubectl: Kubectl, name: str) -> Object:
-    """A RayCluster by its name, or by its RayJob's; raises RayhpcError."""
-    found = _one(kubectl, name)
+    """A cluster by its name, or by its job's; the job itself while it has none. Raises RayhpcError."""
+    found = one(kubectl, name)
+    return cluster_of(kubectl, found) or found
+
+
+def cluster_of(kubectl: Kubectl, found: Object) -> Object | None:
+    """The RayCluster that an object is, or that a job has now; raises RayhpcError."""
+    if found["kind"] == "RayCluster":
+        return found
     made = found.get("status", {}).get("rayClusterName", "")
-    return kubectl.json("get", "raycluster", made) if found["kind"] == "RayJob" and made else found
+    return kubectl.named("raycluster", [made]).get(made) if made else None
 
 
 def name(found: Object) -> str:
@@ -51,6 +58,11 @@ def state(found: Object) -> str:
     if found["kind"] == "RayJob":
         return " ".join(filter(None, (status.get("jobDeploymentStatus"), status.get("jobStatus")))) or "waits"
     return str(status.get("state") or "waits")
+
+
+def made_at(found: Object) -> float:
+    """When it was made, in Unix seconds by the server's clock."""
+    return calendar.timegm(time.strptime(found["metadata"]["creationTimestamp"], "%Y-%m-%dT%H:%M:%SZ"))
 
 
 def fields(found: Object) -> dict[str, str]:
@@ -84,7 +96,7 @@ def remove(kubectl: Kubectl, wanted: Sequence[Object]) -> set[str]:
     """Delete objects; the ids that their clusters have in the registry. Raises RayhpcError."""
     ids = set()
     for each in wanted:
-        made = cluster(kubectl, name(each))
-        ids |= {access.entry_id(made)} if made["kind"] == "RayCluster" else set()
-        kubectl.run("delete", each["kind"].lower(), name(each), "--wait=false")
+        made = cluster_of(kubectl, each)
+        ids |= {access.entry_id(made)} if made else set()
+        kubectl.run("delete", each["kind"].lower(), name(each), "--wait=false", "--ignore-not-found")
     return ids

@@ -113,6 +113,12 @@ def check(options: ClusterOptions, limit: int = CLUSTER_NAME_LIMIT) -> None:
     for group in options.groups:
         _check_group(group, options.autoscale)
     _check_size("the head", options.head, "--head-cpus, --head-memory")
+    if options.head_no_tasks and not options.autoscale and not any(group.least for group in options.groups):
+        why = "--head-no-tasks, and no worker: all tasks would wait"
+        raise refused("nothing in the cluster could run a task", why, "--workers 1, or --workers 0:8 --autoscale")
+    if options.queue and options.autoscale:
+        why = f"{options.queue}: Kueue gives a cluster all of its pods at once, and refuses one that changes"
+        raise refused("--queue and --autoscale exclude each other", why, "--queue NAME --workers 8")
     _check_access(options.access)
     if options.user_id == 0:
         why = "a process that leaves its container would be root of the node"

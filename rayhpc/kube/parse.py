@@ -149,9 +149,12 @@ def _read(file: str) -> str:
 def deadline(text: str) -> int:
     """Seconds of a duration; raises RayhpcError."""
     try:
-        return int(units.seconds(text))
+        seconds = int(units.seconds(text))
     except ValueError as error:
         raise refused("--time is no duration", str(error), "--time 12:00:00") from error
+    if seconds < 1:
+        raise refused("--time leaves the job none", repr(text), "--time 12:00:00")
+    return seconds
 
 
 def numbered(group: str, values: Sequence[Document]) -> int:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rayhpc.errors import ExitCode, Fault
+from rayhpc.errors import ExitCode, Fault, counted
 
 _PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
 _CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 _STEPS = {
-    "Unschedulable": "ask for less, or for other nodes: kubectl get nodes --show-labels; kubectl describe pod {pod}",
+    "Unschedulable": "ask for less, or for other nodes: kubectl get nodes --show-labels",
     "image": "check --image and its tag; a private registry needs --image-pull-secret",
     "config": "check the names after --env-from, --pvc and --service-account",
     "CrashLoopBackOff": "correct the image or the command: kubectl logs {pod} --previous",
     "mount": "check the claim: kubectl get pvc",
 }  # fmt: skip
+_LOG_LINES = 8
 Object = Mapping[str, Any]
 
 
@@ -33,6 +34,11 @@ class Pod:
     why: str = ""
     words: str = ""
     crashed: str = ""
+
+    @property
+    def state(self) -> str:
+        """What lists show: ready, its phase, or what it waits for."""
+        return "ready" if self.ready else self.phase
 
 
 def pod(found: Object, events: Sequence[Object] = ()) -> Pod:
@@ -72,24 +78,28 @@ def _ending(container: Object) -> str:
     return f"{last.get('reason', 'ended')}, exit code {last.get('exitCode')}" if last else ""
 
 
-def pod_fault(waiting: Pod, log: str = "") -> Fault:
-    """The error of a pod that waits; log: the last lines of what crashed."""
+def pod_fault(waiting: Pod, log: str = "", others: int = 0) -> Fault:
+    """The error of a pod that waits; log: the last lines of what crashed; others: so many wait for the same reason."""
     kind = {**dict.fromkeys(_PULL, "image"), **dict.fromkeys(_CONFIG, "config"), "FailedMount": "mount"}
     step = _STEPS.get(kind.get(waiting.why, waiting.why), "kubectl describe pod {pod}")
-    evidence = [line for line in (waiting.words, *log.splitlines()) if line.strip()]
+    shown = [line for line in log.splitlines() if line.strip()][-_LOG_LINES:]
+    more = [f"and {counted(others, 'more pod')} of group {waiting.group}"] if others else []
+    evidence = tuple(filter(None, (waiting.words, *shown, *more)))
     return Fault(
-        f"a pod does not start: {waiting.why}", ExitCode.NOT_READY, f"pod {waiting.name}",
-        tuple(evidence[-8:]), step.format(pod=waiting.name),
+        f"a pod does not start: {waiting.why}", ExitCode.NOT_READY, f"pod {waiting.name}", evidence,
+        step.format(pod=waiting.name),
     )  # fmt: skip
 
 
-def cluster_faults(name: str, events: Iterable[Object]) -> list[Fault]:
-    """What the operator could not do, in its own words: a quota, a webhook, a permission of its own."""
+def cluster_faults(names: Container[str], events: Iterable[Object]) -> list[Fault]:
+    """What the operator could not do, in its own words: a quota, a webhook, a permission of its own.
+
+    names: of the job and its cluster, or of the cluster alone.
+    """
     faults = {}
     for event in events:
         kind, involved = _of(event)
-        of_ours = kind in ("RayCluster", "RayJob") and re.fullmatch(re.escape(name) + r"(-[a-z0-9]{5})?", involved)
-        if of_ours and event.get("type") == "Warning":
+        if kind in ("RayCluster", "RayJob") and involved in names and event.get("type") == "Warning":
             quota = "exceeded quota" in event.get("message", "")
             what = "the namespace's quota has no room" if quota else f"the operator reports {event.get('reason')}"
             see = f"kubectl describe {kind} {involved}"
@@ -104,10 +114,10 @@ def _stable(message: str) -> str:
     return re.sub(r'(pods? "?[-a-z0-9]+-)[a-z0-9]{5}("| )', r"\1*\2", message, flags=re.IGNORECASE)
 
 
-def no_operator(name: str, kind: str, seconds: float) -> Fault:
-    """The error of an object that nobody takes up."""
+def no_operator(found: Object, seconds: float) -> Fault:
+    """The error of an object that nobody takes up, so many seconds after it was made."""
     return Fault(
-        "no KubeRay operator answers", ExitCode.NOT_READY, f"{kind} {name}",
+        "no KubeRay operator answers", ExitCode.NOT_READY, f"{found['kind']} {found['metadata']['name']}",
         (f"it was made {seconds:.0f} s ago, and has neither a status nor pods",),
         "kubectl get pods -A | grep kuberay; an operator may watch other namespaces than this one",
     )  # fmt: skip

@@ -7,6 +7,7 @@ forwards. No conflicts, no finalizers, no admission besides the quota.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import http.server
 import json
@@ -405,9 +406,29 @@ class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
+    def __init__(self, *words: Any) -> None:
+        self.connections: set[socket.socket] = set()
+        super().__init__(*words)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self.connections.discard(request)
+        super().shutdown_request(request)
+
+    def end(self) -> None:
+        """As a server that dies: watches, logs and forwards break."""
+        self.shutdown()
+        self.server_close()
+        for each in list(self.connections):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
 
 def serve(api: Api, port: int = 0) -> Server:
-    """A running server; its shutdown() and server_close() end it."""
+    """A running server; its end() ends it."""
     handler = type("BoundHandler", (Handler,), {"api": api})
     server = Server(("127.0.0.1", port), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -53,6 +53,7 @@ class Operator:
         self.tries: dict[str, int] = {}
         self.agents: dict[str, int] = {}
         self.seen: dict[str, float] = {}
+        self.begun: dict[str, float] = {}
         self.error: BaseException | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -102,11 +103,18 @@ class Operator:
             return self.api.patch_status("rayjobs", namespace, meta["name"], first)
         if status["jobDeploymentStatus"] in _ENDED.values():
             if (
-                spec["shutdownAfterJobFinishes"]
+                self._there("rayclusters", namespace, name)
+                and spec["shutdownAfterJobFinishes"]
                 and time.monotonic() - self.seen[name] > spec["ttlSecondsAfterFinished"]
             ):
                 self.api.delete("rayclusters", namespace, name)
             return None
+        begun = self.begun.setdefault(name, time.monotonic())
+        if status["jobDeploymentStatus"] == "Running" and time.monotonic() - begun > spec["activeDeadlineSeconds"]:
+            self.api.delete("rayclusters", namespace, name)
+            late = {"jobDeploymentStatus": "Failed", "reason": "DeadlineExceeded",
+                    "message": "The RayJob has passed the activeDeadlineSeconds."}  # fmt: skip
+            return self.api.patch_status("rayjobs", namespace, meta["name"], late)
         if self.api.get("rayclusters", namespace, name).get("status", {}).get("state") != "ready":
             return None
         change: Object = {"jobDeploymentStatus": "Waiting"}

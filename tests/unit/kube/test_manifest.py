@@ -105,6 +105,8 @@ def test_the_validator_refuses() -> None:
         ({"workers": "3:2"}, "the least number of workers is above the most"),
         ({"workers": "4", "autoscale": True}, "--autoscale without a most"),
         ({"gpus": 1}, "GPUs without a node selector"),
+        ({"head_no_tasks": True, "workers": "0"}, "nothing in the cluster could run a task"),
+        ({"queue": "team", "workers": "0:4", "autoscale": True}, "--queue and --autoscale exclude each other"),
         ({"name": "a" * 51}, "the name is too long for a service"),
         ({"name": "a" * 49, "clusters": 2}, "the name is too long for a service"),
         ({"name": "Ray"}, "the name cannot be a service's"),

@@ -1,0 +1,1 @@
+"""`rayhpc kube …`: Ray clusters on Kubernetes, where the KubeRay operator runs."""
