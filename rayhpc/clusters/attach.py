@@ -31,7 +31,8 @@ def attach_command(entry: ClusterEntry, command: Sequence[str], tell: Callable[[
             f"head: {entry.address} on {entry.host}",
             next_step=f"rayhpc cluster forget {entry.id}; rayhpc cluster list",
         )
-    tell(f"{entry.id} at {entry.address}; ray.init() works on the cluster's hosts only ({entry.host})")
+    elsewhere = "; elsewhere: rayhpc job submit" if entry.dashboard else ""
+    tell(f"{entry.id} at {entry.address}; ray.init() works on the cluster's hosts only ({entry.host}){elsewhere}")
     write_no_core_files()
     become(list(command) or [os.environ.get("SHELL") or _SHELL], variables(os.environ, entry))
 
