@@ -6,7 +6,7 @@ from spack.package import *
 
 
 class PyRayhpc(PythonPackage):
-    """Starts a Ray cluster inside a Slurm, PBS or Cobalt job, runs an RLlib driver on it, and shuts everything down."""
+    """Starts a Ray cluster inside a batch job, runs an RLlib driver on it, and shuts everything down."""
 
     homepage = "https://github.com/rayhpc/rayhpc"
     git = "https://github.com/rayhpc/rayhpc.git"
