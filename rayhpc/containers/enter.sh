@@ -2,9 +2,9 @@
 # RAYHPC_CONTAINER=ray.sif: the ranks run in an image. A jobscript sources this file; it has `fail`, and its `python` is
 # the host's. A program `python` that enters the image comes first on PATH, in a directory that the hosts share.
 
-enter() { # RUNTIME IMAGE PYTHON PLACES WORD...: replace this shell by Python in the image, on the host where it runs
-    local runtime=$1 image=$2 python=$3 places=$4 place program words=()
-    shift 4
+enter() { # RUNTIME IMAGE PYTHON RUNS PLACES WORD...: replace this shell by Python in the image, on any host of the job
+    local runtime=$1 image=$2 python=$3 runs=$4 places=" $5 " place program words=()
+    shift 5
     program=$(type -P "$runtime") || { echo "rayhpc: there is no $runtime  [$(hostname)]" >&2 && exit 78; }
     unset VIRTUAL_ENV CONDA_PREFIX PYTHONHOME # are the host's
     case $runtime in
@@ -24,17 +24,19 @@ enter() { # RUNTIME IMAGE PYTHON PLACES WORD...: replace this shell by Python in
             [ ! -e /dev/nvidiactl ] || words+=(--module=gpu) ;;
     esac
     # Besides what was asked for: work, home, node-local directories, the sockets of munge, Slurm and PMIx, and PALS.
-    for place in "$PWD" "$HOME" "${RAYHPC_STATE_DIR:-}" "${TMPDIR:-/tmp}" /dev/shm \
+    for place in "$PWD" "$runs" "$HOME" "${RAYHPC_STATE_DIR:-}" "${TMPDIR:-/tmp}" /dev/shm \
         /run/munge /var/spool/slurmd /var/run/palsd $places; do
         [ -e "$place" ] || continue
         case $runtime:$place in
             apptainer:* | singularity:*) words+=(--bind "$place") ;;
+            podman-hpc:/dev/shm) ;; # is there by --ipc
             podman-hpc:*) words+=(--volume="$place:$place") ;;
             ch-run:/dev/* | ch-run:/tmp | ch-run:/tmp/*) ;; # are there
             ch-run:*) # it makes no mount points
                 [ ! -d "$image" ] || [ -e "$image$place" ] || mkdir -p "$image$place"
                 words+=(--bind="$place:$place") ;;
-            shifter:*) [[ " $places " != *" $place "* ]] || words+=(--volume="$place:$place") ;; # the site's are there
+            shifter:"$runs") words+=(--volume="$place:$place") ;;
+            shifter:*) [[ $places != *" $place "* ]] || words+=(--volume="$place:$place") ;; # the site's are there
         esac
     done
     case $runtime in
@@ -73,7 +75,8 @@ container() {
     directory=$(cd "$directory" && pwd)
     program="#!/usr/bin/env bash
 $(declare -f enter)
-$(printf '%q ' enter "$found" "$image" "${RAYHPC_CONTAINER_PYTHON:-python3}" "${directory%/*} ${RAYHPC_CONTAINER_BINDS:-}")\"\$@\""
+$(printf '%q ' enter "$found" "$image" "${RAYHPC_CONTAINER_PYTHON:-python3}" "${directory%/*}" \
+        "${RAYHPC_CONTAINER_BINDS:-}")\"\$@\""
     directory+=/$(cksum <<<"$program" | cut -d ' ' -f 1)
     # Jobs that start at the same moment may write it together.
     mkdir -p "$directory"

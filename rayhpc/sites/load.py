@@ -91,29 +91,6 @@ def _merged(file: Path, environ: Mapping[str, str], before: tuple[Path, ...]) ->
     return {**values, **read}, document
 
 
-def _whole(document: Document, node: Node, what: str) -> int | None:
-    value = document.number(node, what)
-    if value is not None and not isinstance(value, int):
-        document.note(node, f"{what} must be a whole number, not {short(str(value))}")
-        return None
-    return value
-
-
-def _truth(document: Document, node: Node, what: str) -> bool | None:
-    text = document.word(node, what)
-    if text not in ("true", "false", None):
-        document.note(node, f"{what} must be true or false, not {short(text)}")
-    return text == "true"
-
-
-def _one_of(document: Document, node: Node, what: str, choices: tuple[str, ...]) -> str | None:
-    text = document.word(node, what)
-    if text is None or text in choices:
-        return text
-    document.note(node, f"{what} must be one of {', '.join(choices)}, not {short(text)}")
-    return None
-
-
 def _matching(document: Document, node: Node, what: str, pattern: str, like: str) -> str | None:
     text = document.word(node, what)
     if text is None or re.fullmatch(pattern, text):
@@ -167,9 +144,9 @@ _QUEUE: dict[str, Reader] = {
     "partition": Document.text,
     "qos": Document.text,
     "directives": _texts,
-    "only_named": _truth,
-    "cpus": _whole,
-    "gpus": _whole,
+    "only_named": Document.flag,
+    "cpus": Document.count,
+    "gpus": Document.count,
     "note": Document.text,
 }
 _READERS: dict[str, Reader] = {
@@ -177,12 +154,12 @@ _READERS: dict[str, Reader] = {
     "title": Document.text,
     "source": partial(_texts, read=_URL),
     "date": partial(_matching, pattern=r"[0-9]{4}-[0-9]{2}-[0-9]{2}", like="2026-08-19"),
-    "scheduler": partial(_one_of, choices=tuple(SYSTEMS)),
+    "scheduler": partial(Document.one_of, choices=tuple(SYSTEMS)),
     "queues": _queues,
-    "cpus": _whole,
-    "gpus": _whole,
+    "cpus": Document.count,
+    "gpus": Document.count,
     "gpu_variable": Document.text,
-    "ask": partial(_texts, read=partial(_one_of, choices=ASKED)),
+    "ask": partial(_texts, read=partial(Document.one_of, choices=ASKED)),
     "directives": _texts,
     "interface": Document.text,
     "scratch": Document.text,
@@ -190,7 +167,7 @@ _READERS: dict[str, Reader] = {
     "modules": _texts,
     "variables": _pairs,
     "proxy": _URL,
-    "internet": partial(_one_of, choices=INTERNET),
+    "internet": partial(Document.one_of, choices=INTERNET),
     "known_by": _pairs,
     "unknown": _texts,
 }

@@ -27,7 +27,6 @@ _OF_SCRIPTS = Request(nodes=4, time="60")
 def lines(site: Site) -> list[str]:
     """What the job does at this site: modules, then variables, each only where it is not set yet."""
     variables = {
-        "RAYHPC_SITE": site.name,
         **({"RAYHPC_INTERFACE": site.interface} if site.interface else {}),
         **site.variables,
         **(dict.fromkeys(_PROXIES, site.proxy) if site.proxy else {}),
@@ -35,6 +34,7 @@ def lines(site: Site) -> list[str]:
     return [
         f"# {site.title}: {site.source[0]}, {site.date}",
         *(f"module {words}" for words in site.modules),
+        *jobscript.exports({"RAYHPC_SITE": site.name}),
         *jobscript.defaults(variables),
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import operator
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ def _space(document: Document, node: Node, what: str) -> tuple[Parameter, ...]:
 
 
 def _parameter(document: Document, node: Node, name: str) -> Parameter | None:
-    read = _given(document, node, name, {"type": partial(_one_of, choices=plan.KINDS), "values": _values})
+    read = _given(document, node, name, {"type": partial(Document.one_of, choices=plan.KINDS), "values": _values})
     kind, values = read.get("type"), read.get("values")
     if not kind or not values:
         document.note(node, f"{name} needs type and values, as {{type: loguniform, values: [1e-5, 1e-2]}}")
@@ -106,29 +106,6 @@ def _plain(node: Any) -> Any:
         except ValueError:
             return value
     return value
-
-
-def _one_of(document: Document, node: Node, what: str, choices: Sequence[str]) -> str | None:
-    text = document.word(node, what)
-    if text is None or text in choices:
-        return text
-    document.note(node, f"{what} must be one of {', '.join(choices)}, not {short(text)}")
-    return None
-
-
-def _count(document: Document, node: Node, what: str, least: int = 1) -> int | None:
-    number = document.number(node, what)
-    if number is None:
-        return None
-    if not isinstance(number, int) or number < least:
-        document.note(node, f"{what} must be a whole number from {least} on, not {number:g}")
-        return None
-    return number
-
-
-def _flag(document: Document, node: Node, what: str) -> bool | None:
-    text = _one_of(document, node, what, ("true", "false"))
-    return None if text is None else text == "true"
 
 
 def _amount(document: Document, node: Node, what: str) -> float | None:
@@ -181,7 +158,7 @@ def _resources(document: Document, node: Node, what: str) -> Resources:
 
 
 def _reader(document: Document, node: Node, what: str) -> Reader:
-    readers = {"kind": partial(_one_of, choices=plan.READERS), "path": Document.text}
+    readers = {"kind": partial(Document.one_of, choices=plan.READERS), "path": Document.text}
     return Reader(**_given(document, node, what, readers))
 
 
@@ -209,18 +186,18 @@ _READERS: dict[str, Any] = {
     "tasks": _tasks,
     "space": _space,
     "metric": Document.text,
-    "mode": partial(_one_of, choices=("max", "min")),
-    "samples": _count,
-    "repeat": _count,
-    "search": partial(_one_of, choices=plan.SEARCHES),
-    "scheduler": partial(_one_of, choices=plan.SCHEDULERS),
-    "seed": partial(_count, least=0),
+    "mode": partial(Document.one_of, choices=("max", "min")),
+    "samples": partial(Document.count, least=1),
+    "repeat": partial(Document.count, least=1),
+    "search": partial(Document.one_of, choices=plan.SEARCHES),
+    "scheduler": partial(Document.one_of, choices=plan.SCHEDULERS),
+    "seed": Document.count,
     "resources": _resources,
-    "processes": _count,
-    "nodes": partial(_one_of, choices=plan.PLACEMENTS),
-    "concurrent": _flag,
+    "processes": partial(Document.count, least=1),
+    "nodes": partial(Document.one_of, choices=plan.PLACEMENTS),
+    "concurrent": Document.flag,
     "stall": Document.number,
-    "max_failures": partial(_count, least=0),
+    "max_failures": Document.count,
     "reader": _reader,
     "env": _environment,
     "env_file": Document.text,

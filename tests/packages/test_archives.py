@@ -88,6 +88,7 @@ def test_the_wheel_has_what_a_user_needs(archives: Archives) -> None:
     assert {f"rayhpc/jobscripts/{name}" for name in there} <= names
     lab = {"lab/conf/lab.yaml", "lab/conf/experiment/cartpole-ppo.yaml"}
     data = {"py.typed", "jobs/bundle/mounts.sh", "examples/train_ppo.py", *lab}
+    data |= {"sites/tables/polaris.yaml", "containers/enter.sh"}
     assert {f"rayhpc/{name}" for name in data} <= names
     tops = {name.partition("/")[0] for name in names}
     assert tops == {"rayhpc", f"rayhpc-{rayhpc.__version__}.dist-info"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -199,6 +199,30 @@ class Document:
             return None
         value = float(text)
         return int(value) if value.is_integer() else value
+
+    def count(self, node: Node, what: str, least: int = 0) -> int | None:
+        """A whole number from `least` on."""
+        value = self.number(node, what)
+        if value is None or (isinstance(value, int) and value >= least):
+            return value if isinstance(value, int) else None
+        self.note(node, f"{what} must be a whole number from {least} on, not {value:g}")
+        return None
+
+    def flag(self, node: Node, what: str) -> bool | None:
+        """true or false."""
+        text = self.word(node, what)
+        if text not in (None, "true", "false"):
+            self.note(node, f"{what} must be true or false, not {short(str(text))}")
+            return None
+        return None if text is None else text == "true"
+
+    def one_of(self, node: Node, what: str, choices: Sequence[str]) -> str | None:
+        """One of some words."""
+        text = self.word(node, what)
+        if text is None or text in choices:
+            return text
+        self.note(node, f"{what} must be one of {', '.join(choices)}, not {short(text)}")
+        return None
 
     def path(self, text: str) -> Path:
         """A local path: relative to the folder of the file."""

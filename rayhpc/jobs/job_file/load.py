@@ -148,7 +148,7 @@ def _mounts(document: Document, node: Node, what: str) -> _Mounts:
         local = _local(document, key)
         place: Node | None = value
         if isinstance(value, MappingNode):
-            read = document.values(value, short(name), {"to": lambda _, place, __: place, "install": _flag})
+            read = document.values(value, short(name), {"to": lambda _, place, __: place, "install": Document.flag})
             place = read["to"][1] if "to" in read else None
             if read.get("install", (value, False))[1]:
                 packages += [local] if local and _is_package(document, key, name, Path(local)) else []
@@ -168,13 +168,6 @@ def _is_package(document: Document, node: Node, name: str, place: Path) -> bool:
         return True
     document.note(node, f"{short(name)} is no package to install: it has no pyproject.toml or setup.py")
     return False
-
-
-def _flag(document: Document, node: Node, what: str) -> bool | None:
-    text = document.word(node, what)
-    if text not in (None, "true", "false"):
-        document.note(node, f"{what} must be true or false, not {short(str(text))}")
-    return text == "true"
 
 
 def _local(document: Document, node: Node) -> str | None:

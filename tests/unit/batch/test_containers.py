@@ -55,7 +55,7 @@ class Host:
     @property
     def places(self) -> list[str]:
         """What every image has of the host."""
-        return [*map(str, (self.work, self.home, self.temp)), "/dev/shm"]
+        return [*map(str, (self.work, self.work / "rayhpc-runs", self.home, self.temp)), "/dev/shm"]
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def host(tmp_path: Path) -> Host:
 
 def test_apptainer(host: Host) -> None:
     host.has("apptainer", "singularity")
-    binds = [word for place in (*host.places, f"{host.work}/rayhpc-runs") for word in ("--bind", place)]
+    binds = [word for place in host.places for word in ("--bind", place)]
     expected = ["exec", "--pwd", str(host.work), *binds, str(host.image), "python3", "-c", "a  b"]
     assert host.words("ray.sif") == ["apptainer", *expected]
     assert host.words("./ray.sif", RAYHPC_CONTAINER_RUNTIME="singularity") == ["singularity", *expected]
@@ -76,8 +76,7 @@ def test_charliecloud_gets_mount_points(host: Host) -> None:
     image = host.work / "image"
     (image / "ch").mkdir(parents=True)
     # The directories of a test lie below /tmp, which Charliecloud brings along.
-    places = [*host.places[:3], f"{host.work}/rayhpc-runs"]
-    binds = [f"--bind={place}:{place}" for place in places if not place.startswith("/tmp/")]
+    binds = [f"--bind={place}:{place}" for place in host.places if not place.startswith(("/tmp/", "/dev/"))]
     expected = ["ch-run", f"--cd={host.work}", *binds, str(image), "--", "python3", "-c", "a  b"]
     assert host.words("./image") == expected
     (image / "ch" / "environment").touch()
@@ -89,7 +88,7 @@ def test_charliecloud_gets_mount_points(host: Host) -> None:
 
 def test_podman(host: Host) -> None:
     host.has("podman-hpc")
-    volumes = [f"--volume={place}:{place}" for place in (*host.places, f"{host.work}/rayhpc-runs")]
+    volumes = [f"--volume={place}:{place}" for place in host.places[:-1]]  # --ipc=host brings /dev/shm
     shared = ["--env-host", "--network=host", "--ipc=host", "--pid=host"]
     expected = ["run", "--rm", *shared, f"--workdir={host.work}", *volumes, "lab/ray:2.60", "python3", "-c", "a  b"]
     assert host.words("lab/ray:2.60") == ["podman-hpc", *expected]
@@ -136,6 +135,7 @@ def test_another_python_and_another_run_directory(host: Host) -> None:
     runs = host.work.parent / "my runs"
     words = host.words("docker://lab/ray", RAYHPC_CONTAINER_PYTHON="/opt/py/bin/python", RAYHPC_RUN_DIR=str(runs))
     assert words[words.index("docker://lab/ray") + 1] == "/opt/py/bin/python"
+    assert words[words.index(str(runs)) - 1] == "--bind"
     (entrance,) = (runs / "containers").glob("*/*")
     assert (entrance.name, entrance.stat().st_mode & 0o777) == ("python", 0o700)
 

@@ -120,7 +120,7 @@ def test_what_the_site_would_refuse_is_not_submitted(login: Login, words: str, w
 def test_a_dry_run_shows_what_the_table_makes(login: Login) -> None:
     done = login.rayhpc("submit", "--site=aurora", "-N", "2", "-t", "30", "--dry-run", "--", "./driver")
     assert done.stdout.startswith("qsub -l select=2:ncpus=208")
-    for line in ("#PBS -l filesystems=home:flare", "module load frameworks", "RAYHPC_SITE-aurora"):
+    for line in ("#PBS -l filesystems=home:flare", "module load frameworks", "RAYHPC_SITE=aurora"):
         assert line in done.stdout
     assert "aurora: queue debug: 1-2 hosts for 01:00:00" in done.stderr
     assert login.calls("qsub") == []
@@ -129,7 +129,7 @@ def test_a_dry_run_shows_what_the_table_makes(login: Login) -> None:
 def test_ones_own_script_has_the_facts_too(login: Login) -> None:
     submitted(login, "perlmutter", "-N", "2", "-t", "30", "--script", str(login.script))
     script = (login.directory / "own.sh").read_text()
-    assert script.index("RAYHPC_RUN_DIR") < script.index("RAYHPC_SITE-perlmutter") < script.index("set -- ./driver")
+    assert script.index("RAYHPC_RUN_DIR") < script.index("RAYHPC_SITE=perlmutter") < script.index("set -- ./driver")
 
 
 def test_options_without_a_scheduler_or_a_site(login: Login) -> None:

@@ -104,7 +104,7 @@ def test_ones_own_extends_and_replaces(own: dict[str, str]) -> None:
         (OWN.replace("01:00:00", "long"), "limits of 1-4: 'long' is no duration"),
         (OWN.replace("{limits: {1-4: 01:00:00}}", "{}"), "short needs limits"),
         (OWN.replace("limits", "limit"), "unknown key limit: is it limits?"),
-        (OWN + "cpus: 2.5\n", "cpus must be a whole number, not '2.5'"),
+        (OWN + "cpus: 2.5\n", "cpus must be a whole number from 0 on, not 2.5"),
         (OWN + "ask: [memory]\n", "an entry of ask must be one of cpus, gpus, not 'memory'"),
         (OWN + "internet: often\n", "internet must be one of yes, no, proxy, not 'often'"),
         (OWN.replace("short: {", "short: {only_named: perhaps, "), "only_named must be true or false, not 'perhaps'"),
