@@ -16,10 +16,9 @@ from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration
 
 _SECONDS = 30.0
 _SHOWN_LINES = 6
-# What `launch` and all that follows it do: (verb, resource).
-NEEDED = (
-    ("create", "rayclusters.ray.io"), ("get", "rayclusters.ray.io"), ("list", "pods"), ("list", "events"),
-    ("get", "secrets"), ("get", "pods/log"), ("create", "pods/portforward"),
+# What all that follows a launch does, beside making the object: (verb, resource).
+_NEEDED = (
+    ("list", "pods"), ("list", "events"), ("get", "secrets"), ("get", "pods/log"), ("create", "pods/portforward"),
 )  # fmt: skip
 
 
@@ -127,15 +126,19 @@ _MEANINGS = (
 )  # fmt: skip
 
 
-def check_access(kubectl: Kubectl) -> None:
-    """Raises RayhpcError, before anything is made, where KubeRay's types or our permissions are missing."""
+def check_access(kubectl: Kubectl, resource: str) -> None:
+    """Raises RayhpcError, before anything is made, where KubeRay's types or our permissions are missing.
+
+    resource: what will be made, rayclusters or rayjobs.
+    """
     served = kubectl.run("api-resources", "--api-group=ray.io", "-o", "name", "--cached=false").split()
-    if "rayclusters.ray.io" not in served:
+    if f"{resource}.ray.io" not in served:
         evidence = f"kubectl api-resources --api-group=ray.io: {' '.join(served) or 'nothing'}"
         raise RayhpcError(Fault(_NO_CRD, ExitCode.CONFIGURATION, kubectl.where(), (evidence,), _INSTALL))
-    with ThreadPoolExecutor(len(NEEDED)) as pool:
-        allowed = list(pool.map(lambda need: kubectl.may(*need), NEEDED))
-    if missing := [" ".join(need) for need, yes in zip(NEEDED, allowed, strict=True) if not yes]:
+    needed = [(verb, f"{resource}.ray.io") for verb in ("create", "patch")] + [*_NEEDED]
+    with ThreadPoolExecutor(len(needed)) as pool:
+        allowed = list(pool.map(lambda need: kubectl.may(*need), needed))
+    if missing := [" ".join(need) for need, yes in zip(needed, allowed, strict=True) if not yes]:
         raise RayhpcError(
             Fault(
                 "you may not do here what a Ray cluster needs", ExitCode.CONFIGURATION, f"namespace {kubectl.where()}",
