@@ -48,16 +48,16 @@ class Kubectl:
         place = [f"--{name}={value}" for name, value in (("context", self.context), ("namespace", self.namespace))]
         return [program, *(word for word in place if not word.endswith("=")), *words]
 
-    def run(self, *words: str, text: str = "", seconds: float = _SECONDS) -> str:
-        """What kubectl prints; text: its standard input. Raises RayhpcError, NotFound."""
-        done = self._done(words, text, seconds)
+    def run(self, *words: str, text: str = "") -> str:
+        """What kubectl prints; text: its standard input. Raises RayhpcError, NotFound, Unreachable."""
+        done = self._done(words, text)
         if done.returncode != 0:
             raise self._refusal(words, done.stderr)
         return done.stdout
 
-    def json(self, *words: str, text: str = "") -> Any:
+    def json(self, *words: str) -> Any:
         """The same as data."""
-        return json.loads(self.run(*words, "-o", "json", text=text))
+        return json.loads(self.run(*words, "-o", "json"))
 
     def items(self, *words: str) -> list[dict[str, Any]]:
         """The objects in a list."""
@@ -74,7 +74,7 @@ class Kubectl:
         """What `kubectl auth can-i` says."""
         kind, _, part = resource.partition("/")
         words = ("auth", "can-i", verb, kind, *([f"--subresource={part}"] if part else []))
-        done = self._done(words, "", _SECONDS)
+        done = self._done(words, "")
         if done.stdout.strip() not in ("yes", "no"):
             raise self._refusal(words, done.stderr)
         return done.stdout.strip() == "yes"
@@ -86,13 +86,13 @@ class Kubectl:
         words = ("config", "view", "--minify", "-o", "jsonpath={..namespace}")
         return self.run(*words).strip() or "default"
 
-    def _done(self, words: tuple[str, ...], text: str, seconds: float) -> subprocess.CompletedProcess[str]:
+    def _done(self, words: tuple[str, ...], text: str) -> subprocess.CompletedProcess[str]:
         argv = self.argv(*words)
         try:
-            return subprocess.run(argv, input=text, capture_output=True, text=True, timeout=seconds, check=False)
+            return subprocess.run(argv, input=text, capture_output=True, text=True, timeout=_SECONDS, check=False)
         except subprocess.TimeoutExpired as error:
             raise Unreachable(
-                Fault(f"kubectl has not answered within {seconds:g} s", ExitCode.CONFIGURATION, "", (" ".join(argv),),
+                Fault(f"kubectl has not answered within {_SECONDS:g} s", ExitCode.CONFIGURATION, "", (" ".join(argv),),
                       "check the network, the VPN and the cluster: kubectl version")
             ) from error  # fmt: skip
 
