@@ -119,7 +119,10 @@ class Operator:
             return None
         change: Object = {"jobDeploymentStatus": "Waiting"}
         if spec.get("jobId"):
-            word = str(self.ask(namespace, name, f"/api/jobs/{spec['jobId']}")["status"])
+            try:
+                word = str(self.ask(namespace, name, f"/api/jobs/{spec['jobId']}")["status"])
+            except OSError:  # a busy dashboard is asked again
+                return None
             change = {"jobDeploymentStatus": _ENDED.get(word, "Running"), "jobStatus": word, "jobId": spec["jobId"]}
             self.seen[name] = time.monotonic()
         return self.api.patch_status("rayjobs", namespace, meta["name"], change)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -97,6 +98,8 @@ def clusters(lab: Lab) -> dict[str, tuple[str, int, float]]:
 
 def test_launched_clusters_are_registered(pair: Lab) -> None:
     assert clusters(pair) == {"sweep-0": ("alive", 2, 2.0), "sweep-1": ("alive", 2, 2.0)}
+    shown = pair.well("cluster", "show", "sweep-0")
+    assert re.search(r"^head +sweep-0-head-svc\.lab\.svc, process \d+ on \S+ holds the port$", shown, re.MULTILINE)
     file = pair.directory / ".ray_address"
     first = file.read_text()
     assert first.startswith(OTHER)
