@@ -66,6 +66,11 @@ def list_clusters(as_json: bool, address_file: str) -> None:
         )
 
 
+def _head(entry: ClusterEntry) -> str:
+    """The head's host; on Kubernetes its service, since the entry's host is the one that keeps the entry."""
+    return entry.address.rpartition(":")[0] if entry.scheduler == KUBERAY else entry.host
+
+
 def _fields(seen: Sight) -> dict[str, Any]:
     age = None if seen.age == float("inf") else round(seen.age, 1)
     state = {"state": seen.life.value, "why": seen.verdict.why, "heartbeat_age": age}
@@ -76,7 +81,7 @@ def _row(seen: Sight) -> tuple[str, ...]:
     entry = seen.entry
     shown = clipped(shlex.join(entry.command) or _HELD, _SHOWN_COMMAND)
     return (
-        entry.id, seen.life.value, str(entry.nodes), f"{entry.cpus:g}", f"{entry.gpus:g}", entry.host,
+        entry.id, seen.life.value, str(entry.nodes), f"{entry.cpus:g}", f"{entry.gpus:g}", _head(entry),
         entry.batch_job_id, time.strftime("%m-%d %H:%M", time.localtime(entry.started_at)), printable(shown),
     )  # fmt: skip
 
@@ -98,6 +103,8 @@ def show(cluster_id: str, as_json: bool) -> None:
 def _lines(seen: Sight) -> list[tuple[str, str]]:
     entry = seen.entry
     job = [("job", f"{entry.batch_job_id} ({entry.scheduler})")] if entry.batch_job_id else []
+    kept = f"process {entry.pid} on {entry.host} holds the port"
+    keeper = kept if entry.scheduler == KUBERAY else f"rank 0 is process {entry.pid}"
     return [
         ("cluster", entry.id),
         ("state", f"{seen.life.value}: {seen.verdict.why}"),
@@ -105,7 +112,7 @@ def _lines(seen: Sight) -> list[tuple[str, str]]:
         ("address", entry.address),
         *([("dashboard", entry.dashboard)] if entry.dashboard else []),
         *([("prometheus", f"{entry.metrics} on its host")] if entry.metrics else []),
-        ("head", f"{entry.host}, rank 0 is process {entry.pid}"),
+        ("head", f"{_head(entry)}, {keeper}"),
         *job,
         ("since", _moment(entry.started_at)),
         *([("until", _moment(entry.deadline))] if entry.deadline else []),

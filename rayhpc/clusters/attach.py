@@ -10,7 +10,7 @@ from typing import NoReturn
 from rayhpc.clusters import sight
 from rayhpc.clusters.liveness import Life
 from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration
-from rayhpc.model import ClusterEntry
+from rayhpc.model import KUBERAY, ClusterEntry
 from rayhpc.processes import environment
 from rayhpc.processes.keeper import write_no_core_files
 from rayhpc.records import registry
@@ -32,7 +32,8 @@ def attach_command(entry: ClusterEntry, command: Sequence[str], tell: Callable[[
             next_step=f"rayhpc cluster forget {entry.id}; rayhpc cluster list",
         )
     elsewhere = "; elsewhere: rayhpc job submit" if entry.dashboard else ""
-    tell(f"{entry.id} at {entry.address}; ray.init() works on the cluster's hosts only ({entry.host}){elsewhere}")
+    where = "in its pods only" if entry.scheduler == KUBERAY else f"on the cluster's hosts only ({entry.host})"
+    tell(f"{entry.id} at {entry.address}; ray.init() works {where}{elsewhere}")
     write_no_core_files()
     become(list(command) or [os.environ.get("SHELL") or _SHELL], variables(os.environ, entry))
 

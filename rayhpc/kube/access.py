@@ -101,7 +101,12 @@ def _start_agent(entry: str, run_dir: Path) -> subprocess.Popen[bytes]:
 
 
 def _alive(entry: ClusterEntry) -> bool:
-    """True if the entry's process beats, or runs on this host."""
+    """True if the entry's process beats, and was not killed on this host since."""
+    if entry.host == os.uname().nodename:
+        try:
+            os.kill(entry.pid, 0)
+        except OSError:  # there is none, or its number is somebody else's now
+            return False
     return registry.heartbeat_age(entry) < _REACH_SECONDS
 
 

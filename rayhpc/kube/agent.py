@@ -68,7 +68,7 @@ def _place(file: Path) -> dict[str, str] | None:
 
 def _keep(entry: ClusterEntry, kubectl: Kubectl, forward: Forward) -> str:
     """Why the cluster is gone, once it is."""
-    asked = time.monotonic()
+    asked, told = time.monotonic(), ""
     registry.beat(entry)
     while True:
         time.sleep(_LOOK_SECONDS)
@@ -88,10 +88,13 @@ def _keep(entry: ClusterEntry, kubectl: Kubectl, forward: Forward) -> str:
                 entry = fresh
                 registry.amend(entry)
             registry.beat(entry)
+            told = ""
         except NotFound:
             return "the cluster was deleted"
         except RayhpcError as error:  # the network comes back, or the heartbeat grows old
-            _tell(error.fault.text())
+            if error.fault.what != told:
+                _tell(error.fault.text(ends=False))
+            told = error.fault.what
 
 
 def _delete(kubectl: Kubectl, cluster: access.Object) -> None:

@@ -16,10 +16,9 @@ from rayhpc.errors import ExitCode, Fault, RayhpcError, configuration
 
 _SECONDS = 30.0
 _SHOWN_LINES = 6
-# What `launch` and all that follows it do: (verb, resource).
-NEEDED = (
-    ("create", "rayclusters.ray.io"), ("get", "rayclusters.ray.io"), ("list", "pods"), ("list", "events"),
-    ("get", "secrets"), ("get", "pods/log"), ("create", "pods/portforward"),
+# What all that follows a launch does, beside making the object: (verb, resource).
+_NEEDED = (
+    ("list", "pods"), ("list", "events"), ("get", "secrets"), ("get", "pods/log"), ("create", "pods/portforward"),
 )  # fmt: skip
 
 
@@ -49,16 +48,16 @@ class Kubectl:
         place = [f"--{name}={value}" for name, value in (("context", self.context), ("namespace", self.namespace))]
         return [program, *(word for word in place if not word.endswith("=")), *words]
 
-    def run(self, *words: str, text: str = "", seconds: float = _SECONDS) -> str:
-        """What kubectl prints; text: its standard input. Raises RayhpcError, NotFound."""
-        done = self._done(words, text, seconds)
+    def run(self, *words: str, text: str = "") -> str:
+        """What kubectl prints; text: its standard input. Raises RayhpcError, NotFound, Unreachable."""
+        done = self._done(words, text)
         if done.returncode != 0:
             raise self._refusal(words, done.stderr)
         return done.stdout
 
-    def json(self, *words: str, text: str = "") -> Any:
+    def json(self, *words: str) -> Any:
         """The same as data."""
-        return json.loads(self.run(*words, "-o", "json", text=text))
+        return json.loads(self.run(*words, "-o", "json"))
 
     def items(self, *words: str) -> list[dict[str, Any]]:
         """The objects in a list."""
@@ -75,7 +74,7 @@ class Kubectl:
         """What `kubectl auth can-i` says."""
         kind, _, part = resource.partition("/")
         words = ("auth", "can-i", verb, kind, *([f"--subresource={part}"] if part else []))
-        done = self._done(words, "", _SECONDS)
+        done = self._done(words, "")
         if done.stdout.strip() not in ("yes", "no"):
             raise self._refusal(words, done.stderr)
         return done.stdout.strip() == "yes"
@@ -87,13 +86,13 @@ class Kubectl:
         words = ("config", "view", "--minify", "-o", "jsonpath={..namespace}")
         return self.run(*words).strip() or "default"
 
-    def _done(self, words: tuple[str, ...], text: str, seconds: float) -> subprocess.CompletedProcess[str]:
+    def _done(self, words: tuple[str, ...], text: str) -> subprocess.CompletedProcess[str]:
         argv = self.argv(*words)
         try:
-            return subprocess.run(argv, input=text, capture_output=True, text=True, timeout=seconds, check=False)
+            return subprocess.run(argv, input=text, capture_output=True, text=True, timeout=_SECONDS, check=False)
         except subprocess.TimeoutExpired as error:
             raise Unreachable(
-                Fault(f"kubectl has not answered within {seconds:g} s", ExitCode.CONFIGURATION, "", (" ".join(argv),),
+                Fault(f"kubectl has not answered within {_SECONDS:g} s", ExitCode.CONFIGURATION, "", (" ".join(argv),),
                       "check the network, the VPN and the cluster: kubectl version")
             ) from error  # fmt: skip
 
@@ -127,15 +126,19 @@ _MEANINGS = (
 )  # fmt: skip
 
 
-def check_access(kubectl: Kubectl) -> None:
-    """Raises RayhpcError, before anything is made, where KubeRay's types or our permissions are missing."""
+def check_access(kubectl: Kubectl, resource: str) -> None:
+    """Raises RayhpcError, before anything is made, where KubeRay's types or our permissions are missing.
+
+    resource: what will be made, rayclusters or rayjobs.
+    """
     served = kubectl.run("api-resources", "--api-group=ray.io", "-o", "name", "--cached=false").split()
-    if "rayclusters.ray.io" not in served:
+    if f"{resource}.ray.io" not in served:
         evidence = f"kubectl api-resources --api-group=ray.io: {' '.join(served) or 'nothing'}"
         raise RayhpcError(Fault(_NO_CRD, ExitCode.CONFIGURATION, kubectl.where(), (evidence,), _INSTALL))
-    with ThreadPoolExecutor(len(NEEDED)) as pool:
-        allowed = list(pool.map(lambda need: kubectl.may(*need), NEEDED))
-    if missing := [" ".join(need) for need, yes in zip(NEEDED, allowed, strict=True) if not yes]:
+    needed = [(verb, f"{resource}.ray.io") for verb in ("create", "patch")] + [*_NEEDED]
+    with ThreadPoolExecutor(len(needed)) as pool:
+        allowed = list(pool.map(lambda need: kubectl.may(*need), needed))
+    if missing := [" ".join(need) for need, yes in zip(needed, allowed, strict=True) if not yes]:
         raise RayhpcError(
             Fault(
                 "you may not do here what a Ray cluster needs", ExitCode.CONFIGURATION, f"namespace {kubectl.where()}",

@@ -138,44 +138,6 @@ def _volumes(claims: Sequence[tuple[str, str]]) -> list[Document]:
     return [{"name": f"claim-{n}", "persistentVolumeClaim": {"claimName": c}} for n, (c, _) in enumerate(claims)]
 
 
-def merged(base: Any, ours: Any) -> Any:
-    """A site's document with ours over it: objects key by key, lists of named things by name, all else replaced."""
-    if isinstance(base, dict) and isinstance(ours, dict):
-        return {**base, **{key: merged(base[key], ours[key]) if key in base else ours[key] for key in ours}}
-    if isinstance(base, list) and isinstance(ours, list):
-        names = [_name(item) for item in base]
-        if all(names) and all(map(_name, ours)):
-            known = dict(zip(names, base, strict=True))
-            return list({**known, **{_name(o): merged(known.get(_name(o)), o) for o in ours}}.values())
-    return copy.deepcopy(ours)
-
-
-def from_base(base: Document, defaults: Document, said: Document) -> Document:
-    """A site's document, filled up with our defaults, and changed by what the options say beyond these."""
-    changed = merged(merged(defaults, base), _beyond(defaults, said))
-    whole: Document = merged(changed, {"metadata": said["metadata"]})
-    return whole
-
-
-def _beyond(defaults: Any, said: Any) -> Any:
-    """The part of a document that is not as by default."""
-    if isinstance(defaults, dict) and isinstance(said, dict):
-        return {k: _beyond(defaults.get(k), v) for k, v in said.items() if k not in defaults or defaults[k] != v}
-    if isinstance(defaults, list) and isinstance(said, list) and all(map(_name, [*defaults, *said])):
-        known = {_name(item): item for item in defaults}
-        return [
-            {**_beyond(known.get(_name(item)), item), **{k: item[k] for k in ("groupName", "name") if k in item}}
-            for item in said
-            if known.get(_name(item)) != item
-        ]
-    return said
-
-
-def _name(item: Any) -> str:
-    """What an item of a list is known by; empty for one without a name."""
-    return str(item.get("groupName") or item.get("name") or "") if isinstance(item, dict) else ""
-
-
 def with_values(document: Document, assignments: Sequence[str]) -> Document:
     """The document after each PATH=VALUE, as spec.workerGroupSpecs.0.replicas=3; raises RayhpcError."""
     changed = copy.deepcopy(document)
@@ -197,18 +159,6 @@ def _assign(place: Any, path: Sequence[str], value: Any) -> None:
         place[step] = value
     else:
         _assign(place.setdefault(step, {}) if isinstance(place, dict) else place[step], path[1:], value)
-
-
-def base(text: str, file: str, kind: str) -> Document:
-    """A site's own document; raises RayhpcError for a file that is none of that kind."""
-    try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise refused(f"{file} is no YAML", str(error), "correct the file") from error
-    if not isinstance(found, dict) or found.get("kind") != kind:
-        raise refused(f"{file} is no {kind}", f"kind: {found.get('kind') if isinstance(found, dict) else None}",
-                      f"a file with one document, kind: {kind}")  # fmt: skip
-    return found
 
 
 class _Dumper(yaml.SafeDumper):

@@ -9,7 +9,7 @@ from typing import Any
 
 from rayhpc.kube import access, manifest
 from rayhpc.kube.kubectl import Kubectl, NotFound
-from rayhpc.kube.parse import numbered
+from rayhpc.kube.options import refused
 
 Object = dict[str, Any]
 # What KubeRay calls the group of the head's pod.
@@ -82,7 +82,7 @@ def fields(found: Object) -> dict[str, str]:
 
 def scaling(groups: Sequence[Object], group: str, count: int) -> list[Object]:
     """The JSON patch that sets a group's number of workers, its bounds moved where they are in the way."""
-    place = numbered(group, groups)
+    place = _numbered(group, groups)
     found, path = groups[place], f"/spec/workerGroupSpecs/{place}"
     wanted = {
         "replicas": count,
@@ -90,6 +90,15 @@ def scaling(groups: Sequence[Object], group: str, count: int) -> list[Object]:
         "maxReplicas": max(count, found["maxReplicas"], 1),
     }
     return [{"op": "add", "path": f"{path}/{key}", "value": value} for key, value in wanted.items()]
+
+
+def _numbered(group: str, values: Sequence[Object]) -> int:
+    """The place of a group among a cluster's; raises RayhpcError, naming what there is."""
+    known = [str(each["groupName"]) for each in values]
+    if group not in known and (group or len(known) != 1):
+        raise refused("which group is not said" if not group else f"there is no group {group}",
+                      f"groups: {', '.join(known)}", "rayhpc kube scale NAME GROUP=NUMBER")  # fmt: skip
+    return known.index(group) if group else 0
 
 
 def remove(kubectl: Kubectl, wanted: Sequence[Object]) -> set[str]:

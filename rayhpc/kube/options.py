@@ -113,7 +113,8 @@ def check(options: ClusterOptions, limit: int = CLUSTER_NAME_LIMIT) -> None:
     for group in options.groups:
         _check_group(group, options.autoscale)
     _check_size("the head", options.head, "--head-cpus, --head-memory")
-    if options.head_no_tasks and not options.autoscale and not any(group.least for group in options.groups):
+    none = options.groups and not any(group.least for group in options.groups)  # or the site's file has some
+    if options.head_no_tasks and not options.autoscale and none:
         why = "--head-no-tasks, and no worker: all tasks would wait"
         raise refused("nothing in the cluster could run a task", why, "--workers 1, or --workers 0:8 --autoscale")
     if options.queue and options.autoscale:

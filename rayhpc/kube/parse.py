@@ -1,15 +1,13 @@
-"""Command lines as options: what people type for groups of workers, sizes and pairs, and a site's file below it."""
+"""Command lines as documents: what people type for groups of workers, sizes and pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from rayhpc import units
-from rayhpc.kube import manifest, options
+from rayhpc.kube import manifest, options, site
 from rayhpc.kube.options import Access, ClusterOptions, Group, JobOptions, Size, refused
-from rayhpc.user_input import files
 from rayhpc.user_input.secret_names import is_secret
 
 _GROUP = "--group NAME=KEY=VALUE,... with workers, cpus, memory, gpus, accelerator: gpu=workers=0:4,gpus=1,memory=32G"
@@ -20,17 +18,17 @@ Document = dict[str, Any]
 def documents(said: Mapping[str, Any], owner: str, job: JobOptions | None = None) -> list[Document]:
     """What KubeRay gets for a command line; raises RayhpcError for what cannot work. said: the options' values."""
     kind = "RayJob" if job else "RayCluster"
-    base = manifest.base(_read(said["base"]), said["base"], kind) if said["base"] else {}
+    base = site.read(said["base"], kind) if said["base"] else None
     limit = options.JOB_NAME_LIMIT if job else options.CLUSTER_NAME_LIMIT
     made = []
     for name in names(said["name"], said["clusters"]):
-        wanted = _options({**said, **_of_base(base, said)}, name, owner)
+        wanted = _options({"has_groups": False, **said, **(site.fill(base, said) if base else {})}, name, owner)
         options.check(wanted, limit)
         ours = manifest.job(wanted, job) if job else manifest.cluster(wanted)
         if base:
             plain = ClusterOptions(name, wanted.image, wanted.ray_version, owner, (), user_id=wanted.user_id)
             defaults = manifest.job(plain, job) if job else manifest.cluster(plain)
-            ours = manifest.from_base(_renamed(base), defaults, ours)
+            ours = site.changed(base, defaults, ours)
         made.append(manifest.with_values(ours, said["set"]))
     return made
 
@@ -38,34 +36,6 @@ def documents(said: Mapping[str, Any], owner: str, job: JobOptions | None = None
 def names(name: str, clusters: int) -> list[str]:
     """name, or name-0 to name-N-1."""
     return [f"{name}-{number}" for number in range(clusters)] if clusters else [name]
-
-
-def _spec_of(base: Document) -> Document:
-    spec = base.get("spec") or {}
-    return (spec.get("rayClusterSpec") or {}) if base.get("kind") == "RayJob" else spec
-
-
-def _of_base(base: Document, said: Mapping[str, Any]) -> dict[str, Any]:
-    """The image and the version where only the site's file names them."""
-    spec = _spec_of(base)
-    containers = spec.get("headGroupSpec", {}).get("template", {}).get("spec", {}).get("containers") or [{}]
-    found = {"image": containers[0].get("image", ""), "ray_version": spec.get("rayVersion", "")}
-    given = said["image"]
-    return {
-        "has_groups": bool(spec.get("workerGroupSpecs")),
-        **{key: value for key, value in found.items() if value and not said[key] and not (key != "image" and given)},
-    }
-
-
-def _renamed(base: Document) -> Document:
-    """The site's document, in which the first container of each pod, Ray's, has our name."""
-    spec = _spec_of(base)
-    groups = [("ray-head", spec.get("headGroupSpec") or {})]
-    groups += [("ray-worker", group) for group in spec.get("workerGroupSpecs") or []]
-    for name, group in groups:
-        for container in (group.get("template", {}).get("spec", {}).get("containers") or [])[:1]:
-            container["name"] = name
-    return base
 
 
 def _options(said: Mapping[str, Any], name: str, owner: str) -> ClusterOptions:
@@ -138,14 +108,6 @@ def _pair(text: str, divider: str, usage: str) -> tuple[str, str]:
     return key, value
 
 
-def _read(file: str) -> str:
-    try:
-        return files.read_text(Path(file))
-    except (OSError, UnicodeDecodeError) as error:
-        why = str(error.strerror if isinstance(error, OSError) else error)
-        raise refused(f"{file} cannot be read", why, "-f FILE") from error
-
-
 def deadline(text: str) -> int:
     """Seconds of a duration; raises RayhpcError."""
     try:
@@ -155,12 +117,3 @@ def deadline(text: str) -> int:
     if seconds < 1:
         raise refused("--time leaves the job none", repr(text), "--time 12:00:00")
     return seconds
-
-
-def numbered(group: str, values: Sequence[Document]) -> int:
-    """The place of a group among a cluster's; raises RayhpcError, naming what there is."""
-    known = [str(each["groupName"]) for each in values]
-    if group not in known and (group or len(known) != 1):
-        raise refused("which group is not said" if not group else f"there is no group {group}",
-                      f"groups: {', '.join(known)}", "rayhpc kube scale NAME GROUP=NUMBER")  # fmt: skip
-    return known.index(group) if group else 0

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 import subprocess
 import time
 import urllib.error
@@ -16,6 +19,7 @@ from tests.launch import Mpi, until
 from tests.standin.kube_lab import SMALL, Lab
 from tests.standin.kube_operator import Operator
 from tests.unit.kube import schemas
+from tests.unit.project.test_docs import commands
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
@@ -36,7 +40,20 @@ for number in itertools.count():
     print("tick", number, flush=True)
     time.sleep(0.2)
 """
+PAGE = Path(__file__).parents[2] / "docs" / "kubernetes.md"
 OTHER = "# Cluster: another tool's\nhttp://other.example.org:8265\n"
+
+
+def on_the_page(*beginning: str) -> list[str]:
+    """The words, behind `rayhpc`, of the first command of docs/kubernetes.md that begins so."""
+    found = [words[1:] for words in commands(PAGE.read_text())]
+    return next(words for words in found if words[: len(beginning)] == [*beginning])
+
+
+def small(words: list[str]) -> list[str]:
+    """The same with pods that this host can have."""
+    place = words.index("--") if "--" in words else len(words)
+    return [*words[:place], *SMALL[2:], *words[place:]]
 
 
 def made(mpi: Mpi, directory: Path) -> Lab:
@@ -48,12 +65,12 @@ def made(mpi: Mpi, directory: Path) -> Lab:
 
 @pytest.fixture(scope="module")
 def pair(dashboard: Mpi, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """Two clusters that are up, a-0 and a-1, until the last of these tests deletes them."""
+    """Two clusters of the page that are up, sweep-0 and sweep-1, until the last of these tests deletes them."""
     lab = made(dashboard, tmp_path_factory.mktemp("pair"))
     try:
         lab.start_operator()
         (lab.directory / ".ray_address").write_text(OTHER)
-        lab.well("kube", "launch", *SMALL, "--name", "a", "--clusters", "2", "--output", "~/.ray_address")
+        lab.well(*small(on_the_page("kube", "launch")), "--output", "~/.ray_address")
         yield lab
     finally:
         lab.close()
@@ -80,29 +97,32 @@ def clusters(lab: Lab) -> dict[str, tuple[str, int, float]]:
 
 
 def test_launched_clusters_are_registered(pair: Lab) -> None:
-    assert clusters(pair) == {"a-0": ("alive", 2, 2.0), "a-1": ("alive", 2, 2.0)}
+    assert clusters(pair) == {"sweep-0": ("alive", 2, 2.0), "sweep-1": ("alive", 2, 2.0)}
+    shown = pair.well("cluster", "show", "sweep-0")
+    assert re.search(r"^head +sweep-0-head-svc\.lab\.svc, process \d+ on \S+ holds the port$", shown, re.MULTILINE)
     file = pair.directory / ".ray_address"
     first = file.read_text()
     assert first.startswith(OTHER)
-    assert [line for line in first.splitlines() if line.startswith("#")][1:] == ["# Cluster: a-0", "# Cluster: a-1"]
+    names = [line for line in first.splitlines() if line.startswith("#")]
+    assert names[1:] == ["# Cluster: sweep-0", "# Cluster: sweep-1"]
     # Commands that write it at once; one that asks for a cluster that is not ready writes nothing.
     words = ("kube", "address", "--output", "~/.ray_address")
     writers = [
         subprocess.Popen(pair.argv(*words, *names), env=pair.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for names in ((), ("a-0",), ("a-1",))
+        for names in ((), ("sweep-0",), ("sweep-1",))
     ]
     assert [each.wait(60) for each in writers] == [0, 0, 0]
     assert sorted(file.read_text().splitlines()) == sorted(first.splitlines())
-    assert pair.run(*words, "a-0", "gone").returncode == 78
+    assert pair.run(*words, "sweep-0", "gone").returncode == 78
 
 
 def test_each_cluster_has_its_own_token(pair: Lab) -> None:
     operator = operator_of(pair)
-    own, other = operator.token("lab", "a-0"), operator.token("lab", "a-1")
-    assert operator.ask("lab", "a-0", "/api/version", own)["ray_version"]
+    own, other = operator.token("lab", "sweep-0"), operator.token("lab", "sweep-1")
+    assert operator.ask("lab", "sweep-0", "/api/version", own)["ray_version"]
     for wrong in (other, ""):
         with pytest.raises(urllib.error.HTTPError) as caught:
-            operator.ask("lab", "a-0", "/api/version", wrong)
+            operator.ask("lab", "sweep-0", "/api/version", wrong)
         assert caught.value.code in (401, 403)
 
 
@@ -114,55 +134,53 @@ def test_jobs_for_each_and_for_all(pair: Lab) -> None:
     ids = done.stdout.split()
     assert pair.run("job", "wait", *ids).returncode == 7
     for number, job in enumerate(ids):
-        assert f"to cluster a-{number}-" in next(line for line in done.stderr.splitlines() if f"job {job} " in line)
+        assert f"to cluster sweep-{number}-" in next(line for line in done.stderr.splitlines() if f"job {job} " in line)
         log = pair.well("job", "logs", job)
         assert f"result {(0, 7)[number]} 2 2.0" in log, log
     done = pair.run("job", "submit", "--all", "--", "echo", "hello")
     assert done.returncode == 0, done.stderr
-    assert [f"to cluster a-{number}-" in done.stderr for number in (0, 1)] == [True, True]
+    assert [f"to cluster sweep-{number}-" in done.stderr for number in (0, 1)] == [True, True]
     pair.well("job", "wait", *done.stdout.split())
 
 
+def test_the_jobs_of_the_page(pair: Lab) -> None:
+    assert "'CPU': 2.0" in pair.well(*on_the_page("job", "submit", "--cluster"))
+    pair.well("job", "wait", *pair.well(*on_the_page("job", "submit", "--each")).split())
+
+
 def test_a_job_is_stopped(pair: Lab) -> None:
-    job = pair.well("job", "submit", "--cluster", "a-1", "--", "python", "tick.py").strip()
+    job = pair.well("job", "submit", "--cluster", "sweep-1", "--", "python", "tick.py").strip()
     assert until(lambda: "tick 1\n" in pair.run("job", "logs", job).stdout, 30)
     pair.well("job", "stop", job)
-    rows = json.loads(pair.well("job", "list", "--all-statuses", "--json", "--cluster", "a-1"))
+    rows = json.loads(pair.well("job", "list", "--all-statuses", "--json", "--cluster", "sweep-1"))
     assert {row["id"]: row["status"] for row in rows}[job] == "STOPPED"
 
 
-def test_every_node_is_well(pair: Lab) -> None:
-    done = pair.run("cluster", "check", "a-0", "--json")
-    assert done.returncode == 0, done.stdout + done.stderr
-    (checked,) = json.loads(done.stdout)
-    assert (len(checked["nodes"]), checked["findings"]) == (2, [])
-
-
 def test_pods_are_shown_and_their_logs(pair: Lab) -> None:
-    lines = [line.split("\t") for line in pair.well("kube", "show", "a-0").splitlines()]
-    assert lines[1][:4] == ["a-0", "RayCluster", "ready", "1/1"]
-    assert lines[4:] == [["a-0-head", "headgroup", "ready"], ["a-0-workers-0", "workers", "ready"]]
-    assert [row["name"] for row in json.loads(pair.well("kube", "list", "--json"))] == ["a-0", "a-1"]
-    assert "Ray runtime started." in pair.well("kube", "logs", "a-0")
-    log = pair.well("kube", "logs", "a-0", "--pod", "a-0-workers-0")
+    lines = [line.split("\t") for line in pair.well("kube", "show", "sweep-0").splitlines()]
+    assert lines[1][:4] == ["sweep-0", "RayCluster", "ready", "1/1"]
+    assert lines[4:] == [["sweep-0-head", "headgroup", "ready"], ["sweep-0-workers-0", "workers", "ready"]]
+    assert [row["name"] for row in json.loads(pair.well("kube", "list", "--json"))] == ["sweep-0", "sweep-1"]
+    assert "Ray runtime started." in pair.well("kube", "logs", "sweep-0")
+    log = pair.well("kube", "logs", "sweep-0", "--pod", "sweep-0-workers-0")
     assert "Ray runtime started." in log
-    assert log != pair.well("kube", "logs", "a-0")
+    assert log != pair.well("kube", "logs", "sweep-0")
 
 
 def test_a_tunnel_opens_and_comes_back(pair: Lab) -> None:
     """Dashboard, Ray client, and a Prometheus that is seen; another port where the usual one is in use."""
     ports = [{"name": "web", "port": 9090, "targetPort": 8265}]
     service = {"metadata": {"name": "team-prometheus"}, "spec": {"ports": ports}}
-    service["spec"]["selector"] = {"ray.io/cluster": "a-1", "ray.io/node-type": "head"}
+    service["spec"]["selector"] = {"ray.io/cluster": "sweep-1", "ray.io/node-type": "head"}
     pair.api.create("services", "lab", service)
-    with pair.terminal("cluster", "tunnel", "a-0", "--prometheus") as tunnel:
+    with pair.terminal("cluster", "tunnel", "sweep-0", "--prometheus") as tunnel:
         tunnel.until("the dashboard asks for the token")
         pages = dict(line.strip().split(": ", 1) for line in tunnel.text.splitlines() if "://localhost" in line)
         here = {name: int(text.split()[0].rpartition(":")[2]) for name, text in pages.items()}
         assert list(here) == ["dashboard", "Ray client", "Prometheus"]
         assert pages["Ray client"].startswith("ray://")
         assert until(lambda: status(here["dashboard"]) == status(here["Prometheus"]) == 401, 20), tunnel.text
-        with pair.terminal("cluster", "tunnel", "a-1") as second:
+        with pair.terminal("cluster", "tunnel", "sweep-1") as second:
             second.until(f"({here['dashboard']} is in use here)")
             second.type("\x03")
             assert second.wait() == 130
@@ -190,25 +208,26 @@ def test_the_port_of_a_registered_cluster_comes_back(pair: Lab) -> None:
     """Also while a command waits for its answer."""
     pair.outage()
     time.sleep(1)
-    assert pair.run("job", "list", "--cluster", "a-0", seconds=30).returncode == 78
+    assert pair.run("job", "list", "--cluster", "sweep-0", seconds=30).returncode == 78
     pair.comes_back()
-    pair.well("job", "submit", "--cluster", "a-0", "--follow", "--", "true")
+    pair.well("job", "submit", "--cluster", "sweep-0", "--follow", "--", "true")
 
 
 def test_clusters_change_and_go(pair: Lab) -> None:
     """Scaled, and what is known of it changes; stopped; deleted. Nothing is left."""
-    pair.well("kube", "scale", "a-1", "0")
-    assert until(lambda: len(pair.api.list("pods", "lab", "ray.io/cluster=a-1")) == 1, 10)
-    assert until(lambda: clusters(pair)["a-1"] == ("alive", 1, 1.0), 20)
-    pair.well("cluster", "check", "a-1")
-    done = pair.run("cluster", "stop", "a-1")
+    pair.well("kube", "scale", "sweep-1", "0")
+    assert until(lambda: len(pair.api.list("pods", "lab", "ray.io/cluster=sweep-1")) == 1, 10)
+    assert until(lambda: clusters(pair)["sweep-1"] == ("alive", 1, 1.0), 20)
+    checked = json.loads(pair.well("cluster", "check", "--json"))
+    assert [(len(each["nodes"]), each["findings"]) for each in checked] == [(2, []), (1, [])]
+    done = pair.run("cluster", "stop", "sweep-1")
     assert (done.returncode, "deleted, as " in done.stderr) == (0, True), done.stderr
-    assert pair.names("rayclusters") == ["a-0"]
-    done = pair.run("kube", "delete", "--prefix", "a-", "--yes")
+    assert pair.names("rayclusters") == ["sweep-0"]
+    done = pair.run(*on_the_page("kube", "delete"))
     assert (done.returncode, done.stdout.count("RayCluster")) == (0, 1), done.stderr
     assert clusters(pair) == {}
-    # Of a-1, which its own process has deleted, the line stays until a command writes the file.
-    assert "a-0" not in (pair.directory / ".ray_address").read_text()
+    # Of sweep-1, which its own process has deleted, the line stays until a command writes the file.
+    assert "sweep-0" not in (pair.directory / ".ray_address").read_text()
     assert until(lambda: not operator_of(pair).processes, 20)
 
 
@@ -229,6 +248,14 @@ def test_a_job_brings_its_directory_and_its_code(lab: Lab) -> None:
     assert lab.names("rayjobs") == []
 
 
+def test_the_page_trains_a_policy(lab: Lab) -> None:
+    """One iteration of PPO, with env runners in the pods."""
+    done = lab.run(*small(on_the_page("kube", "job")), "--stop-iterations", "1", seconds=240)
+    assert done.returncode == 0, done.stderr
+    assert "env runners: 2 on 2 of 3 Ray nodes" in done.stdout, done.stdout
+    assert " after 1 iterations, " in done.stdout, done.stdout
+
+
 def test_ctrl_c_detaches_from_a_job(lab: Lab) -> None:
     """Followed while the server goes away; left; found again; its cluster's end is its own."""
     with lab.terminal("kube", "job", *SMALL, "--name", "j", "--", "tick.py") as shown:
@@ -244,6 +271,12 @@ def test_ctrl_c_detaches_from_a_job(lab: Lab) -> None:
     assert f"detached: job {name} goes on\n" in shown.text
     assert f"  rayhpc job logs -f {name}\n" in shown.text
     assert lab.api.get("rayjobs", "lab", name)["status"]["jobStatus"] == "RUNNING"
+    (entry,) = lab.directory.glob("state/clusters/*/cluster.json")
+    agent = json.loads(entry.read_text())["pid"]
+    os.kill(agent, signal.SIGKILL)  # as by a restart of this host
+    assert until(lambda: not Path(f"/proc/{agent}").exists(), 10)
+    assert lab.well("kube", "address", name).startswith(f"{name}-")
+    assert json.loads(entry.read_text())["pid"] != agent
     with lab.terminal("job", "logs", "-f", name) as shown:
         shown.until("tick 3\n")
         shown.type("\x03")

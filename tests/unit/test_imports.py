@@ -36,7 +36,7 @@ OWNERS = {
     "mpi4py": "ranks.mpi",
     "ray": "inside_ray.* jobs.ray_client clusters.probe.node_probe sweep.* rllib.* lab.* examples.*",
     "psutil": "host.this_host",
-    "yaml": "jobs.job_file.* sweep.load kube.manifest lab.* sites.load",
+    "yaml": "jobs.job_file.* sweep.load kube.manifest kube.site lab.* sites.load",
     "torch": "clusters.probe.node_probe",
     "click": "launch.command_line launch.rank cli.* lab.commands",
     "rich": "log sweep.screen cli.*",

@@ -40,7 +40,7 @@ def run_job(words: tuple[str, ...], ttl: int, time: str, working_dir: str, timeo
     wanted = JobOptions(job.line(words), ttl, parse.deadline(time))
     documents = parse.documents({**said, "name": name}, registry.account(), wanted)
     kubectl = kubectl_of(said)
-    check_access(kubectl)
+    check_access(kubectl, "rayjobs")
     launch.apply(kubectl, documents, registry.account())
     sent = _send(kubectl, name, wanted.command, directory, timeout)
     try:

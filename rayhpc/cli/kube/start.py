@@ -40,7 +40,7 @@ def launch_clusters(wait: bool, timeout: float, output: str, **said: Any) -> Non
     """Start clusters, and show what each pod does and why it waits. Ctrl-C ends the watching, not the start."""
     documents = parse.documents(said, registry.account())
     kubectl = kubectl_of(said)
-    check_access(kubectl)
+    check_access(kubectl, "rayclusters")
     for name in launch.apply(kubectl, documents, registry.account()):
         tell(f"{name} was there: KubeRay changes its numbers of workers alone; for all else: rayhpc kube delete {name}")
     names = [document["metadata"]["name"] for document in documents]

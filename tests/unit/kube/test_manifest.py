@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -21,7 +22,7 @@ SAID: dict[str, Any] = {
     "cpus": 2.0, "memory": "8G", "gpus": 0, "accelerator": "", "group": (), "head_cpus": 2.0, "head_memory": "8G",
     "head_no_tasks": False, "autoscale": False, "service_account": "", "image_pull_secret": "", "pvc": (),
     "env": (), "not_secret": (), "env_from": (), "mlflow": "", "queue": "", "user_id": None, "set": (),
-    "namespace": "", "has_groups": False,
+    "namespace": "",
 }  # fmt: skip
 LABEL = st.from_regex(r"[a-z]([-a-z0-9]{0,18}[a-z0-9])?", fullmatch=True)
 SIZES = st.builds(
@@ -171,6 +172,33 @@ def test_a_site_s_own_document_is_kept_where_the_options_say_nothing(tmp_path: A
         "2.58.0",
     )
     check(made)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("a: [", "is no YAML"),
+        ("- a", "is no RayCluster"),
+        ("kind: RayJob", "is no RayCluster"),
+        ("kind: RayCluster", "is no RayCluster that KubeRay takes"),
+        ("{kind: RayCluster, spec: {headGroupSpec: null}}", "is no RayCluster that KubeRay takes"),
+        ("{kind: RayCluster, spec: {headGroupSpec: {template: {spec: {containers: []}}}}}",
+         "is no RayCluster that KubeRay takes"),
+    ],
+)  # fmt: skip
+def test_a_site_s_document_that_is_none_is_refused(text: str, what: str, tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text(text)
+    with pytest.raises(RayhpcError) as caught:
+        parse.documents({**SAID, "base": str(tmp_path / "site.yaml")}, "ada")
+    assert caught.value.fault.what == f"{tmp_path}/site.yaml {what}"
+
+
+def test_a_site_s_groups_run_the_tasks_of_a_head_that_runs_none(tmp_path: Path) -> None:
+    site = manifest.cluster(ClusterOptions("site", "lab/ray:2.58.0", "2.58.0", "lab", (Group("cpu"),)))
+    (tmp_path / "site.yaml").write_text(manifest.text([site]))
+    (made,) = parse.documents({**SAID, "base": str(tmp_path / "site.yaml"), "head_no_tasks": True}, "ada")
+    assert made["spec"]["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    assert [group["groupName"] for group in made["spec"]["workerGroupSpecs"]] == ["cpu"]
 
 
 def test_the_same_options_give_the_same_text() -> None:
