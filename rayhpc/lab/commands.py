@@ -206,6 +206,6 @@ def envs() -> None:
     Others can be trained on as module:Class, FILE.py or pettingzoo.MODULE.
     """
     with usage():
-        import gymnasium
+        from rayhpc.lab.environments import ids
 
-        click.echo("\n".join(sorted(name for name in gymnasium.registry if ":" not in name)))
+        click.echo("\n".join(ids()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rayhpc.lab.algorithms import default_config, names
 from rayhpc.lab.check import paths
 from rayhpc.lab.compose import EXPERIMENT, experiments
+from rayhpc.lab.environments import ids
 from rayhpc.lab.schema import schema_of
 from rayhpc.rllib.errors import UsageError
 
@@ -33,12 +34,5 @@ def keys_for(before: tuple[str, ...]) -> list[str]:
 
 def values_of(key: str) -> list[str]:
     """The values of a key that has a list of them."""
-    if key == "algo":
-        return names()
-    if key == "env":
-        import gymnasium
-
-        return sorted(name for name in gymnasium.registry if ":" not in name)
-    if key == EXPERIMENT:
-        return experiments()
-    return []
+    lists = {"algo": names, "env": ids, EXPERIMENT: experiments}
+    return lists[key]() if key in lists else []

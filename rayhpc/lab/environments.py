@@ -36,6 +36,13 @@ class Environment:
         return gymnasium.make(self.name, **settings) if self.create is None else self.create(settings)
 
 
+def ids() -> list[str]:
+    """Those that Gymnasium knows here."""
+    import gymnasium
+
+    return sorted(name for name in gymnasium.registry if ":" not in name)
+
+
 def environment_of(name: str, config: dict[str, Any]) -> Environment:
     """What a name stands for; UsageError if nothing, or if one cannot be made, reset and stepped."""
     if name.endswith(".py"):
