@@ -7,6 +7,7 @@ import os
 import re
 import signal
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
@@ -62,6 +63,36 @@ def test_the_minimal_example_goes_on_where_it_was_stopped(jobs: Jobs) -> None:
     assert job.wait() == 75, job.output()
     assert iterations(metrics) == list(range(1, len(iterations(metrics)) + 1))
     assert f"which has {len(before)} iterations" in job.output()
+
+
+def test_grpo_waits_for_gpus_learns_and_goes_on_where_it_was_stopped(jobs: Jobs) -> None:
+    """Four workers on two nodes with two GPUs each, which are pretended."""
+    words = ["--num-gpus", "2", "--num-cpus", "1", "-m", "rayhpc.examples.grpo.train"]
+    job = jobs.start(*words, "--gpus-per-node", "3", "--gpu-timeout", "1", ranks=2)
+    assert job.wait() == 2, job.output()
+    assert re.search(r"2 nodes with 3 free GPUs .* within 1 s; GPUs of the nodes: \S+ 2, \S+ 2;", job.output())
+    job.run.rename(job.directory / "too many")
+    words += ["--gpus-per-node", "2", "--stop-reward", "0.8", "--resume"]
+    job = jobs.start(*words, ranks=2)
+    job.until(r"iteration +21 ", 200)
+    os.kill(driver_of(job, "grpo"), signal.SIGUSR1)
+    assert job.wait() == 75, job.output()
+    before = rewards(job)
+    assert len(before) > 20
+    job.run.rename(job.directory / "first")
+    job = jobs.start(*words, ranks=2)
+    assert job.wait(280) == 0, job.output()
+    after = rewards(job)
+    assert f"goes on from grpo-results/checkpoint-{len(before):06}.pt" in job.output()
+    assert after[: len(before)] == before
+    assert mean(after[-10:]) >= 0.8 > mean(before[:5]) + 0.1
+    assert not list(job.directory.glob("grpo-results/.partial*"))
+
+
+def rewards(job: Job) -> list[float]:
+    """One of each iteration, of all runs so far."""
+    lines = (job.directory / "grpo-results/rewards.csv").read_text().splitlines()
+    return [float(line.partition(",")[2]) for line in lines[1:]]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
