@@ -228,7 +228,8 @@ def test_attach_runs_a_command(listening: str) -> None:
     assert {name: got.get(name) for name in wanted} == wanted
     assert {"RAY_AUTH_TOKEN", "RAY_NAMESPACE", "RAY_USE_TLS"}.isdisjoint(got)
     (line,) = done.stderr.splitlines()
-    assert line == f"{made.id} at {listening}; ray.init() works on the cluster's hosts only (a); elsewhere: rayhpc job submit"
+    there = "ray.init() works on the cluster's hosts only (a); elsewhere: rayhpc job submit"
+    assert line == f"{made.id} at {listening}; {there}"
 
 
 def test_attach_knows_the_certificate(listening: str) -> None:
