@@ -90,6 +90,8 @@ class Leader:
         self._node.leave_word(self._last_word())
         run_directory.write_json(Path(spec.run_dir, paths.SPEC), spec)
         ranks = f"{counted(spec.ranks, 'rank')} on {counted(spec.hosts, 'host')}"
+        if spec.spares:
+            ranks += f", {len({node.host for node in spec.spares})} of them spare"
         command = shown_words(self._context.argv, os.environ)
         self._context.milestone("agreed", spec.head.host, f"{ranks}; run {spec.run_dir}", command=command)
         if real := run_directory.planted(Path(spec.run_dir)):

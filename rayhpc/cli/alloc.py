@@ -62,13 +62,21 @@ def _checked(_: click.Context, __: click.Parameter, value: str) -> str:
     return value
 
 
+def _with_spares(request: Request, spares: int) -> Request:
+    if spares and request.nodes is None:
+        raise click.UsageError("--spares needs -N: the job gets N hosts and the spares")
+    return dataclasses.replace(request, nodes=(request.nodes or 0) + spares) if spares else request
+
+
 def _submit_command(system: BatchSystem | None) -> click.Command:
     """To a scheduler; without one to the site that is named."""
 
-    def callback(driver: tuple[str, ...], run_dir: str, script: str, dry_run: bool, check: str, **values: Any) -> None:
-        environ = {**os.environ, **({"RAYHPC_CHECK": check} if check else {})}
+    def callback(driver: tuple[str, ...], run_dir: str, script: str, dry_run: bool, **values: Any) -> None:
+        chosen = {name: values.pop(name) for name in ("check", "spares")}
+        environ = {**os.environ, **{f"RAYHPC_{name.upper()}": str(value) for name, value in chosen.items() if value}}
         site = values.pop(SITE, "")
-        to, request = (system, Request(**values)) if system else at_site(site, Request(**values))
+        request = _with_spares(Request(**values), chosen["spares"])
+        to, request = (system, request) if system else at_site(site, request)
         submit_planned(plan_submission(to, request, driver, run_dir, script, environ), driver, dry_run)
 
     name, shipped = (system.name, system.script) if system else (SITE, "that of its scheduler")
@@ -82,6 +90,10 @@ def _submit_command(system: BatchSystem | None) -> click.Command:
         click.Option(
             ["--check"], default="", is_flag=False, flag_value="stop", metavar="[=exclude]",
             callback=_checked, help="Check all hosts first. A failure ends the job with 78, or excludes the host.",
+        ),
+        click.Option(
+            ["--spares"], default=0, type=click.IntRange(0), metavar="K",
+            help="K hosts more than -N, which wait and take the place of bad or lost ones.",
         ),
         click.Option(["--dry-run"], is_flag=True, help="Print the command and the script; submit nothing."),
         click.Argument(["driver"], nargs=-1, required=True, type=click.UNPROCESSED),
