@@ -128,6 +128,9 @@ class BringUp:
         options, console = self._context.options, self._context.console
         spec = replace(self.spec, nodes=self._supervisor.roster.nodes)
         outcome = readiness.verdict(self._supervisor.table, spec, options, console, self._timeout)
+        for node in readiness.missing(self.alive, spec.nodes):
+            if node.rank != HEAD_RANK and node.rank not in self._supervisor.roster.lost:
+                self._supervisor.call_bad(node.host, f"its Ray node was not alive after {self._timeout:.0f} s")
         if outcome is None or outcome.fault is None or HEAD_RANK in {node.rank for node in self.alive}:
             return outcome
         return Outcome.of(named(replace(outcome.fault, evidence=(*self._node.evidence(), *outcome.fault.evidence))))

@@ -73,7 +73,7 @@ def bootstrap(
     from rayhpc.bootstrap.run_context import RunContext
 
     log = EventLog(Path(agreed.spec.run_dir))
-    return Leader(RunContext(comm, options, agreed.argv, console, watch, log), agreed, node).run()
+    return Leader(RunContext(comm, options, agreed.argv, console, watch, log), agreed, node, checked.bad).run()
 
 
 def _survey(

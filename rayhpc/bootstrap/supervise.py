@@ -39,7 +39,7 @@ from rayhpc.messages import (
     Stopped,
     TimeUp,
 )
-from rayhpc.model import HEAD_RANK, AliveNode, ClusterSpec, NodeSpec, Outcome
+from rayhpc.model import HEAD_RANK, AliveNode, BadHost, ClusterSpec, NodeSpec, Outcome
 from rayhpc.processes.children import Child
 from rayhpc.processes.environment import TIGHT_HEALTH_NODES
 from rayhpc.ranks.heartbeats import Heartbeats
@@ -51,12 +51,13 @@ _LAST_SECONDS = 6.0
 class Supervisor:
     """Receives events, informs the user, forwards signals to the driver, and asks decide().
 
-    table: the head's node table; roster: what it has said of each rank.
+    table: the head's node table; roster: what it has said of each rank; bad_hosts: each with the first reason.
     """
 
     def __init__(self, context: RunContext, spec: ClusterSpec, table: NodeTable) -> None:
         options = context.options
         self.history: list[Event] = []
+        self.bad_hosts: dict[str, BadHost] = {}
         self.table = table
         self.driver: Child | None = None
         self.policy = Policy(
@@ -135,6 +136,10 @@ class Supervisor:
             case _:
                 self.note(mail, rank)
 
+    def call_bad(self, host: str, reason: str) -> None:
+        """Remember for the run's outcome that a host was bad, and why."""
+        self.bad_hosts.setdefault(host, BadHost(host, reason, time.time()))
+
     def note(self, event: Event, rank: int = HEAD_RANK) -> None:
         """Add an event to the history, inform the user, react; a loss that is mended is no event."""
         if isinstance(event, NodeEnded | NodeDead | NodeLate | RankSilent) and self._is_mended(event):
@@ -156,6 +161,7 @@ class Supervisor:
         if event.rank in self.roster.out:
             return True
         if self.roster.give_up(event.rank):
+            self.call_bad(event.host, loss(event))
             self._log.write("spare lost", event.rank, event.host, event=event)
             self._console.line(f"LOST spare rank {event.rank} on {event.host}: {loss(event)}; {self._spares_left()}")
             return True
@@ -183,6 +189,7 @@ class Supervisor:
         spare = self.roster.replace(event.rank)
         if spare is None:
             return False
+        self.call_bad(event.host, loss(event))
         self._late_at.pop(event.rank, None)
         self._log.write("replaced", event.rank, event.host, event=event, by=spare.rank)
         how = f"{spare.place} takes its place; {self._spares_left()}"
@@ -206,6 +213,8 @@ class Supervisor:
             return
         self.roster.lost.add(event.rank)
         ending = self._end_driver_at is not None
+        if event.rank != HEAD_RANK and not ending:
+            self.call_bad(event.host, loss(event))
         if event.rank != HEAD_RANK and self.policy.up and not self.policy.abort_on_loss and not ending:
             left = f"the run goes on with {counted(self.roster.whole, 'node')}"
             self._console.line(f"LOST rank {event.rank} on {event.host}: {loss(event)}; {left}")

@@ -50,6 +50,7 @@ def _check_first(
 ) -> int:
     """Let all ranks look at their hosts, then run the bootstrap if there is a driver and a run could work."""
     from rayhpc.doctor.ranks import Part, examine  # with its checks, which most launches do without
+    from rayhpc.records import bad_hosts
 
     try:
         result = examine(options, ranks, os.environ)
@@ -61,6 +62,9 @@ def _check_first(
         return int(error.fault.code) if ranks.rank == HEAD_RANK else 0
     ranks.settle()
     console.plain(result.text)
+    if result.part is Part.ENDS and options.register:  # else the run remembers them at its end
+        for problem in bad_hosts.remember(os.environ, result.bad):
+            console.line(f"WARNING: {problem}")
     if result.part is Part.ENDS or not (driver or options.hold):
         comm.depart(ranks, _DEPART_SECONDS)
         return int(ExitCode.CONFIGURATION) if result.part is Part.ENDS and ranks.rank == HEAD_RANK else 0

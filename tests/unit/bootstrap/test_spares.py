@@ -128,6 +128,7 @@ def test_a_spare_takes_the_place_of_a_lost_node(up: Stage, event: Any, capsys: p
     assert up.come() is None
     assert "rank 3 on host3 has taken the place of rank 1 on host1: 3/3 Ray nodes" in capsys.readouterr().err
     assert up.supervisor.history == []
+    assert list(up.supervisor.bad_hosts) == ["host1"]
     (record,) = [entry for entry in map(json.loads, up.events.read_text().splitlines()) if entry["stage"] == "replaced"]
     assert (record["rank"], record["by"]) == (1, 3)
 
@@ -203,11 +204,13 @@ def test_a_host_that_is_lost_while_its_node_is_started_again_is_replaced(tmp_pat
 
 def test_the_head_has_no_spare(up: Stage) -> None:
     assert up.come(NodeEnded(0, "host0", -9)).code == ExitCode.HEAD_LOST
+    assert not up.supervisor.bad_hosts  # who has the driver may have run out of memory by it
 
 
 def test_no_spare_is_taken_while_the_driver_is_being_ended(up: Stage) -> None:
     up.come(SignalArrived(0, TERM, 1), (1, NodeEnded(1, "host1", 1)))
     assert up.comm.sent == []
+    assert not up.supervisor.bad_hosts
 
 
 # While the cluster comes up.
