@@ -50,6 +50,15 @@ class NodeDead:
 
 
 @dataclass(frozen=True)
+class NodeLate:
+    """A node was not alive so many seconds after its start."""
+
+    rank: int
+    host: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class HeadSilent:
     """The GCS has not answered for so many seconds; closed: its port refuses connections."""
 
@@ -90,7 +99,9 @@ class TimeUp:
     final: bool
 
 
-Event = SignalArrived | NodeEnded | NodeDead | HeadSilent | RankSilent | RankFailed | DriverEnded | TimeUp
+# What may come of a node.
+Loss = NodeEnded | NodeDead | NodeLate | RankSilent
+Event = SignalArrived | Loss | HeadSilent | RankFailed | DriverEnded | TimeUp
 
 
 # Mail between ranks.
@@ -108,6 +119,11 @@ class RestartNode:
     """Rank 0 to a worker whose node was lost: start it again, for the ordinal-th time."""
 
     ordinal: int
+
+
+@dataclass(frozen=True)
+class EndNode:
+    """Rank 0 to a worker whose place a spare has taken: end what is left of the node."""
 
 
 @dataclass(frozen=True)
@@ -162,5 +178,5 @@ class Contribution(Generic[T]):
 
 
 Mail = (
-    Event | StartNode | RestartNode | Stop | Alive | Milestone | Stopped | Leave | Contribution[object]
+    Event | StartNode | RestartNode | EndNode | Stop | Alive | Milestone | Stopped | Leave | Contribution[object]
 )

@@ -98,7 +98,10 @@ class NodeSpec:
 
 @dataclass(frozen=True)
 class ClusterSpec:
-    """What all ranks agreed on. Holds no secret: it is written to cluster.json."""
+    """What all ranks agreed on. Holds no secret: it is written to cluster.json.
+
+    ranks, hosts: with the spares; nodes: those that shall start; spares: those that wait to take the place of one.
+    """
 
     run_id: str
     run_dir: str
@@ -111,6 +114,7 @@ class ClusterSpec:
     batch_job_id: str
     deadline: float
     nodes: tuple[NodeSpec, ...]
+    spares: tuple[NodeSpec, ...] = ()
 
     @property
     def head(self) -> NodeSpec:
@@ -125,7 +129,7 @@ class ClusterSpec:
 
     @cached_property
     def _by_rank(self) -> dict[int, NodeSpec]:
-        return {node.rank: node for node in self.nodes}
+        return {node.rank: node for node in (*self.nodes, *self.spares)}
 
     def node(self, rank: int) -> NodeSpec | None:
         """The node of a rank; None for a rank that idles."""
@@ -149,7 +153,7 @@ class Assignment:
     """What rank 0 assigns to one rank: constant in size, whatever the number of nodes. node: None for an idle rank.
 
     ray: its version; certificate: None without --tls; it names every host, some 10 bytes each; metrics: whether the
-    nodes tell theirs.
+    nodes tell theirs; spare: whether the node waits to take another's place.
     """
 
     run_id: str
@@ -162,6 +166,7 @@ class Assignment:
     token: str = field(repr=False)
     certificate: Certificate | None = None
     metrics: bool = False
+    spare: bool = False
 
 
 @dataclass(frozen=True)
@@ -228,6 +233,23 @@ class ClusterEntry:
     tls: bool
     pid: int
     metrics: str = ""
+
+
+@dataclass(frozen=True)
+class BadHost:
+    """A host that was bad for a run. at: Unix seconds."""
+
+    host: str
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a check has said before a run. excluded: this rank shall have no node; bad: hosts, on rank 0 alone."""
+
+    excluded: bool = False
+    bad: tuple[BadHost, ...] = ()
 
 
 @dataclass(frozen=True)

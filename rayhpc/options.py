@@ -49,6 +49,9 @@ class Options:
     min_nodes: int = option(
         0, "Continue with a warning once at least N nodes are up. 0: all.", minimum=0, metavar="N"
     )
+    spares: int = option(
+        0, "Hosts that wait, to take the place of a bad or a lost one (docs/spares.md).", minimum=0, metavar="K"
+    )
     on_node_loss: str = option(
         "continue", "What a lost worker node means.", choices=("continue", "abort")
     )
@@ -71,7 +74,7 @@ class Options:
     check: str = option(
         "no",
         "Check all hosts first, and without a driver do no more. A failure ends the launch with 78, or bad hosts are "
-        "excluded, as far as --min-nodes allows. --check alone is --check=stop.",
+        "excluded, as far as --min-nodes or --spares allow. --check alone is --check=stop.",
         choices=("no", "stop", "exclude"),
         bare="stop",
     )

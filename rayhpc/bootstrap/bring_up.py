@@ -4,7 +4,7 @@ again here, if its end says nothing about the next start (node.py)."""
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from rayhpc.bootstrap.decision import named
 from rayhpc.bootstrap.node import Node
 from rayhpc.bootstrap.run_context import RunContext
 from rayhpc.bootstrap.supervise import Supervisor
+from rayhpc.errors import counted
 from rayhpc.host import network
-from rayhpc.messages import Milestone, NodeEnded, StartNode
+from rayhpc.messages import Milestone, NodeEnded
 from rayhpc.model import HEAD_RANK, AliveNode, ClusterSpec, NodeSpec, Outcome
 from rayhpc.processes.children import Child
 from rayhpc.records import run_directory
@@ -50,8 +51,9 @@ class BringUp:
 
     @property
     def alive(self) -> Sequence[AliveNode]:
-        """The nodes that are alive, as the node table said last."""
-        return self._supervisor.table.nodes or ()
+        """The nodes that are alive, as the node table said last; without one whose place a spare has taken."""
+        out = self._supervisor.roster.out
+        return [node for node in self._supervisor.table.nodes or () if node.rank not in out]
 
     def launch_head(self) -> Outcome | None:
         """Start the head's node, and ask its node table from now on."""
@@ -62,7 +64,7 @@ class BringUp:
     def await_head(self) -> Outcome | None:
         """Wait until the head is alive in its own node table."""
         head = self.spec.head
-        outcome = self._await([head], "head")
+        outcome = self._await(lambda: [head], "head")
         if outcome is None and readiness.missing(self.alive, [head]):
             outcome = self._verdict()
         if outcome is None:
@@ -70,11 +72,18 @@ class BringUp:
         return outcome
 
     def start_workers(self) -> Outcome | None:
-        """Start all workers, as soon as the head can take them in, and wait for them."""
+        """Start all workers, as soon as the head can take them in, and wait for them, then for spares in the place of
+        those that are late."""
         self._supervisor.table.every = self._fast
-        for node in self.spec.nodes[1:]:
-            self._context.comm.send(node.rank, StartNode(self.spec.address))
-        return self._await(self.spec.nodes, "nodes")
+        self._supervisor.start_workers(self.spec.address, self._timeout)
+        outcome = self._await(self._wanted, "nodes")
+        while outcome is None and self._supervisor.replace_late(readiness.missing(self.alive, self._wanted())):
+            self._end = time.monotonic() + self._timeout
+            outcome = self._await(self._wanted, "nodes")
+        return outcome
+
+    def _wanted(self) -> Sequence[NodeSpec]:
+        return self._supervisor.roster.nodes
 
     def accept(self) -> Outcome | None:
         """Decide whether what is alive is enough; a node that is lost after this is the supervisor's business."""
@@ -83,7 +92,9 @@ class BringUp:
             return outcome
         self._supervisor.accept()
         count = f"{len(self.alive)}/{len(self.spec.nodes)} Ray nodes"
-        self._context.milestone("up", self.spec.head.host, f"{count}, {readiness.totals(self.alive)}")
+        waiting = len(self._supervisor.roster.waiting)
+        spares = f"; {counted(waiting, 'spare rank')} {'waits' if waiting == 1 else 'wait'}" if waiting else ""
+        self._context.milestone("up", self.spec.head.host, f"{count}, {readiness.totals(self.alive)}{spares}")
         self._supervisor.table.every = self._slow
         self._context.watch.slow_down()
         return None
@@ -106,16 +117,20 @@ class BringUp:
         self._supervisor.table.move(self.spec.address)
         self._start_head()
 
-    def _await(self, wanted: Sequence[NodeSpec], what: str) -> Outcome | None:
+    def _await(self, wanted: Callable[[], Sequence[NodeSpec]], what: str) -> Outcome | None:
         supervisor = self._supervisor
-        with self._context.console.bar(what, len(wanted)) as bar:
+        with self._context.console.bar(what, len(wanted())) as bar:
             return readiness.wait_for_nodes(
                 supervisor.table, wanted, supervisor.roster.lost, self._end, supervisor.poll, bar
             )
 
     def _verdict(self) -> Outcome | None:
         options, console = self._context.options, self._context.console
-        outcome = readiness.verdict(self._supervisor.table, self.spec, options, console, self._timeout)
+        spec = replace(self.spec, nodes=self._supervisor.roster.nodes)
+        outcome = readiness.verdict(self._supervisor.table, spec, options, console, self._timeout)
+        for node in readiness.missing(self.alive, spec.nodes):
+            if node.rank != HEAD_RANK and node.rank not in self._supervisor.roster.lost:
+                self._supervisor.call_bad(node.host, f"its Ray node was not alive after {self._timeout:.0f} s")
         if outcome is None or outcome.fault is None or HEAD_RANK in {node.rank for node in self.alive}:
             return outcome
         return Outcome.of(named(replace(outcome.fault, evidence=(*self._node.evidence(), *outcome.fault.evidence))))

@@ -12,8 +12,10 @@ from rayhpc.messages import (
     DriverEnded,
     Event,
     HeadSilent,
+    Loss,
     NodeDead,
     NodeEnded,
+    NodeLate,
     RankFailed,
     RankSilent,
     SignalArrived,
@@ -55,15 +57,15 @@ def decide(history: Sequence[Event], policy: Policy) -> Outcome | None:
                 return Outcome(128 - code if code < 0 else code, _driver_cause(code))
             case RankFailed(fault=fault):
                 return Outcome.of(fault)
-            case HeadSilent() | NodeEnded() | NodeDead() | RankSilent() if ending:
+            case HeadSilent() | NodeEnded() | NodeDead() | NodeLate() | RankSilent() if ending:
                 pass  # a scheduler that ends the job may signal Ray's processes too: the driver still has the last word
             case HeadSilent(seconds=seconds, closed=closed):
                 silent = "its GCS has ended" if closed else f"the head has not answered for {seconds:.0f} s"
                 return Outcome.of(_head_fault(policy, silent, ()))
-            case NodeEnded(rank=rank) | NodeDead(rank=rank) | RankSilent(rank=rank) if rank in policy.forgiven:
+            case NodeEnded() | NodeDead() | NodeLate() | RankSilent() if event.rank in policy.forgiven:
                 pass
-            case NodeEnded(rank=rank) | NodeDead(rank=rank) | RankSilent(rank=rank):
-                lost.add(rank)
+            case NodeEnded() | NodeDead() | NodeLate() | RankSilent():
+                lost.add(event.rank)
                 outcome = _node_outcome(event, policy, len(lost))
                 if outcome is not None:
                     return outcome
@@ -93,7 +95,7 @@ def _driver_cause(code: int) -> str:
     return "the driver asks to be run again" if code == ExitCode.REQUEUE else f"the driver ended with {code}"
 
 
-def _node_outcome(event: NodeEnded | NodeDead | RankSilent, policy: Policy, lost: int) -> Outcome | None:
+def _node_outcome(event: Loss, policy: Policy, lost: int) -> Outcome | None:
     """What the loss of a node decides; None where the run goes on without it."""
     what = loss(event)
     evidence = event.tail if isinstance(event, NodeEnded) else ()
@@ -109,7 +111,7 @@ def _node_outcome(event: NodeEnded | NodeDead | RankSilent, policy: Policy, lost
     return Outcome.of(fault if policy.up else named(fault))
 
 
-def loss(event: NodeEnded | NodeDead | RankSilent) -> str:
+def loss(event: Loss) -> str:
     """The loss of a node, as messages describe it."""
     match event:
         case NodeEnded(keeper=keeper) if keeper:
@@ -119,6 +121,8 @@ def loss(event: NodeEnded | NodeDead | RankSilent) -> str:
             return f"the Ray node {how}"
         case NodeDead():
             return "Ray has declared the node dead"
+        case NodeLate(seconds=seconds):
+            return f"its Ray node was not alive after {seconds:.0f} s"
         case RankSilent(closed=True):
             return "the rank has ended, or its connection has"
         case RankSilent(seconds=seconds):

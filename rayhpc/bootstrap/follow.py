@@ -15,12 +15,14 @@ from rayhpc.messages import (
     Alive,
     Contribution,
     DriverEnded,
+    EndNode,
     HeadSilent,
     Leave,
     Mail,
     Milestone,
     NodeDead,
     NodeEnded,
+    NodeLate,
     RankFailed,
     RankSilent,
     RestartNode,
@@ -77,6 +79,13 @@ class Worker:
         self.node.begin_restart(ordinal)
         self._start()
 
+    def end(self) -> None:
+        """End a node whose place a spare has taken, also one that is late."""
+        self._start_at = float("inf")
+        if self.node.child is not None:
+            self._watch.forget(self.node.child)
+        self.node.end()
+
     def _start(self) -> None:
         self._comm.send(HEAD_RANK, Milestone(self._comm.rank, this_host.name(), "start", time.time()))
         self._watch.add(self.node.start(0, self._address), self._ended)
@@ -98,6 +107,8 @@ class Follower:
         try:
             if self._worker:
                 self._worker.warm_up()
+            if self._assignment.spare:
+                self._watch.slow_down()
             order = self.follow()
         except Exception as error:  # a bug of ours must not strand the others
             self._comm.send(HEAD_RANK, RankFailed(self._comm.rank, internal(error).on(self._place, time.time())))
@@ -133,11 +144,14 @@ class Follower:
             case RestartNode(ordinal=ordinal):
                 if self._worker:
                     self._worker.start_again(ordinal)
+            case EndNode():
+                if self._worker:
+                    self._worker.end()
             case SignalArrived() | NodeEnded() | Milestone():
                 self._comm.send(HEAD_RANK, mail)
             case Alive() | Stop() | Leave():
                 pass
-            case NodeDead() | HeadSilent() | RankSilent() | RankFailed() | DriverEnded() | TimeUp():
+            case NodeDead() | NodeLate() | HeadSilent() | RankSilent() | RankFailed() | DriverEnded() | TimeUp():
                 pass  # rank 0's own events, which it sends to nobody
             case Stopped() | Contribution():
                 pass  # to rank 0 alone

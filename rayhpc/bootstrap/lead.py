@@ -20,7 +20,7 @@ from rayhpc.bootstrap.run_context import RunContext
 from rayhpc.bootstrap.supervise import Supervisor
 from rayhpc.errors import RayhpcError, counted
 from rayhpc.messages import DriverEnded, RankFailed, Stop, Stopped
-from rayhpc.model import HEAD_RANK, Outcome
+from rayhpc.model import HEAD_RANK, BadHost, Outcome
 from rayhpc.processes.children import Child
 from rayhpc.ranks.comm import internal
 from rayhpc.records import outcome_file, run_directory
@@ -38,11 +38,13 @@ class Leader:
     A further stage, e.g. a check of the accepted cluster before the driver, is one line in stages().
     """
 
-    def __init__(self, context: RunContext, plan: ClusterPlan, node: Node) -> None:
+    def __init__(self, context: RunContext, plan: ClusterPlan, node: Node, bad_hosts: Sequence[BadHost] = ()) -> None:
+        """bad_hosts: those that a check has found before."""
         spec = plan.spec
         self._context, self._plan, self._node = context, plan, node
         self._table = NodeTable(spec.address, paths.node_table(spec.head.temp_dir))
         self._supervisor = Supervisor(context, spec, self._table)
+        self._supervisor.bad_hosts |= {each.host: each for each in bad_hosts}
         self._bring_up = BringUp(context, spec, node, self._supervisor)
         self._driver: Child | None = None
         self._registration: Registration | None = None
@@ -76,7 +78,8 @@ class Leader:
         if self._pulse is not None:
             self._pulse.close()
         doubtful, figures = self._supervisor.doubtful(), self._metrics.close()
-        leftovers = teardown.Leftovers(self._driver, self._registration, doubtful, self._stop_node, figures)
+        bad = tuple(self._supervisor.bad_hosts.values())
+        leftovers = teardown.Leftovers(self._driver, self._registration, doubtful, self._stop_node, figures, bad)
         return teardown.shut_down(self._context, self._bring_up.spec, leftovers, outcome)
 
     def _run_stages(self) -> Outcome:
@@ -90,6 +93,8 @@ class Leader:
         self._node.leave_word(self._last_word())
         run_directory.write_json(Path(spec.run_dir, paths.SPEC), spec)
         ranks = f"{counted(spec.ranks, 'rank')} on {counted(spec.hosts, 'host')}"
+        if spec.spares:
+            ranks += f", {len({node.host for node in spec.spares})} of them spare"
         command = shown_words(self._context.argv, os.environ)
         self._context.milestone("agreed", spec.head.host, f"{ranks}; run {spec.run_dir}", command=command)
         if real := run_directory.planted(Path(spec.run_dir)):

@@ -124,10 +124,14 @@ class Node:
         self._restart, self._starts = ordinal, 0
         self.clear()
 
-    def clear(self) -> None:
-        """End what is left of a node that was started, so that another may be started in its place."""
+    def end(self) -> None:
+        """End what is left of a node that was started; its directory stays, with its logs."""
         self.keep_first_words()
         self._begin_another()
+
+    def clear(self) -> None:
+        """End what is left of a node that was started, so that another may be started in its place."""
+        self.end()
         shutil.rmtree(paths.ray_temp_dir(self.spec.temp_dir), ignore_errors=True)
 
     def warm_up(self) -> RayStart:

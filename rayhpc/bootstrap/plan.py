@@ -9,7 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 from rayhpc import schedulers, units
-from rayhpc.bootstrap import share
+from rayhpc.bootstrap import share, spares
 from rayhpc.errors import configuration, counted, shortened
 from rayhpc.host import network, tls
 from rayhpc.model import Assignment, Certificate, ClusterSpec, NodeSpec, Probe, RankResources, Reach
@@ -28,11 +28,12 @@ S = TypeVar("S")
 
 @dataclass(frozen=True)
 class Proposal:
-    """What rank 0 decides before the network is chosen. nodes: their addresses are those of the first interfaces."""
+    """What rank 0 decides before the network is chosen. The nodes' addresses are those of the first interfaces."""
 
     run_id: str
     found: tuple[RankResources, ...]
     nodes: tuple[NodeSpec, ...]
+    spares: tuple[NodeSpec, ...]
     port: int
     deadline: float
     probe: Probe
@@ -91,9 +92,13 @@ def _with_the_others(
 class Planner:
     """Rank 0's part: from the resources of all ranks to a proposal, and from what all reach to the plan."""
 
-    def __init__(self, options: Options, scheduler: Scheduler | None, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, options: Options, scheduler: Scheduler | None, environ: Mapping[str, str], bad_hosts: int = 0
+    ) -> None:
+        """bad_hosts: so many hosts take no part."""
         self._options = options
         self._scheduler = scheduler
+        self._bad_hosts = bad_hosts
         self._environ = environ
         self._listener: network.Listener | None = None
 
@@ -104,7 +109,7 @@ class Planner:
         found = share.with_granted_cpus(found, self._granted_cpus(said))
         head, now = found[0], time.time()
         run_id = new_id(now)
-        nodes = share.divide(found, self._options, run_id)
+        nodes, waiting = spares.set_aside(found, share.divide(found, self._options, run_id), self._spares())
         check_min_nodes(self._options.min_nodes, len(nodes))
         if not self._options.login_node:
             check_login_node(head.host, self._environ)
@@ -112,8 +117,14 @@ class Planner:
         deadline, about_time = self._deadline(head.host, now, said)
         self._listener = network.Listener()
         probe = Probe(tuple(entry.address for entry in head.interfaces), self._listener.port)
-        warnings = (*share.warnings(found, nodes, self._options), *self._unused_hosts(found), *about_time)
-        return [Proposal(run_id, tuple(found), nodes, port, deadline, probe, warnings), *[probe] * (len(found) - 1)]
+        about_shares = (*share.warnings(found, (*nodes, *waiting), self._options), *spares.warnings(nodes, waiting))
+        warnings = (*about_shares, *self._unused_hosts(found), *about_time)
+        proposal = Proposal(run_id, tuple(found), nodes, waiting, port, deadline, probe, warnings)
+        return [proposal, *[probe] * (len(found) - 1)]
+
+    def _spares(self) -> int:
+        """How many hosts are left to wait once the bad ones are left out."""
+        return max(0, self._options.spares - self._bad_hosts)
 
     def settle(self, proposal: Proposal, reaches: Sequence[Reach]) -> list[ClusterPlan | Assignment]:
         """Choose the network that all share and make the run directory; the plan, and each other rank's assignment."""
@@ -121,12 +132,17 @@ class Planner:
         address = choose_address(head.host, [entry.address for entry in head.interfaces], reaches)
         addresses = {**{entry.rank: entry.own[address] for entry in reaches}, head.rank: address}
         certificate = tls.certificate(set(addresses.values())) if self._options.tls else None
-        nodes = tuple(replace(node, address=addresses[node.rank]) for node in proposal.nodes)
-        spec = self._spec(proposal, nodes)
+        nodes, waiting = (
+            tuple(replace(node, address=addresses[node.rank]) for node in several)
+            for several in (proposal.nodes, proposal.spares)
+        )
+        spec = self._spec(proposal, nodes, waiting)
         first, *others = assignments(spec, proposal.found, new_token(), certificate, self._options.metrics)
         return [ClusterPlan(spec, first, head.argv, proposal.warnings), *others]
 
-    def _spec(self, proposal: Proposal, nodes: tuple[NodeSpec, ...]) -> ClusterSpec:
+    def _spec(
+        self, proposal: Proposal, nodes: tuple[NodeSpec, ...], waiting: tuple[NodeSpec, ...]
+    ) -> ClusterSpec:
         """The cluster, with a run directory of its own; raises RayhpcError where that cannot be made."""
         head, taken = proposal.found[0], frozenset({proposal.port})
         return ClusterSpec(
@@ -140,6 +156,7 @@ class Planner:
             batch_job_id=own_id(self._scheduler, self._environ) if self._scheduler else "",
             deadline=proposal.deadline,
             nodes=nodes,
+            spares=waiting,
             run_dir=str(run_directory.create(self._options.run_dir, proposal.run_id)),
         )
 
@@ -267,7 +284,7 @@ def assignments(
     metrics: bool = False,
 ) -> list[Assignment]:
     """Each rank's assignment, in rank order."""
-    nodes = {node.rank: node for node in spec.nodes}
+    waiting = {node.rank for node in spec.spares}
     return [
         Assignment(
             run_id=spec.run_id,
@@ -276,10 +293,11 @@ def assignments(
             head_address=spec.head.address,
             nodes=len(spec.nodes),
             ray=spec.versions.ray,
-            node=nodes.get(entry.rank),
+            node=spec.node(entry.rank),
             token=token,
             certificate=certificate,
             metrics=metrics,
+            spare=entry.rank in waiting,
         )
         for entry in found
     ]

@@ -22,17 +22,17 @@ def default_timeout(nodes: int) -> float:
 
 
 def wait_for_nodes(
-    table: NodeTable, wanted: Sequence[NodeSpec], lost: Set[int], end: float, poll: Poll, bar: Bar
+    table: NodeTable, wanted: Callable[[], Sequence[NodeSpec]], lost: Set[int], end: float, poll: Poll, bar: Bar
 ) -> Outcome | None:
     """None when the wanted nodes are alive or `end` (monotonic) is over; the outcome that came before.
 
-    lost: ranks that need not be waited for; poll() adds to it.
+    lost: ranks that need not be waited for; poll() adds to it, and may change what wanted() says.
     """
-    while {node.rank for node in missing(table.nodes, wanted)} - lost and time.monotonic() < end:
+    while {node.rank for node in missing(table.nodes, wanted())} - lost and time.monotonic() < end:
         outcome = poll()
         if outcome is not None:
             return outcome
-        bar.show(len(wanted) - len(missing(table.nodes, wanted)))
+        bar.show(len(wanted()) - len(missing(table.nodes, wanted())))
     return None
 
 

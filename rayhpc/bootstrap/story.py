@@ -18,7 +18,7 @@ from rayhpc.errors import RayhpcError
 from rayhpc.host import gpu_variables, this_host
 from rayhpc.log import Console
 from rayhpc.messages import Milestone
-from rayhpc.model import HEAD_RANK, Assignment, RankResources
+from rayhpc.model import HEAD_RANK, Assignment, Checked, RankResources
 from rayhpc.options import Options
 from rayhpc.processes.ray_start import RayStart
 from rayhpc.processes.signals import Signals
@@ -29,6 +29,7 @@ from rayhpc.records.run_directory import EventLog
 from rayhpc.schedulers.facts import Scheduler
 
 EarlyStart = Callable[[Assignment], RayStart | None]
+_UNCHECKED = Checked()
 
 
 def bootstrap(
@@ -37,22 +38,23 @@ def bootstrap(
     comm: Comm,
     console: Console,
     early_start: EarlyStart = lambda _: None,
-    excluded: bool = False,
+    checked: Checked = _UNCHECKED,
 ) -> int:
     """Start a Ray cluster in this allocation, run the command on it, shut everything down; the job's exit code.
 
-    early_start: the `ray start` that imports Ray already, if it fits an assignment; excluded: this rank, which is not
-    rank 0, shall have no node. Never raises for what a user can
-    meet: rank 0 prints a fault of any rank once, and the exit code is the fault's.
+    early_start: the `ray start` that imports Ray already, if it fits an assignment; checked: what a check has said of
+    the hosts. Never raises for what a user can meet: rank 0 prints a fault of any rank once, and the exit code is the
+    fault's.
     """
     environ = os.environ
     environ.update(gpu_variables.for_ray(environ))
     place = f"rank {comm.rank} on {this_host.name()}"
     imported = Milestone(comm.rank, this_host.name(), "imported", time.time(), since=this_host.started_at())
     scheduler = schedulers.detect(environ)
-    survey = (lambda: None) if excluded else partial(_survey, comm.rank, options, command, scheduler, environ)
+    survey = (lambda: None) if checked.excluded else partial(_survey, comm.rank, options, command, scheduler, environ)
+    planner = plan.Planner(options, scheduler, environ, len(checked.bad))
     try:
-        agreed = plan.agree_on_cluster(comm, place, survey, plan.Planner(options, scheduler, environ))
+        agreed = plan.agree_on_cluster(comm, place, survey, planner)
         assignment = agreed.assignment if isinstance(agreed, ClusterPlan) else agreed
         node = Node(assignment, assignment.node, options, early_start(assignment)) if assignment.node else None
         comm.settle()
@@ -71,7 +73,7 @@ def bootstrap(
     from rayhpc.bootstrap.run_context import RunContext
 
     log = EventLog(Path(agreed.spec.run_dir))
-    return Leader(RunContext(comm, options, agreed.argv, console, watch, log), agreed, node).run()
+    return Leader(RunContext(comm, options, agreed.argv, console, watch, log), agreed, node, checked.bad).run()
 
 
 def _survey(

@@ -21,13 +21,16 @@ from rayhpc.messages import (
     ENDING,
     Alive,
     Contribution,
+    EndNode,
     Event,
     HeadSilent,
     Leave,
+    Loss,
     Mail,
     Milestone,
     NodeDead,
     NodeEnded,
+    NodeLate,
     RankSilent,
     RestartNode,
     SignalArrived,
@@ -36,7 +39,7 @@ from rayhpc.messages import (
     Stopped,
     TimeUp,
 )
-from rayhpc.model import HEAD_RANK, AliveNode, ClusterSpec, Outcome
+from rayhpc.model import HEAD_RANK, AliveNode, BadHost, ClusterSpec, NodeSpec, Outcome
 from rayhpc.processes.children import Child
 from rayhpc.processes.environment import TIGHT_HEALTH_NODES
 from rayhpc.ranks.heartbeats import Heartbeats
@@ -48,12 +51,13 @@ _LAST_SECONDS = 6.0
 class Supervisor:
     """Receives events, informs the user, forwards signals to the driver, and asks decide().
 
-    table: the head's node table; roster: what it has said of each rank.
+    table: the head's node table; roster: what it has said of each rank; bad_hosts: each with the first reason.
     """
 
     def __init__(self, context: RunContext, spec: ClusterSpec, table: NodeTable) -> None:
         options = context.options
         self.history: list[Event] = []
+        self.bad_hosts: dict[str, BadHost] = {}
         self.table = table
         self.driver: Child | None = None
         self.policy = Policy(
@@ -62,11 +66,13 @@ class Supervisor:
             abort_on_loss=options.on_node_loss == "abort",
             spare=max(0, len(spec.nodes) - options.min_nodes) if options.min_nodes else 0,
         )
-        self.roster = Roster(options.restart_nodes)
+        self.roster = Roster(options.restart_nodes, spec.nodes, spec.spares)
         self._spec, self._options = spec, options
         self._comm, self._watch = context.comm, context.watch
         self._console, self._log = context.console, context.log
         self._compared: Sequence[AliveNode] = ()
+        self._head_address, self._start_seconds = "", 0.0
+        self._late_at: dict[int, float] = {}
         self._forwarded: dict[int, int] = {}
         self._end_driver_at: float | None = None
         self._heartbeats = Heartbeats(context.comm.size, set(range(1, context.comm.size)))
@@ -82,6 +88,19 @@ class Supervisor:
         self._look_at_table()
         self._look_at_clock()
         return decide(self.history, self.policy)
+
+    def start_workers(self, address: str, seconds: float) -> None:
+        """Let the workers start; a spare that takes a place later starts at once. seconds: until it must be alive."""
+        self._head_address, self._start_seconds = address, seconds
+        for node in self.roster.nodes[1:]:
+            self._start(node)
+
+    def replace_late(self, late: Sequence[NodeSpec]) -> bool:
+        """Let spares take the place of nodes that are late, as many as there are; False if there is nothing to do."""
+        wanted = [node for node in late if node.rank not in self.roster.lost][: len(self.roster.waiting)]
+        for node in wanted:
+            self.note(NodeLate(node.rank, node.host, self._start_seconds))
+        return bool(wanted)
 
     def accept(self) -> None:
         """The cluster is up: a node that is missing now is forgiven; the policy decides about a later loss."""
@@ -107,7 +126,7 @@ class Supervisor:
         match mail:
             case Alive() | Stopped() | Contribution():
                 pass  # a rank that stops before its order has lost us, which it reports itself
-            case StartNode() | RestartNode() | Stop() | Leave():
+            case StartNode() | RestartNode() | EndNode() | Stop() | Leave():
                 pass  # to the other ranks alone
             case Milestone():
                 since = {} if mail.since is None else {"since": mail.since}
@@ -117,9 +136,13 @@ class Supervisor:
             case _:
                 self.note(mail, rank)
 
+    def call_bad(self, host: str, reason: str) -> None:
+        """Remember for the run's outcome that a host was bad, and why."""
+        self.bad_hosts.setdefault(host, BadHost(host, reason, time.time()))
+
     def note(self, event: Event, rank: int = HEAD_RANK) -> None:
-        """Add an event to the history, inform the user, react; the loss of a node that is started again is no event."""
-        if isinstance(event, NodeEnded | NodeDead) and self._restarts_node(event):
+        """Add an event to the history, inform the user, react; a loss that is mended is no event."""
+        if isinstance(event, NodeEnded | NodeDead | NodeLate | RankSilent) and self._is_mended(event):
             return
         self.history.append(event)
         self._log.write(type(event).__name__, rank, self._spec.host(rank), event=event)
@@ -128,15 +151,28 @@ class Supervisor:
                 self._on_signal(event)
             case TimeUp(final=final):
                 self._on_time(final)
-            case NodeEnded() | NodeDead() | RankSilent():
+            case NodeEnded() | NodeDead() | NodeLate() | RankSilent():
                 self._on_loss(event)
             case _:
                 pass
 
-    def _restarts_node(self, event: NodeEnded | NodeDead) -> bool:
-        """True if a worker's lost node is started again, or was already: its end may be reported twice."""
+    def _is_mended(self, event: Loss) -> bool:
+        """True if nothing of the cluster is lost: a worker's node is started again, or a spare takes its place."""
+        if event.rank in self.roster.out:
+            return True
+        if self.roster.give_up(event.rank):
+            self.call_bad(event.host, loss(event))
+            self._log.write("spare lost", event.rank, event.host, event=event)
+            self._console.line(f"LOST spare rank {event.rank} on {event.host}: {loss(event)}; {self._spares_left()}")
+            return True
+        if event.rank == HEAD_RANK or self._end_driver_at is not None:
+            return False
+        return self._restarts_node(event) or self._is_replaced(event)
+
+    def _restarts_node(self, event: Loss) -> bool:
+        """True if a lost node is started again, or was already: its end may be reported twice."""
         rank = event.rank
-        if rank == HEAD_RANK or not self.policy.up or self._end_driver_at is not None:
+        if not self.policy.up or not isinstance(event, NodeEnded | NodeDead):
             return False
         if isinstance(event, NodeEnded) and event.restart < self.roster.restarts(rank):
             return True
@@ -148,17 +184,40 @@ class Supervisor:
             self._comm.send(rank, RestartNode(ordinal))
         return ordinal > 0
 
-    def _on_loss(self, event: NodeEnded | NodeDead | RankSilent) -> None:
+    def _is_replaced(self, event: Loss) -> bool:
+        """True if a spare takes the place of a lost node."""
+        spare = self.roster.replace(event.rank)
+        if spare is None:
+            return False
+        self.call_bad(event.host, loss(event))
+        self._late_at.pop(event.rank, None)
+        self._log.write("replaced", event.rank, event.host, event=event, by=spare.rank)
+        how = f"{spare.place} takes its place; {self._spares_left()}"
+        self._console.line(f"LOST rank {event.rank} on {event.host}: {loss(event)}; {how}")
+        self._comm.send(event.rank, EndNode())
+        self._start(spare)
+        if self.policy.up:
+            self._late_at[spare.rank] = time.monotonic() + self._start_seconds
+        return True
+
+    def _spares_left(self) -> str:
+        return f"{counted(len(self.roster.waiting), 'spare rank')} left"
+
+    def _start(self, node: NodeSpec) -> None:
+        if self._head_address:
+            self._comm.send(node.rank, StartNode(self._head_address))
+
+    def _on_loss(self, event: Loss) -> None:
         """Print once that a node is lost, and how many are left."""
         if event.rank in self.roster.lost:
             return
         self.roster.lost.add(event.rank)
         ending = self._end_driver_at is not None
+        if event.rank != HEAD_RANK and not ending:
+            self.call_bad(event.host, loss(event))
         if event.rank != HEAD_RANK and self.policy.up and not self.policy.abort_on_loss and not ending:
-            left = sum(node.rank not in self.roster.lost for node in self._spec.nodes)
-            self._console.line(
-                f"LOST rank {event.rank} on {event.host}: {loss(event)}; the run goes on with {counted(left, 'node')}"
-            )
+            left = f"the run goes on with {counted(self.roster.whole, 'node')}"
+            self._console.line(f"LOST rank {event.rank} on {event.host}: {loss(event)}; {left}")
 
     def _on_signal(self, event: SignalArrived) -> None:
         """Pass a signal to the driver once, however many ranks got it; the second INT or TERM hastens the end."""
@@ -212,12 +271,21 @@ class Supervisor:
             self.note(NodeDead(rank, self._spec.host(rank)))
         for rank in back:
             self._log.write("back", rank, self._spec.host(rank))
-            alive = f"{len(self._spec.nodes) - len(self.roster.lost)}/{len(self._spec.nodes)} Ray nodes"
-            self._console.line(f"rank {rank} on {self._spec.host(rank)} is back: {alive}")
+            self._say_whole(rank, "is back")
+        for rank, first in self.roster.arrived():
+            self._late_at.pop(rank, None)
+            self._say_whole(rank, f"has taken the place of rank {first} on {self._spec.host(first)}")
+
+    def _say_whole(self, rank: int, what: str) -> None:
+        count = f"{self.roster.whole}/{len(self.roster.nodes)} Ray nodes"
+        self._console.line(f"rank {rank} on {self._spec.host(rank)} {what}: {count}")
 
     def _look_at_clock(self) -> None:
         for rank, seconds in self._heartbeats.missed(self._comm.gone):
             self.note(RankSilent(rank, self._spec.host(rank), seconds, closed=rank in self._comm.gone))
+        for rank in [rank for rank, at in self._late_at.items() if time.monotonic() > at]:
+            del self._late_at[rank]
+            self.note(NodeLate(rank, self._spec.host(rank), self._start_seconds))
         if self._heartbeats.due():
             for rank in self._heartbeats.expected:
                 self._comm.send(rank, Alive())

@@ -14,12 +14,12 @@ from rayhpc.bootstrap import private_directory
 from rayhpc.bootstrap.run_context import RunContext
 from rayhpc.errors import shortened
 from rayhpc.messages import Leave, Stop, Stopped
-from rayhpc.model import HEAD_RANK, Assignment, ClusterSpec, Outcome
+from rayhpc.model import HEAD_RANK, Assignment, BadHost, ClusterSpec, Outcome
 from rayhpc.options import Options
 from rayhpc.processes import children, environment
 from rayhpc.processes.children import Child, until_gone
 from rayhpc.ranks.comm import Comm
-from rayhpc.records import outcome_file, run_directory
+from rayhpc.records import bad_hosts, outcome_file, run_directory
 from rayhpc.records.registration import Registration
 
 # Ray's logs of one run, packed into one archive, of which each node gets an equal share.
@@ -45,7 +45,7 @@ class Timing:
 class Leftovers:
     """What is there when a run ends. doubtful: ranks that may no longer answer; stop_node: stops rank 0's node.
 
-    figures: of the run's metrics, for the record; empty without.
+    figures: of the run's metrics, for the record; empty without; bad_hosts: for the record and for later submissions.
     """
 
     driver: Child | None
@@ -53,6 +53,7 @@ class Leftovers:
     doubtful: frozenset[int]
     stop_node: Callable[[Stop], Stopped]
     figures: Mapping[str, Any] = field(default_factory=dict)
+    bad_hosts: tuple[BadHost, ...] = ()
 
 
 # On every rank.
@@ -101,7 +102,8 @@ def shut_down(
     context.log.write("decided", HEAD_RANK, spec.head.host, code=outcome.code, cause=outcome.cause)
     if outcome.fault is not None:
         context.console.plain(outcome.fault.text())
-    unwritten = _write(spec, outcome_file.record(outcome, context.argv), "written")
+    bad = {"bad_hosts": leftovers.bad_hosts} if leftovers.bad_hosts else {}
+    unwritten = _write(spec, {**outcome_file.record(outcome, context.argv), **bad}, "written")
     problems = end_child(leftovers.driver)
     order = stop_order(len(spec.nodes), logs_wanted(context.options, outcome))
     answers = stop_all(context.comm, order, leftovers, timing or Timing())
@@ -115,13 +117,21 @@ def shut_down(
     problems += [f"{context.log.lost} events could not be written"] if context.log.lost else []
     record = outcome_file.record(outcome, context.argv, round(released, 3), problems)
     measured = {"metrics": dict(leftovers.figures)} if leftovers.figures else {}
-    problems += _write(spec, {**record, **measured}, "written" if unwritten else "completed")
+    problems += _write(spec, {**record, **measured, **bad}, "written" if unwritten else "completed")
     problems += leftovers.registration.close() if leftovers.registration else []
-    context.console.line(f"{outcome.cause}; shut down in {released:.1f} s; exit code {outcome.code}")
+    problems += bad_hosts.remember(os.environ, leftovers.bad_hosts) if context.options.register else []
+    end = f"{outcome.cause}; shut down in {released:.1f} s; exit code {outcome.code}"
+    context.console.line(f"{end}{_named(leftovers.bad_hosts)}")
     for problem in problems:
         context.console.line(f"WARNING: {problem}")
     _leave(context.comm, outcome.code, abort=bool(missing))
     return outcome.code
+
+
+def _named(hosts: Iterable[BadHost]) -> str:
+    """The bad hosts, for the last line."""
+    texts = [f"{each.host} ({each.reason})" for each in hosts]
+    return f"; bad {'host' if len(texts) == 1 else 'hosts'}: {shortened(texts)}" if texts else ""
 
 
 def _told(spec: ClusterSpec, answers: Mapping[int, Stopped]) -> list[str]:

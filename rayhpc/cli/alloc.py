@@ -16,6 +16,7 @@ import click
 from rayhpc.batch import allocations, jobscript, logs, status
 from rayhpc.batch.allocations import Allocation
 from rayhpc.batch.cancel import cancel_allocations
+from rayhpc.batch.leave_out import without_bad_hosts
 from rayhpc.batch.status import Seen
 from rayhpc.batch.submit import Submission, doubts, plan_submission, submit_allocation
 from rayhpc.batch.wait import wait_for_allocations
@@ -33,6 +34,7 @@ from rayhpc.cli.base import (
 from rayhpc.cli.sites import SITE, SubmitGroup, at_site, list_sites
 from rayhpc.errors import RayhpcError
 from rayhpc.launch import command_line
+from rayhpc.records import bad_hosts
 from rayhpc.records.runs import Run
 from rayhpc.schedulers import SYSTEMS
 from rayhpc.schedulers.facts import BatchSystem, Request
@@ -62,13 +64,24 @@ def _checked(_: click.Context, __: click.Parameter, value: str) -> str:
     return value
 
 
+def _with_spares(request: Request, spares: int) -> Request:
+    if spares and request.nodes is None:
+        raise click.UsageError("--spares needs -N: the job gets N hosts and the spares")
+    return dataclasses.replace(request, nodes=(request.nodes or 0) + spares) if spares else request
+
+
 def _submit_command(system: BatchSystem | None) -> click.Command:
     """To a scheduler; without one to the site that is named."""
 
-    def callback(driver: tuple[str, ...], run_dir: str, script: str, dry_run: bool, check: str, **values: Any) -> None:
-        environ = {**os.environ, **({"RAYHPC_CHECK": check} if check else {})}
+    def callback(
+        driver: tuple[str, ...], run_dir: str, script: str, dry_run: bool, exclude_bad: bool, **values: Any
+    ) -> None:
+        chosen = {name: values.pop(name) for name in ("check", "spares")}
+        environ = {**os.environ, **{f"RAYHPC_{name.upper()}": str(value) for name, value in chosen.items() if value}}
         site = values.pop(SITE, "")
-        to, request = (system, Request(**values)) if system else at_site(site, Request(**values))
+        request = _with_spares(Request(**values), chosen["spares"])
+        to, request = (system, request) if system else at_site(site, request)
+        request = without_bad_hosts(to, request, script, tell) if exclude_bad else request
         submit_planned(plan_submission(to, request, driver, run_dir, script, environ), driver, dry_run)
 
     name, shipped = (system.name, system.script) if system else (SITE, "that of its scheduler")
@@ -83,6 +96,11 @@ def _submit_command(system: BatchSystem | None) -> click.Command:
             ["--check"], default="", is_flag=False, flag_value="stop", metavar="[=exclude]",
             callback=_checked, help="Check all hosts first. A failure ends the job with 78, or excludes the host.",
         ),
+        click.Option(
+            ["--spares"], default=0, type=click.IntRange(0), metavar="K",
+            help="K hosts more than -N, which wait and take the place of bad or lost ones.",
+        ),
+        click.Option(["--exclude-bad"], is_flag=True, help="Leave out the hosts that rayhpc alloc bad lists."),
         click.Option(["--dry-run"], is_flag=True, help="Print the command and the script; submit nothing."),
         click.Argument(["driver"], nargs=-1, required=True, type=click.UNPROCESSED),
     ]
@@ -225,6 +243,27 @@ def print_logs(job_id: str | None, follow: bool, run_dir: str) -> None:
 def wait_for_jobs(ids: tuple[str, ...], run_dir: str) -> None:
     """Wait for jobs to end; the exit code is theirs, of several the first that is not 0."""
     sys.exit(wait_for_allocations(allocations.find(run_dir, ids), tell))
+
+
+@alloc.command("bad")
+@click.option("--forget", multiple=True, metavar="HOST", help="Take it off the list. Repeatable.")
+@click.option("--cluster", default="", metavar="NAME", help="Forget it there alone, as slurm/alpha.")
+@JSON_OPTION
+def list_bad_hosts(forget: tuple[str, ...], cluster: str, as_json: bool) -> None:
+    """Hosts that were bad for your runs, with the last reason; alloc submit --exclude-bad leaves them out."""
+    if forget:
+        gone = bad_hosts.forget(cluster, forget)
+        for host in forget:
+            places = [entry.cluster for entry in gone if entry.host == host]
+            tell(f"{host} is off the list of {', '.join(places)}" if places else f"{host} was not on the list")
+        return
+    found = [entry for entry in bad_hosts.every() if cluster in ("", entry.cluster)]
+    if as_json:
+        click.echo(json_text([dataclasses.asdict(entry) for entry in found]))
+        return
+    dates = [time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.at)) for entry in found]
+    rows = [(e.cluster, e.host, date, printable(e.reason)) for e, date in zip(found, dates, strict=True)]
+    print_table(("CLUSTER", "HOST", "DATE", "REASON"), rows)
 
 
 def _init_choices() -> list[str]:

@@ -25,7 +25,7 @@ from rayhpc.doctor.look import SECONDS, look
 from rayhpc.errors import Fault, counted
 from rayhpc.finding import Finding, Verdict
 from rayhpc.host import this_host
-from rayhpc.model import HEAD_RANK
+from rayhpc.model import HEAD_RANK, BadHost
 from rayhpc.options import Options
 from rayhpc.ranks.comm import Comm, agree
 from rayhpc.schedulers.facts import Environment
@@ -54,11 +54,15 @@ class Part(Enum):
 
 @dataclass(frozen=True)
 class Result:
-    """What was found in an allocation; all ranks but 0 are told their part alone. summary: what was looked at."""
+    """What was found in an allocation; all ranks but 0 are told their part alone. summary: what was looked at.
+
+    bad: the hosts that are not well, where others are.
+    """
 
     findings: tuple[Finding, ...]
     summary: str
     part: Part
+    bad: tuple[BadHost, ...] = ()
 
     @property
     def text(self) -> str:
@@ -88,13 +92,14 @@ def examine(options: Options, comm: Comm, environ: Environment) -> Result:
 
     def join(found: Sequence[tuple[str, list[Finding]]]) -> list[Result]:
         count = f"{len(catalog.chosen(catalog.ALL, skip=skip))} checks on {counted(meeting.hosts, 'host')}"
-        return _join(f"{count} in {time.monotonic() - began:.1f} s", _may_exclude(options), found)
+        return _join(f"{count} in {time.monotonic() - began:.1f} s", options, found)
 
     return agree(comm, place, own, join, SECONDS + patience)
 
 
-def _may_exclude(options: Options) -> bool:
-    return options.check == "exclude" and options.min_nodes > 0
+def _may_exclude(options: Options, bad: int) -> bool:
+    """Whether a run may go on without so many hosts."""
+    return options.check == "exclude" and (options.min_nodes > 0 or bad <= options.spares)
 
 
 def unmet(fault: Fault) -> Result:
@@ -148,9 +153,21 @@ def _peers(ring: Sequence[Peer], place: int) -> tuple[Peer, ...]:
     return (following, *more) if len(ring) > 1 else ()
 
 
-def _join(looked: str, may_exclude: bool, found: Sequence[tuple[str, Sequence[Finding]]]) -> list[Result]:
+def _join(looked: str, options: Options, found: Sequence[tuple[str, Sequence[Finding]]]) -> list[Result]:
     every = tuple(finding.joined(each for _, own in found for each in own))
     bad = {host for host, own in found if finding.worst(own) is Verdict.FAIL}
-    goes_on = not bad or (may_exclude and found[HEAD_RANK][0] not in bad)
+    goes_on = not bad or (_may_exclude(options, len(bad)) and found[HEAD_RANK][0] not in bad)
     parts = [Part.ENDS if not goes_on else Part.LEFT_OUT if host in bad else Part.TAKES_PART for host, _ in found]
-    return [Result((), looked, part) if rank else Result(every, looked, part) for rank, part in enumerate(parts)]
+    named = _bad_hosts(found, len({host for host, _ in found} - bad))
+    return [Result((), looked, part) if rank else Result(every, looked, part, named) for rank, part in enumerate(parts)]
+
+
+def _bad_hosts(found: Sequence[tuple[str, Sequence[Finding]]], well: int) -> tuple[BadHost, ...]:
+    """The hosts with a failure, each with its first; none where no host is well: then it is not the hosts."""
+    now = time.time()
+    reasons: dict[str, str] = {}
+    for host, own in found:
+        for each in own:
+            if each.verdict is Verdict.FAIL:
+                reasons.setdefault(host, f"{each.id}: {each.what}")
+    return tuple(BadHost(host, reason, now) for host, reason in reasons.items()) if well else ()

@@ -16,7 +16,7 @@ from rayhpc.errors import ExitCode, RayhpcError
 from rayhpc.host import this_host
 from rayhpc.launch.command_line import parse
 from rayhpc.log import Console
-from rayhpc.model import HEAD_RANK
+from rayhpc.model import HEAD_RANK, Checked
 from rayhpc.options import Options
 from rayhpc.processes.signals import unwind_on_signals
 from rayhpc.ranks import comm, launcher, mpi
@@ -50,6 +50,7 @@ def _check_first(
 ) -> int:
     """Let all ranks look at their hosts, then run the bootstrap if there is a driver and a run could work."""
     from rayhpc.doctor.ranks import Part, examine  # with its checks, which most launches do without
+    from rayhpc.records import bad_hosts
 
     try:
         result = examine(options, ranks, os.environ)
@@ -61,10 +62,13 @@ def _check_first(
         return int(error.fault.code) if ranks.rank == HEAD_RANK else 0
     ranks.settle()
     console.plain(result.text)
+    if result.part is Part.ENDS and options.register:  # else the run remembers them at its end
+        for problem in bad_hosts.remember(os.environ, result.bad):
+            console.line(f"WARNING: {problem}")
     if result.part is Part.ENDS or not (driver or options.hold):
         comm.depart(ranks, _DEPART_SECONDS)
         return int(ExitCode.CONFIGURATION) if result.part is Part.ENDS and ranks.rank == HEAD_RANK else 0
-    return bootstrap(options, driver, ranks, console, early_start, excluded=result.part is Part.LEFT_OUT)
+    return bootstrap(options, driver, ranks, console, early_start, Checked(result.part is Part.LEFT_OUT, result.bad))
 
 
 def _report_unmet(error: RayhpcError, aloud: bool) -> int:

@@ -25,6 +25,7 @@ from rayhpc.schedulers.facts import (
     State,
     cluster_of,
     flag,
+    last_match,
     own_id,
     short,
 )
@@ -138,6 +139,16 @@ def cancel(system: BatchSystem, ids: Sequence[str]) -> None:
         if answer.code:
             what = f"to end {', '.join(numbers)}"
             raise _refused(argv, answer, what, "rayhpc alloc list shows what has ended already")
+
+
+def cluster_here(system: BatchSystem) -> str:
+    """The name of the cluster at which we are; empty where it has none; raises RayhpcError where it is refused."""
+    if not system.cluster_query:
+        return ""
+    answer = run(system.cluster_query, _ASK_SECONDS)
+    if answer.code:
+        raise _refused(system.cluster_query, answer, "to name the cluster", "try again; if it stays so, ask the site")
+    return last_match(system.cluster_name, answer.stdout) or ""
 
 
 def states(system: BatchSystem, ids: Sequence[str]) -> dict[str, JobState]:

@@ -23,6 +23,10 @@ def _unread(_: str, __: float) -> None:
     return None
 
 
+def _unnamed(_: Environment) -> str:
+    return ""
+
+
 def _no_hosts(_: Environment) -> list[str]:
     return []
 
@@ -39,6 +43,7 @@ class Scheduler:
     each host, from what that printed, where the environment may be another host's; parse_deadline: the end in Unix
     seconds from what that printed and the time at which it was asked, infinite for a job without a limit, None where it
     does not say.
+    cluster: the name of the cluster that runs the job, empty where the environment does not say it.
     also: a variable that is set in every job too, where others use the name of the first one.
     on_job_host: a variable that is set on the hosts of a job only, not in the shell that has asked for them;
     host_query: the words before a host's name of a command that knows the hosts on which jobs run; no_job_host: a
@@ -55,6 +60,7 @@ class Scheduler:
     deadline_query: tuple[str, ...] = ()
     parse_deadline: Callable[[str, float], float | None] = _unread
     parse_cpus: Callable[[str], dict[str, int]] | None = None
+    cluster: Callable[[Environment], str] = _unnamed
     also: str = ""
     on_job_host: str = ""
     host_query: tuple[str, ...] = ()
@@ -197,7 +203,9 @@ class BatchSystem:
     read_id: the id of the job in what `submit` printed, None if there is none; cancel: the words before the ids;
     at_cluster: the words that send a command to another cluster, where ids name one; live_output: it writes the output
     file while the job runs; on_stdin: it reads the script's directives only from standard input; adapted: the script
-    with the words that this system does not understand replaced.
+    with the words that this system does not understand replaced; cluster_query: a command that names the cluster, by
+    the pattern cluster_name; without_hosts: the request, for this script, that keeps the job from hosts, None where it
+    cannot be said.
     """
 
     name: str
@@ -211,6 +219,9 @@ class BatchSystem:
     live_output: bool = False
     on_stdin: bool = False
     adapted: Callable[[str], str] = unchanged
+    cluster_query: tuple[str, ...] = ()
+    cluster_name: str = ""
+    without_hosts: Callable[[Request, str, Sequence[str]], Request] | None = None
 
 
 def short(job_id: str) -> str:

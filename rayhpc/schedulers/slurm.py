@@ -8,6 +8,7 @@ import re
 import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from rayhpc.schedulers.arrays import Row, gathered
 from rayhpc.schedulers.facts import (
@@ -128,6 +129,7 @@ SLURM = Scheduler(
     on_job_host="SLURMD_NODENAME",
     host_query=("scontrol", "show", "node"),
     no_job_host=r"^Node \S+ not found",
+    cluster=lambda environ: environ.get("SLURM_CLUSTER_NAME", ""),
 )
 
 _STATES = {
@@ -173,6 +175,13 @@ def _flags(request: Request, output: str, _script: str) -> list[str]:
         "--output=" + output.replace("%", "%%"),
         "--open-mode=append",  # else the second attempt of a requeued job would erase what the first one wrote
     ]
+
+
+def without_hosts(request: Request, script: str, hosts: Sequence[str]) -> Request:
+    """With all of them in one --exclude: of several the last one counts, and one of the command line alone."""
+    directives = [*re.findall(r"^#SBATCH\s+(.*)$", script, re.MULTILINE), *request.directive]
+    named = [found for text in directives for found in re.findall(r"(?:^|\s)(?:--exclude[= ]|-x\s*)(\S+)", text)]
+    return replace(request, directive=(*request.directive, f"--exclude={','.join([*named, *hosts])}"))
 
 
 def read_id(text: str) -> str | None:
@@ -245,4 +254,7 @@ SLURM_SYSTEM = BatchSystem(
     cancel=("scancel",),
     at_cluster="--clusters={}",
     live_output=True,
+    cluster_query=("scontrol", "show", "config"),
+    cluster_name=r"^ClusterName\s*=\s*(\S+)",
+    without_hosts=without_hosts,
 )

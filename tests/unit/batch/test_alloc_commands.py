@@ -739,6 +739,18 @@ def test_a_check_before_the_driver_is_a_setting_of_the_script(login: Login, flag
     assert "RAYHPC_CHECK" not in login.submit("slurm", "--dry-run", driver=["train.py"]).stdout
 
 
+def test_spares_are_hosts_more(login: Login) -> None:
+    done = login.submit("slurm", "-N", "4", "--spares", "2", "--dry-run", driver=["train.py"])
+    assert done.exit_code == 0, done.output
+    assert "--nodes=6" in done.stdout
+    assert "export RAYHPC_SPARES=${RAYHPC_SPARES-2}\n" in done.stdout
+
+
+def test_spares_need_a_number_of_hosts(login: Login) -> None:
+    done = login.submit("slurm", "--spares", "2", "--dry-run", driver=["train.py"])
+    assert (done.exit_code, "--spares needs -N" in done.stderr) == (2, True)
+
+
 def test_a_driver_is_not_taken_for_the_value_of_check(login: Login) -> None:
     done = login.rayhpc("submit", "slurm", "--dry-run", "--check", "train.py", "train.py")
     assert done.exit_code == 2

@@ -9,7 +9,7 @@ import pytest
 
 from rayhpc.bootstrap import follow
 from rayhpc.bootstrap.follow import Follower, join_delay
-from rayhpc.messages import Milestone, StartNode, Stop
+from rayhpc.messages import EndNode, Milestone, StartNode, Stop
 from tests.unit.making import assignment, cluster
 
 STOP = Stop(False, 0)
@@ -86,3 +86,20 @@ def test_who_is_told_to_stop_before_its_turn_does_not_start(monkeypatch: pytest.
 @pytest.mark.parametrize(("nodes", "last"), [(2, 0.0), (500, 0.0), (1000, 1.998), (10_000, 19.998)])
 def test_the_last_to_join(nodes: int, last: float) -> None:
     assert join_delay(nodes - 1, nodes) == pytest.approx(last)
+
+
+@dataclass
+class StartedNode(FakeNode):
+    ends: int = 0
+
+    def end(self) -> None:
+        self.ends += 1
+
+
+def test_a_node_whose_place_was_taken_is_ended_and_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch, node = FakeWatch([[StartNode("h:1"), EndNode()], [], [STOP]]), StartedNode()
+    monkeypatch.setattr(follow, "time", watch)
+    assigned = assignment(cluster(1000), 999)
+    follower = Follower(cast(Any, FakeComm(999, 1000)), assigned, cast(Any, node), cast(Any, watch))
+    assert follower.follow() == STOP
+    assert (node.ends, node.address) == (1, "")

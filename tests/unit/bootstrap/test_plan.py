@@ -384,3 +384,20 @@ def test_a_rank_that_takes_no_part_has_no_node(planners: list[plan.Planner], tmp
     assert left_out.node is None
     assert other.node == made.spec.nodes[1]
     assert (left_out.run_dir, left_out.nodes) == (made.spec.run_dir, 2)
+
+
+def test_spares_have_a_share_and_wait(planners: list[plan.Planner], runs: str) -> None:
+    ranks = [rank_resources(rank, host, interfaces=LOOP) for rank, host in enumerate("abc")]
+    made, told_ranks = planned(planners, ranks, Options(run_dir=runs, spares=1))
+    spec = made.spec
+    assert ([entry.rank for entry in spec.nodes], [entry.rank for entry in spec.spares]) == ([0, 1], [2])
+    assert (spec.ranks, spec.hosts, told_ranks[2].node) == (3, 3, spec.spares[0])
+    assert [(entry.spare, entry.nodes) for entry in told_ranks] == [(False, 2), (False, 2), (True, 2)]
+
+
+def test_bad_hosts_are_taken_from_the_spares(planners: list[plan.Planner], runs: str) -> None:
+    planner = plan.Planner(Options(run_dir=runs, spares=2), None, {}, bad_hosts=1)
+    planners.append(planner)
+    proposal, *_ = planner.propose([rank_resources(rank, host, interfaces=LOOP) for rank, host in enumerate("abc")])
+    assert isinstance(proposal, plan.Proposal)
+    assert [entry.rank for entry in proposal.spares] == [2]

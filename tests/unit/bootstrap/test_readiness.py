@@ -111,14 +111,14 @@ def test_waiting_ends_when_all_are_alive() -> None:
         table.nodes = news.pop(0)
 
     end = time.monotonic() + 60
-    assert readiness.wait_for_nodes(cast(Any, table), SPEC.nodes, set(), end, poll, cast(Any, bar)) is None
+    assert readiness.wait_for_nodes(cast(Any, table), lambda: SPEC.nodes, set(), end, poll, cast(Any, bar)) is None
     assert (news, bar.shown) == ([], [0, 0, 1, 2, 3])
 
 
 def test_waiting_ends_with_an_outcome() -> None:
     outcome = Outcome(71, "a node ended")
     found = readiness.wait_for_nodes(
-        cast(Any, FakeTable()), SPEC.nodes, set(), time.monotonic() + 60, lambda: outcome, cast(Any, FakeBar())
+        cast(Any, FakeTable()), lambda: SPEC.nodes, set(), time.monotonic() + 60, lambda: outcome, cast(Any, FakeBar())
     )
     assert found is outcome
 
@@ -129,7 +129,7 @@ def test_waiting_ends_with_the_time() -> None:
 
     end = time.monotonic() - 1
     bar = cast(Any, FakeBar())
-    assert readiness.wait_for_nodes(cast(Any, FakeTable()), SPEC.nodes, set(), end, never, bar) is None
+    assert readiness.wait_for_nodes(cast(Any, FakeTable()), lambda: SPEC.nodes, set(), end, never, bar) is None
 
 
 def test_who_is_lost_is_not_waited_for() -> None:
@@ -139,7 +139,7 @@ def test_who_is_lost_is_not_waited_for() -> None:
         lost.add(2)
 
     end = time.monotonic() + 60
-    assert readiness.wait_for_nodes(cast(Any, table), SPEC.nodes, lost, end, poll, cast(Any, FakeBar())) is None
+    assert readiness.wait_for_nodes(cast(Any, table), lambda: SPEC.nodes, lost, end, poll, cast(Any, FakeBar())) is None
     assert lost == {2}
     assert time.monotonic() < end - 30
 

@@ -16,9 +16,9 @@ from rayhpc.bootstrap.run_context import RunContext
 from rayhpc.bootstrap.teardown import Leftovers, Timing, shut_down, stop_rank
 from rayhpc.errors import ExitCode, Fault
 from rayhpc.messages import Leave, Stop, Stopped
-from rayhpc.model import Outcome
+from rayhpc.model import BadHost, Outcome
 from rayhpc.options import Options
-from rayhpc.records import run_directory
+from rayhpc.records import bad_hosts, run_directory
 from tests.unit.making import assignment, cluster, context, node
 
 End = Callable[..., int]
@@ -54,13 +54,14 @@ def end(tmp_path: Path) -> Iterator[End]:
     """End a run of two ranks, of which rank 0 has prepared its node; the exit code."""
     made: list[RunContext] = []
 
-    def shut(outcome: Outcome, comm: FakeComm | None = None, **options: Any) -> int:
+    def shut(outcome: Outcome, comm: FakeComm | None = None, bad: tuple[BadHost, ...] = (), **options: Any) -> int:
         spec = cluster([node(0, temp_dir=str(tmp_path / "private")), node(1)], run_dir=str(tmp_path / "run"))
         head = Node(assignment(spec), spec.head, Options())
         head.prepare()
         made.append(context(tmp_path / "run", comm=cast(Any, comm or FakeComm()), options=Options(**options)))
         stop_node = lambda order: stop_rank(assignment(spec), 0, head.child, order)  # noqa: E731
-        return shut_down(made[-1], spec, Leftovers(None, None, frozenset(), stop_node), outcome, Timing(stopped=0.05))
+        leftovers = Leftovers(None, None, frozenset(), stop_node, bad_hosts=bad)
+        return shut_down(made[-1], spec, leftovers, outcome, Timing(stopped=0.05))
 
     yield shut
     for entry in made:
@@ -124,6 +125,21 @@ def test_a_rank_that_does_not_answer_is_named_and_only_an_abort_ends_it(end: End
         end(Outcome(3, ""), comm)
     assert outcome_of(tmp_path)["problems"] == ["rank 1 (host1) has not answered"]
     assert comm.end == "aborted with 3"
+
+
+@pytest.mark.parametrize(("register", "known"), [(True, ["c", "d"]), (False, [])])
+def test_bad_hosts_are_named_recorded_and_remembered(
+    end: End, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    register: bool, known: list[str],
+) -> None:
+    for name, value in {"RAYHPC_STATE_DIR": str(tmp_path / "state"), "SLURM_JOB_ID": "1"}.items():
+        monkeypatch.setenv(name, value)
+    bad = (BadHost("c", "it was late", 1.0), BadHost("d", "it was lost", 2.0))
+    end(Outcome(0, "the driver ended with 0"), bad=bad, register=register)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.endswith("; exit code 0; bad hosts: c (it was late), d (it was lost)")
+    assert [entry["reason"] for entry in outcome_of(tmp_path)["bad_hosts"]] == ["it was late", "it was lost"]
+    assert [entry.host for entry in bad_hosts.every()] == known
 
 
 def full(*_: Any, **__: Any) -> NoReturn:

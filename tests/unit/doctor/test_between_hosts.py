@@ -167,9 +167,22 @@ def test_bad_hosts_are_left_out_where_that_was_asked_for(
     found: list[tuple[str, list[Finding]]] = [
         (host, [fail("x", next_step="y") if host in bad else warn("z", next_step="y")]) for host in "aabb"
     ]
-    options = Options(check=check, min_nodes=least)
-    made = ranks._join("4 checks", ranks._may_exclude(options), found)
+    made = ranks._join("4 checks", Options(check=check, min_nodes=least), found)
     assert [each.part for each in made] == parts
     assert made[1].findings == ()
     assert ("goes on without" in made[0].text) == (OUT in parts)
     assert ("exit code 78" in made[0].text) == (ENDS in parts)
+    assert [(each.host, each.reason) for each in made[0].bad] == [(host, ": x") for host in bad]
+    assert not any(each.bad for each in made[1:])
+
+
+@pytest.mark.parametrize(("bad", "part"), [("b", OUT), ("c", OUT), ("bc", ENDS)])
+def test_as_many_bad_hosts_are_left_out_as_there_are_spares(bad: str, part: Part) -> None:
+    found = [(host, [fail("x", next_step="y")] if host in bad else []) for host in "abc"]
+    made = ranks._join("4 checks", Options(check="exclude", spares=1), found)
+    assert {each.part for each, (host, _) in zip(made, found, strict=True) if host in bad} == {part}
+
+
+def test_what_fails_on_every_host_is_no_hosts_fault() -> None:
+    found = [(host, [fail("x", next_step="y")]) for host in "ab"]
+    assert ranks._join("4 checks", Options(check="exclude"), found)[0].bad == ()

@@ -45,6 +45,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "check_skip": ("umask,home", "umask,home"),
     "timeout": ("90.5", 90.5),
     "min_nodes": ("2", 2),
+    "spares": ("2", 2),
     "on_node_loss": ("abort", "abort"),
     "restart_nodes": ("1", 1),
     "ray_arg": ("--verbose", ("--verbose",)),

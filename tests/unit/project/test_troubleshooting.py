@@ -21,6 +21,7 @@ FORMS = {
         "… printed no job id",
         "… refused to end …",
         "… refused to tell the jobs' states",
+        "… refused to name the cluster",
     )
 }
 
