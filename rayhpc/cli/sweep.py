@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from rayhpc.cli.base import JSON_OPTION, Told, json_text, print_table, tell
+from rayhpc.errors import counted
 from rayhpc.sweep import plots, trials
 from rayhpc.sweep.load import load
 from rayhpc.sweep.plan import text, values_as_words
@@ -46,7 +47,7 @@ def run_sweep(file: Path, resume: bool, parent: str) -> None:
 
     wanted = load(file, os.environ)
     with trials.opened(Path(parent), wanted, resume) as folder, Screen(wanted) as screen:
-        screen.line(f"{folder}: {wanted.trials} trials")
+        screen.line(f"{folder}: {counted(wanted.trials, 'trial')}")
         sys.exit(engine.run_sweep(wanted, folder, screen))
 
 

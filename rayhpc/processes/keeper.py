@@ -271,7 +271,11 @@ class Keeper:
         return self._child.pid
 
     def _become(self) -> None:
-        """What the command is before it is executed: it dies with the keeper, and ignores what the order says."""
+        """What the command is before it is executed: it dies with the keeper, and ignores what the order says.
+
+        No signal is blocked in it: Ray blocks SIGINT in all of its processes, of which a keeper may come.
+        """
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         for signum in self._order["ignored"]:
             signal.signal(signum, signal.SIG_IGN)

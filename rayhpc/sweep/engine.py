@@ -116,8 +116,9 @@ class Engine:
             final=self._backlog.last_chance(trial),
             environment={**self._own_variables(), **self._sweep.environment},
         )
+        pip = {"pip": list(self._sweep.pip)} if self._sweep.pip else None
         for rank in range(self._sweep.processes):
-            options = {**group.options(self._sweep.resources, first + rank), "runtime_env": _runtime_env(self._sweep)}
+            options = {**group.options(self._sweep.resources, first + rank), "runtime_env": pip}
             running.refs.append(self._task.options(**options).remote(program, rank, self._board))
         self._running[running.key] = running
 
@@ -205,11 +206,6 @@ def _whole(results: list[Result | None]) -> Result | None:
     return next((result for result in found if result.state == trials.FAILED), found[0])
 
 
-def _runtime_env(sweep: Sweep) -> dict[str, Any]:
-    asked = {"pip": list(sweep.pip), "py_modules": list(sweep.py_modules)}
-    return {name: value for name, value in asked.items() if value}
-
-
 def describe(trial: Trial, result: Result | None, metric: str) -> str:
     """How a trial ended, in a line."""
     if result is None:
@@ -235,7 +231,9 @@ def run_sweep(sweep: Sweep, folder: Path, screen: Screen) -> int:
     import ray
 
     began = time.monotonic()
-    ray.init(log_to_driver=False, logging_level="ERROR")
+    # Ray uploads directories for a whole job, not for one of its tasks.
+    modules = {"py_modules": list(sweep.py_modules)} if sweep.py_modules else None
+    ray.init(log_to_driver=False, logging_level="ERROR", runtime_env=modules)
     try:
         placement.check(sweep, placement.nodes(ray))
         backlog = Backlog(sweep, folder, trials.read_trials(folder))

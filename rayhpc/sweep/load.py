@@ -173,6 +173,17 @@ def _environment(document: Document, node: Node, what: str) -> dict[str, str]:
     return {name: value[0] for name, value in found.items() if value}
 
 
+def _module(document: Document, node: Node, what: str) -> str | None:
+    """The directory of a package, or an archive of one, as an absolute path; or a URI."""
+    text = document.text(node, what)
+    if text is None or "://" in text:
+        return text
+    path = document.folder / text
+    if not path.exists():
+        document.note(node, f"{what}: there is no {path}")
+    return str(path)
+
+
 def _name(document: Document, node: Node, what: str) -> str | None:
     text = document.word(node, what)
     if text is not None and not plan.NAME.fullmatch(text):
@@ -203,5 +214,5 @@ _READERS: dict[str, Any] = {
     "env_file": Document.text,
     "not_secret": lambda document, node, what: document.items(node, what, Document.word),
     "pip": lambda document, node, what: document.items(node, what, Document.text),
-    "py_modules": lambda document, node, what: document.items(node, what, Document.text),
+    "py_modules": lambda document, node, what: document.items(node, what, _module),
 }

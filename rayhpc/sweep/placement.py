@@ -116,7 +116,8 @@ def lost(error: BaseException) -> bool:
     """Whether a trial ended since its node or its worker did, and not by itself."""
     from ray import exceptions
 
-    return isinstance(error, exceptions.RayError) and not isinstance(error, exceptions.RayTaskError)
+    own = (exceptions.RayTaskError, exceptions.RuntimeEnvSetupError)
+    return isinstance(error, exceptions.RayError) and not isinstance(error, own)
 
 
 def refused(error: BaseException) -> RayhpcError:

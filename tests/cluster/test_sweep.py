@@ -161,6 +161,34 @@ def test_all_start_together_each_on_its_own_gpu(jobs: Jobs) -> None:
     assert sorted(output(directory, number) for number in range(4)) == ["0\n", "0\n", "1\n", "1\n"]
 
 
+POOR = """
+import sys, time
+from rayhpc.sweep import report
+x = int(sys.argv[1])
+report(step=1, score=x)
+try:
+    while x == 1:
+        time.sleep(0.1)
+        report(step=1, score=x)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+POOR_YAML = """
+command: [python, poor.py, "{x}"]
+space: {x: {type: grid, values: [9, 8, 7, 1]}}
+search: grid
+metric: score
+scheduler: median
+"""
+
+
+def test_a_poor_trial_is_interrupted(jobs: Jobs) -> None:
+    directory = write(jobs, poor_py=POOR, sweep_yaml=POOR_YAML)
+    end(jobs.start(*SWEEP, "sweep.yaml", ranks=4), 0)
+    assert [results(directory)[number]["state"] for number in range(4)] == ["done", "done", "done", "pruned"]
+    assert output(directory, 3) == "interrupted\n"
+
+
 MEETS = """
 import os, socket
 rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])

@@ -179,6 +179,16 @@ def test_signals_that_the_keeper_catches_are_the_commands_to_die_of(yard: Yard, 
     assert result(yard.shell(f"kill -{signum} $$; exit 0")) == (-signum, 0, 0)
 
 
+def test_signals_that_are_blocked_in_the_owner_reach_the_command(yard: Yard) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        child = yard.start("sleep", "1000")  # a shell would unblock them itself
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    child.signal(INT)
+    assert until(child.poll) and child.code == -INT
+
+
 def test_a_command_ignores_what_the_order_says(yard: Yard) -> None:
     child = yard.shell("kill -USR1 $$; kill -INT $$; exit 3", ignored=(USR1,))
     assert result(child)[0] == -INT

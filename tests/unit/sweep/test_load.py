@@ -122,6 +122,7 @@ search: grid
         ("name: a/b\ncommand: x", "name must be a name of at most 64"),
         ("command: [x", "broken YAML"),
         ("command: x\nenv_file: no.env", "no.env"),
+        ("command: x\npy_modules: [nowhere, 's3://bucket/there.zip']", ":2: an entry of py_modules: there is no /"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, text: str, told: str) -> None:

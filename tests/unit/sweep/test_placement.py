@@ -53,3 +53,12 @@ def test_what_no_node_can_hold(fields: dict[str, object], told: str) -> None:
 
 def test_what_fits_is_not_refused() -> None:
     placement.check(sweep(), FOUR)
+
+
+def test_a_trial_whose_packages_cannot_be_installed_is_not_lost() -> None:
+    from ray import exceptions
+
+    error = exceptions.RuntimeEnvSetupError("No module named 'virtualenv'")
+    assert not placement.lost(error)
+    assert "No module named 'virtualenv'" in placement.refused(error).fault.evidence
+    assert placement.lost(exceptions.NodeDiedError("its node"))
