@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--nodes", type=int, default=rayhpc.nodes(), help="nodes with GPUs (all)")
     made.add_argument("--gpus-per-node", type=int, default=8, help="GPUs of each of them (8)")
     made.add_argument("--gpu-timeout", type=float, default=120.0, help="seconds until all must be there (120)")
-    made.add_argument("--iterations", type=int, default=200, help="the most (200)")
+    made.add_argument("--iterations", type=int, default=300, help="the most (300)")
     made.add_argument("--stop-reward", type=float, default=0.95, help="mean of the last 10 iterations (0.95)")
     made.add_argument("--output", type=Path, default=Path("grpo-results"), help="for checkpoints and rewards.csv")
     made.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")

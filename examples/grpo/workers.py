@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as world
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
@@ -96,14 +96,14 @@ class Worker:
         parameters, lead = list(self.model.parameters()), leads[:, None]
         for _ in range(EPOCHS):
             now = self.model.log_probabilities(tokens)
-            ratio = (now - drawn).exp()
+            ratio, distance = (now - drawn).exp(), (first - now).exp() - (first - now) - 1
             gain = torch.min(ratio * lead, ratio.clamp(1 - CLIP, 1 + CLIP) * lead)
-            distance = (first - now).exp() - (first - now) - 1
             self.optimizer.zero_grad()
             (KL_WEIGHT * distance - gain).mean().backward()
             mean = parameters_to_vector([parameter.grad for parameter in parameters])
             world.all_reduce(mean, group=self.learners)
             vector_to_parameters(mean / world.get_world_size(self.learners), [p.grad for p in parameters])
+            nn.utils.clip_grad_norm_(parameters, 1.0)
             self.optimizer.step()
         return float(distance.mean())
 

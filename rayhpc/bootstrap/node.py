@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rayhpc import paths
+from rayhpc.bootstrap import private_directory
 from rayhpc.bootstrap.shortage import lacking, remedy, shortage
 from rayhpc.bootstrap.start_retries import reason_to_retry
 from rayhpc.errors import RayhpcError, configuration
@@ -144,8 +145,8 @@ class Node:
         """Let `ray start` go on, or begin it; address is the head's, empty on the head itself."""
         self._starts += 1
         child = self.warm_up()
-        for directory in self._entry():
-            child.answer_for(directory)
+        for path in (*self._entry(), *private_directory.link(self._assignment)):
+            child.answer_for(path)
         arguments = start_arguments(self._assignment, self.spec, self._options, port, address)
         child.tell(arguments, self.environment, self.log)
         return child

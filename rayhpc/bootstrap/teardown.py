@@ -80,6 +80,7 @@ def stop_rank(assignment: Assignment, rank: int, node: Child | None, order: Stop
         if order.logs:
             logs = _ray_logs(private, order.logs_limit)
         problems += private_directory.keep_timelines(private, Path(assignment.run_dir))
+        private_directory.unlink(assignment)
         problems += private_directory.remove(private)
     return Stopped(rank, killed, logs, tuple(problems))
 

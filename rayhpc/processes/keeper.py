@@ -198,7 +198,11 @@ class Charge:
             end = time.monotonic() + _REMOVE_SECONDS
             while (left := self._left()) and time.monotonic() < end:
                 for path in left:
-                    shutil.rmtree(path, ignore_errors=True)
+                    if os.path.islink(path):  # noqa: PTH114 - bytes
+                        with contextlib.suppress(OSError):  # as below
+                            os.unlink(path)  # noqa: PTH108 - bytes
+                    else:
+                        shutil.rmtree(path, ignore_errors=True)
                 if self._left():
                     time.sleep(_POLL_SECONDS)
 

@@ -16,8 +16,18 @@ exec srun --mpi=none --nodes=2 --ntasks=2 python -m rayhpc.start --rendezvous=sl
 """
 
 
+# As NeMo-RL's: whatever the driver has in its environment is its workers'.
+GENEROUS = COUNT.replace(
+    "ray.init(log_to_driver=False)",
+    'ray.init(log_to_driver=False, runtime_env={"env_vars": dict(os.environ)})\n'
+    'there = ray.remote(lambda: 0).options(label_selector={"rayhpc-rank": "1"})\n'
+    "ray.get(there.remote(), timeout=60)",
+)
+
+
 def test_plain_srun_on_two_hosts(slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:
-    write(tmp_path, "count.py", COUNT)
+    """And a driver that gives its whole environment to a task on the other host."""
+    write(tmp_path, "count.py", GENEROUS)
     script = write(tmp_path, "plain.sbatch", SCRIPT)
     ended = slurm_cluster.sbatch("-N2", script, cwd=tmp_path, env=active(mpich_python)).wait(120)
     assert (ended.state, ended.exit_code) == ("FAILED", 7), ended.output

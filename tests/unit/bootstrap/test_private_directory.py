@@ -6,12 +6,14 @@ import os
 import signal
 import stat
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rayhpc.bootstrap import private_directory
-from tests.unit.making import until
+from rayhpc.model import Assignment
+from tests.unit.making import assignment, cluster, node, until
 
 
 @pytest.fixture
@@ -20,6 +22,40 @@ def private(tmp_path: Path) -> Path:
     (made / "r" / "session_latest").mkdir(parents=True)
     (made / "token").write_text("secret")
     return made
+
+
+def second(directory: Path, address: str = "10.0.0.2") -> Assignment:
+    """Rank 1's, whose private directory is there."""
+    own = node(1, temp_dir=str(directory / "rh-01234567-1"), address=address)
+    Path(own.temp_dir).mkdir(exist_ok=True)
+    return assignment(cluster([node(0), own]), rank=1)
+
+
+def test_rank_0s_directory_is_a_link_on_other_hosts(tmp_path: Path) -> None:
+    own = second(tmp_path)
+    link = tmp_path / "rh-01234567-0"
+    assert private_directory.link(own) == [str(link)]
+    (tmp_path / "rh-01234567-1" / "token").write_text("secret")
+    assert (link / "token").read_text() == "secret"
+    assert private_directory.link(own) == [str(link)]  # before a restart
+    private_directory.unlink(own)
+    assert not link.is_symlink()
+
+
+def test_on_its_own_host_or_where_hosts_share_directories_it_stays_as_it_is(private: Path) -> None:
+    for own in (second(private.parent, address="10.0.0.1"), second(private.parent)):
+        assert private_directory.link(own) == []
+        private_directory.unlink(own)
+        assert (private / "token").read_text() == "secret"
+
+
+def test_the_link_is_its_makers(tmp_path: Path) -> None:
+    first = second(tmp_path)
+    third = replace(first, node=node(2, temp_dir=str(tmp_path / "rh-01234567-2"), address="10.0.0.2"))
+    assert private_directory.link(first)
+    assert private_directory.link(third) == []
+    private_directory.unlink(third)
+    assert (tmp_path / "rh-01234567-0").is_symlink()
 
 
 def test_it_is_gone(private: Path) -> None:

@@ -550,11 +550,12 @@ def test_a_killed_owner_leaves_nothing(yard: Yard) -> None:
     (private / "session").mkdir(parents=True)
     (private / "session" / "token").write_text("x")
     (yard.place / "kept").mkdir()
+    (yard.place / "link").symlink_to(yard.place / "kept")
     script = f"echo $PPID $$ | tr ' ' '\\n' >> pids; {DAEMON}; {STUBBORN}"
     process = owner(
         yard,
         script,
-        remove=[str(private), str(yard.place / "nowhere")],
+        remove=[str(private), str(yard.place / "nowhere"), str(yard.place / "link")],
         ladder=[[INT, 60.0]],
         orphan_ladder=[[TERM, 0.1]],
     )
@@ -563,7 +564,7 @@ def test_a_killed_owner_leaves_nothing(yard: Yard) -> None:
     process.kill()
     process.wait()
     assert gone(*pids)
-    assert until(lambda: not private.exists())
+    assert until(lambda: not private.exists() and not (yard.place / "link").is_symlink())
     assert (yard.place / "kept").exists()
 
 
