@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -97,8 +98,9 @@ class Kubectl:
             ) from error  # fmt: skip
 
     def _refusal(self, words: tuple[str, ...], said: str) -> RayhpcError:
-        lines = [line for line in said.strip().splitlines() if line.strip()][-_SHOWN_LINES:]
-        command = "kubectl " + " ".join(words[:3])
+        whole = [line for line in said.splitlines() if line.strip()]
+        lines = ([line for line in whole if not _OWN_LOG.match(line)] or whole)[-_SHOWN_LINES:]
+        command = " ".join(["kubectl", *itertools.takewhile(lambda word: not word.startswith("-"), words)])
         for pattern, what, step in _MEANINGS:
             if re.search(pattern, said):
                 kind = _KINDS.get(pattern, RayhpcError)
@@ -107,6 +109,8 @@ class Kubectl:
         return RayhpcError(Fault("kubectl refuses", ExitCode.CONFIGURATION, command, tuple(lines), step))
 
 
+# Of kubectl's programmers, before each of its own messages: E1128 14:00:53.406283    9572 memcache.go:265] …
+_OWN_LOG = re.compile(r"[EWI]\d{4} \d\d:\d\d:\d\d")
 _NOT_FOUND = r"\(NotFound\)|NotFound\):"
 _NO_ANSWER = "connection refused|was refused|no such host|i/o timeout|Unable to connect|TLS handshake timeout|: EOF"
 _KINDS: dict[str, type[RayhpcError]] = {_NOT_FOUND: NotFound, _NO_ANSWER: Unreachable}
@@ -119,9 +123,12 @@ _MEANINGS = (
     (r"\(Forbidden\)|is forbidden|orbidden:", "you are not allowed to do this here",
      "kubectl auth can-i --list; ask who runs the cluster, or name another --namespace"),
     (r"Unauthorized|must be logged in", "Kubernetes does not know you", "log in again, as your cluster's guide says"),
+    (r"localhost:8080 was refused", "kubectl knows no cluster",
+     "KUBECONFIG names the file that says where it is, by default ~/.kube/config: ask who runs the cluster"),
     (_NO_ANSWER, "Kubernetes cannot be reached",
      "check the network, the VPN and kubectl config current-context; another cluster: --context"),
-    (r"context .* does not exist|no context exists", "there is no such context", "kubectl config get-contexts"),
+    (r"context .* does not exist|no context exists|context was not found", "there is no such context",
+     "kubectl config get-contexts"),
     (_NOT_FOUND, "Kubernetes has no such object", "rayhpc kube list"),
 )  # fmt: skip
 

@@ -94,8 +94,12 @@ def test_what_can_be_known_before_anything_is_made(lab: Lab) -> None:
     assert done.returncode == 78
     assert lab.api.list("rayclusters") == []
     lab.outage()
-    done = lab.run("kube", "list")
-    assert (done.returncode, "Kubernetes cannot be reached" in done.stderr) == (78, True), done.stderr
+    for words, what in (((), "Kubernetes cannot be reached"), (("--context", "b"), "there is no such context")):
+        done = lab.run("kube", "list", *words)
+        assert done.returncode == 78
+        assert done.stderr.startswith(f"rayhpc: {what}  [kubectl get rayclusters.ray.io,rayjobs.ray.io]\n"), done.stderr
+    lab.env["KUBECONFIG"] = "/nonexistent"
+    assert lab.run("kube", "list").stderr.startswith("rayhpc: kubectl knows no cluster  [")
 
 
 def test_somebody_else_s_cluster_of_the_same_name_is_left_alone(lab: Lab) -> None:

@@ -31,14 +31,14 @@ def run_job(words: tuple[str, ...], ttl: int, time: str, working_dir: str, timeo
 
     Ctrl-C detaches once the command runs; before, it takes the cluster back.
     """
-    if not words or said["clusters"]:
-        raise refused("a job is one command", "no COMMAND, or --clusters", "rayhpc kube job --image IMAGE -- train.py")
+    if not words:
+        raise refused("there is no command", "nothing stands behind --", "rayhpc kube job --image IMAGE -- train.py")
     directory = Path(working_dir).resolve()
     if not directory.is_dir():
         raise refused("--working-dir is no directory", str(directory), "name the one that the job shall start in")
     name = f"{said['name']}-{uuid.uuid4().hex[:5]}"
     wanted = JobOptions(job.line(words), ttl, parse.deadline(time))
-    documents = parse.documents({**said, "name": name}, registry.account(), wanted)
+    documents = parse.documents({**said, "name": name, "clusters": 0}, registry.account(), wanted)
     kubectl = kubectl_of(said)
     check_access(kubectl, "rayjobs")
     launch.apply(kubectl, documents, registry.account())

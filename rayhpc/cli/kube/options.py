@@ -27,7 +27,6 @@ _many = functools.partial(click.option, multiple=True)
 CLUSTER = (
     click.option("--name", default=lambda: f"ray-{manifest.owner_label(registry.account()).lower()}", metavar="NAME",
                  help="[default: ray- and your account]"),
-    click.option("--clusters", default=0, type=click.IntRange(0), metavar="N", help="Several: NAME-0, NAME-1, ..."),
     click.option("--image", default="", help="With Ray in it, as rayproject/ray:2.60.0-py312-gpu."),
     click.option("--ray-version", default="", metavar="X.Y.Z", help="In the image.  [default: by its tag]"),
     click.option("--workers", default="", metavar="N|MIN:MAX", help="Number of worker pods.  [default: 1]"),
@@ -54,6 +53,8 @@ CLUSTER = (
     click.option("-f", "--file", "base", default="", metavar="FILE", help="Start from the site's own document."),
     *PLACE,
 )  # fmt: skip
+CLUSTERS = click.option("--clusters", default=0, type=click.IntRange(0), metavar="N",
+                        help="Several: NAME-0, NAME-1, ...")  # fmt: skip
 JOB = (
     click.option("--ttl", default=60, type=click.IntRange(20), metavar="S", show_default=True,
                  help="Seconds that a job's cluster stays after the end: the last lines of the log are read then."),

@@ -11,7 +11,7 @@ import click
 
 from rayhpc.cli.base import INTERRUPTED, WithCommand, tell
 from rayhpc.cli.kube.board import watch
-from rayhpc.cli.kube.options import CLUSTER, JOB, NAMES, OUTPUT, PLACE, TIMEOUT, kubectl_of, with_options
+from rayhpc.cli.kube.options import CLUSTER, CLUSTERS, JOB, NAMES, OUTPUT, PLACE, TIMEOUT, kubectl_of, with_options
 from rayhpc.errors import counted
 from rayhpc.jobs import address_file
 from rayhpc.jobs.address_file import Address
@@ -24,7 +24,7 @@ from rayhpc.records import registry
 
 
 @click.command("manifest", cls=WithCommand)
-@with_options(*CLUSTER, *JOB)
+@with_options(*CLUSTER, CLUSTERS, *JOB)
 def print_manifest(words: tuple[str, ...], ttl: int, time: str, **said: Any) -> None:
     """Print what `launch` would apply; with a COMMAND, what `job` would."""
     wanted = JobOptions(line(words), ttl, parse.deadline(time)) if words else None
@@ -32,7 +32,7 @@ def print_manifest(words: tuple[str, ...], ttl: int, time: str, **said: Any) -> 
 
 
 @click.command("launch")
-@with_options(*CLUSTER)
+@with_options(*CLUSTER, CLUSTERS)
 @click.option("--wait/--no-wait", default=True, help="Until the clusters are ready and registered, the default.")
 @TIMEOUT
 @OUTPUT

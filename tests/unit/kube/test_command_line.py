@@ -124,7 +124,6 @@ def test_a_job_ends_and_gives_its_cluster_back() -> None:
     [
         ("manifest", "--image", IMAGE, "--time", "0.5", "--", "train.py"),
         ("job", "--image", IMAGE),
-        ("job", "--image", IMAGE, "--clusters", "2", "--", "train.py"),
         ("scale", "a", "four"),
         ("delete",),
         ("delete", "a", "--prefix", "b"),
