@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -32,13 +32,16 @@ def usage() -> Iterator[None]:
         click.echo(error.fault.text(), err=True)
         sys.exit(int(error.fault.code))
     except UsageError as problem:
-        click.echo(f"lab: {problem}", err=True)
-        sys.exit(EXIT_USAGE)
+        _refuse(problem)
     except ModuleNotFoundError as problem:
         if (problem.name or "").partition(".")[0] not in NEEDED:
             raise
-        click.echo(f"lab: {problem.name} is not installed: pip install 'rayhpc[lab]'", err=True)
-        sys.exit(EXIT_USAGE)
+        _refuse(UsageError(f"{problem.name} is not installed: pip install 'rayhpc[lab]'"))
+
+
+def _refuse(problem: UsageError) -> NoReturn:
+    click.echo(f"lab: {problem}", err=True)
+    sys.exit(EXIT_USAGE)
 
 
 def completed(context: click.Context, _: click.Parameter, word: str) -> list[str]:
