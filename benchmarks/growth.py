@@ -61,6 +61,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--ranks", type=sizes, default=_SIZES, metavar="N,N", help="default: 2,4,8,…,256")
     parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="how long the driver sleeps (30)")
     parser.add_argument("--by", choices=("mpi", "tcp"), default="mpi", help="how the ranks meet (mpi)")
+    parser.add_argument("--no-sweep", action="store_true", help="no look through all processes of the host at the end")
     parser.add_argument("--limit", type=float, default=600.0, metavar="S", help="how long a run may take (600)")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "build/growth", metavar="DIR")
     return parser.parse_args(words)
@@ -68,7 +69,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def launch(ranks: int, options: argparse.Namespace, directory: Path) -> tuple[list[str], dict[str, str]]:
     """What starts so many ranks: its words, and its environment."""
-    program = [sys.executable, "-m", "benchmarks.growth_rank"]
+    program = [sys.executable, "-m", "benchmarks.growth_rank", *(["--no-sweep"] if options.no_sweep else [])]
     words = [str(directory), *_OPTIONS, f"--run-dir={directory / 'runs'}", f"--timeout={options.limit}"]
     driver = ["--", "sleep", str(options.seconds)]
     if options.by == "mpi":

@@ -1,7 +1,8 @@
-"""One rank of benchmarks.growth: DIRECTORY, then what `python -m rayhpc.start` takes. --forked N before them: N ranks.
+"""One rank of benchmarks.growth: DIRECTORY, then what `python -m rayhpc.start` takes.
 
-Forked ranks meet over TCP and share the memory of their imports, so that a thousand fit on a host. They do not look
-through all processes of the host at the end: of a thousand ranks each would look at three thousand, which no host has.
+Before them: --no-sweep, and the ranks do not look through all processes of the host at the end; of a thousand on a host
+each would look at three thousand. --forked N: N ranks, which share the memory of their imports, so that a thousand fit
+on a host; they meet over TCP.
 
 In the place of Ray: a child that sleeps for `ray start`, and a node table that has a node as soon as its rank has said
 that it starts it. All else is the product. What a rank has sent, received and computed goes to DIRECTORY/rank-N.json.
@@ -9,6 +10,7 @@ that it starts it. All else is the product. What a rank has sent, received and c
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pickle
@@ -181,9 +183,13 @@ def forked(count: int, rank: Callable[[], int]) -> int:
 def main() -> None:
     """Run the rank, or the ranks."""
     global DIRECTORY
-    words = sys.argv[1:]
-    count = int(words[1]) if words[0] == "--forked" else 0
-    DIRECTORY, rest = Path(words[2 if count else 0]), words[3 if count else 1 :]
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--no-sweep", action="store_true")
+    parser.add_argument("--forked", type=int, default=0)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("rest", nargs=argparse.REMAINDER)
+    options = parser.parse_args()
+    DIRECTORY, count, rest = options.directory, options.forked, options.rest
     counting = SimpleNamespace(dumps=COUNTER.dumps, loads=COUNTER.loads, HIGHEST_PROTOCOL=pickle.HIGHEST_PROTOCOL)
     for module, name, stub in [
         (ray_start, "COMMAND", _SLEEPS), (lead, "NodeTable", StubTable), (lead, "Supervisor", StubbedSupervisor),
@@ -192,7 +198,7 @@ def main() -> None:
     ]:  # fmt: skip
         assert hasattr(module, name)
         setattr(module, name, stub)
-    if count:
+    if options.no_sweep:
         children.sweep = lambda *_: 0
     sys.exit(forked(count, lambda: start.main(rest)) if count else start.main(rest))
 
