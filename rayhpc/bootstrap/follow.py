@@ -108,7 +108,7 @@ class Follower:
             if self._worker:
                 self._worker.warm_up()
             if self._assignment.spare:
-                self._watch.slow_down()
+                self._watch.doze()
             order = self.follow()
         except Exception as error:  # a bug of ours must not strand the others
             self._comm.send(HEAD_RANK, RankFailed(self._comm.rank, internal(error).on(self._place, time.time())))

@@ -135,3 +135,12 @@ def test_a_forgotten_child_is_not_told(noted: Signals, children: tuple[FakeChild
     watch.forget(cast(Any, children[0]))
     watch.forget(cast(Any, children[1]))
     assert watch.wait() == []
+
+
+def test_who_only_waits_looks_seldom(noted: Signals) -> None:
+    made = Watch(cast(Any, SimpleNamespace(size=3)), noted)
+    paces = [made.every]
+    for change in (made.doze, made.slow_down):
+        change()
+        paces.append(made.every)
+    assert paces == [0.01, 0.5, 0.1]
