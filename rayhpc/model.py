@@ -101,6 +101,7 @@ class ClusterSpec:
     """What all ranks agreed on. Holds no secret: it is written to cluster.json.
 
     ranks, hosts: with the spares; nodes: those that shall start; spares: those that wait to take the place of one.
+    joins: HOST:PORT of the cluster that these nodes join; empty for a cluster of their own.
     """
 
     run_id: str
@@ -115,6 +116,7 @@ class ClusterSpec:
     deadline: float
     nodes: tuple[NodeSpec, ...]
     spares: tuple[NodeSpec, ...] = ()
+    joins: str = ""
 
     @property
     def head(self) -> NodeSpec:
@@ -125,7 +127,7 @@ class ClusterSpec:
     def address(self) -> str:
         """host:port of the head's GCS, as RAY_ADDRESS wants it."""
         host = self.head.address
-        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        return self.joins or (f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}")
 
     @cached_property
     def _by_rank(self) -> dict[int, NodeSpec]:
@@ -153,7 +155,8 @@ class Assignment:
     """What rank 0 assigns to one rank: constant in size, whatever the number of nodes. node: None for an idle rank.
 
     ray: its version; certificate: None without --tls; it names every host, some 10 bytes each; metrics: whether the
-    nodes tell theirs; spare: whether the node waits to take another's place.
+    nodes tell theirs; spare: whether the node waits to take another's place; joins: the nodes join the cluster of
+    another run.
     """
 
     run_id: str
@@ -167,13 +170,15 @@ class Assignment:
     certificate: Certificate | None = None
     metrics: bool = False
     spare: bool = False
+    joins: bool = False
 
 
 @dataclass(frozen=True)
 class AliveNode:
     """A row of Ray's node table that is alive; rank: None for a node of no rank of this run; id: new at each start.
 
-    metrics_port: where its agent tells its metrics; 0 or below where it has none.
+    metrics_port: where its agent tells its metrics; 0 or below where it has none; guest: RUN.RANK of a node that
+    another run has brought, else empty.
     """
 
     rank: int | None
@@ -182,6 +187,7 @@ class AliveNode:
     gpus: float
     id: str = ""
     metrics_port: int = 0
+    guest: str = ""
 
 
 @dataclass(frozen=True)
@@ -213,7 +219,8 @@ class ClusterEntry:
     id: the run's; host: the head's; address: HOST:PORT of the GCS; dashboard: its URL as reached from other hosts,
     empty without one; run_dir: absolute; scheduler, batch_job_id: empty outside of a batch job; command: the driver's,
     empty under --hold; started_at, deadline: Unix seconds, 0 where there is no end; pid: of rank 0, on host; metrics:
-    the URL of its Prometheus on that host, empty without one.
+    the URL of its Prometheus on that host, empty without one; guests: the nodes that other jobs have brought, a line
+    each, also of those that have left; nodes, cpus and gpus are what is there now.
     """
 
     id: str
@@ -233,6 +240,7 @@ class ClusterEntry:
     tls: bool
     pid: int
     metrics: str = ""
+    guests: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

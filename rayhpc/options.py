@@ -83,6 +83,9 @@ class Options:
     hold: bool = option(
         False, "No driver: keep the cluster until a signal. Not Slurm's job hold, which keeps a job from starting."
     )
+    join: str = option(
+        "", "Bring nodes to the running cluster RUN, until their job's end (docs/growth.md).", metavar="RUN"
+    )
     walltime: str = option("", "End of the job, counted from now: 3600, 01:00:00, 1-00:00:00.", metavar="TIME")
     deadline: float = option(0.0, "End of the job in Unix seconds.", minimum=0, metavar="UNIX")
     grace: float = option(

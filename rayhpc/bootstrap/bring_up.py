@@ -68,7 +68,8 @@ class BringUp:
         if outcome is None and readiness.missing(self.alive, [head]):
             outcome = self._verdict()
         if outcome is None:
-            self._context.milestone("head", head.host, f"head {self.spec.address} up")
+            text = f"rank 0 has joined {self.spec.joins}" if self.spec.joins else f"head {self.spec.address} up"
+            self._context.milestone("head", head.host, text)
         return outcome
 
     def start_workers(self) -> Outcome | None:
@@ -101,7 +102,7 @@ class BringUp:
 
     def _start_head(self) -> None:
         self._context.log.write("start", HEAD_RANK, self.spec.head.host)
-        self._context.watch.add(self._node.start(self.spec.port, ""), self._head_ended)
+        self._context.watch.add(self._node.start(self.spec.port, self.spec.joins), self._head_ended)
 
     def _head_ended(self, child: Child) -> NodeEnded | Milestone:
         """The event of the head's end. A head that was alive once is not started again: its GCS has the cluster."""
@@ -111,8 +112,8 @@ class BringUp:
 
     def _start_head_again(self) -> None:
         """Start the head, if possible on another port, which the record and the node table's address get."""
-        port = network.free_port(self.spec.head.host, self._context.options.port)
-        self.spec = replace(self.spec, port=port)
+        if not self.spec.joins:
+            self.spec = replace(self.spec, port=network.free_port(self.spec.head.host, self._context.options.port))
         run_directory.write_json(Path(self.spec.run_dir, paths.SPEC), self.spec)
         self._supervisor.table.move(self.spec.address)
         self._start_head()

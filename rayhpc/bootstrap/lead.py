@@ -38,12 +38,15 @@ class Leader:
     A further stage, e.g. a check of the accepted cluster before the driver, is one line in stages().
     """
 
+    supervisor: type[Supervisor] = Supervisor
+
     def __init__(self, context: RunContext, plan: ClusterPlan, node: Node, bad_hosts: Sequence[BadHost] = ()) -> None:
         """bad_hosts: those that a check has found before."""
         spec = plan.spec
         self._context, self._plan, self._node = context, plan, node
-        self._table = NodeTable(spec.address, paths.node_table(spec.head.temp_dir))
-        self._supervisor = Supervisor(context, spec, self._table)
+        joined = spec.run_id if spec.joins else ""
+        self._table = NodeTable(spec.address, paths.node_table(spec.head.temp_dir), joined=joined)
+        self._supervisor = self.supervisor(context, spec, self._table)
         self._supervisor.bad_hosts |= {each.host: each for each in bad_hosts}
         self._bring_up = BringUp(context, spec, node, self._supervisor)
         self._driver: Child | None = None
@@ -127,6 +130,7 @@ class Leader:
             tell = context.console.line
             self._registration = Registration(entry, assignment.token, assignment.certificate, tell)
             self._supervisor.follow_end(self._registration.move_end)
+            self._supervisor.guests.tell = self._registration.resize
         return None
 
     def _print_commands(self) -> Outcome | None:

@@ -233,7 +233,8 @@ class Node:
 def start_arguments(assignment: Assignment, spec: NodeSpec, options: Options, port: int, address: str) -> list[str]:
     """The command line of `ray start`: every resource said, no fixed port, nothing that is not needed."""
     role = [f"--address={address}"] if address else _head_arguments(assignment, options, port)
-    labels = ",".join(part for part in (options.labels, f"{names.RANK_LABEL}={spec.rank}") if part)
+    rank = f"{assignment.run_id}.{spec.rank}" if assignment.joins else str(spec.rank)
+    labels = ",".join(part for part in (options.labels, f"{names.RANK_LABEL}={rank}") if part)
     return [
         "start",
         "--block",

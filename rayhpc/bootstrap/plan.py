@@ -113,10 +113,8 @@ class Planner:
         check_min_nodes(self._options.min_nodes, len(nodes))
         if not self._options.login_node:
             check_login_node(head.host, self._environ)
-        port = network.free_port(head.host, self._options.port)
+        port, probe = self._meeting(head)
         deadline, about_time = self._deadline(head.host, now, said)
-        self._listener = network.Listener()
-        probe = Probe(tuple(entry.address for entry in head.interfaces), self._listener.port)
         about_shares = (*share.warnings(found, (*nodes, *waiting), self._options), *spares.warnings(nodes, waiting))
         warnings = (*about_shares, *self._unused_hosts(found), *about_time)
         proposal = Proposal(run_id, tuple(found), nodes, waiting, port, deadline, probe, warnings)
@@ -125,6 +123,12 @@ class Planner:
     def _spares(self) -> int:
         """How many hosts are left to wait once the bad ones are left out."""
         return max(0, self._options.spares - self._bad_hosts)
+
+    def _meeting(self, head: RankResources) -> tuple[int, Probe]:
+        """The port of the GCS, and what each rank shall try to reach."""
+        port = network.free_port(head.host, self._options.port)
+        self._listener = network.Listener()
+        return port, Probe(tuple(entry.address for entry in head.interfaces), self._listener.port)
 
     def settle(self, proposal: Proposal, reaches: Sequence[Reach]) -> list[ClusterPlan | Assignment]:
         """Choose the network that all share and make the run directory; the plan, and each other rank's assignment."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rayhpc import schedulers
 from rayhpc.bootstrap import driver, metrics, plan, resources
+from rayhpc.bootstrap.join_plan import JoinPlanner
 from rayhpc.bootstrap.node import Node
 from rayhpc.bootstrap.plan import ClusterPlan
 from rayhpc.bootstrap.watch import Watch
@@ -52,7 +53,7 @@ def bootstrap(
     imported = Milestone(comm.rank, this_host.name(), "imported", time.time(), since=this_host.started_at())
     scheduler = schedulers.detect(environ)
     survey = (lambda: None) if checked.excluded else partial(_survey, comm.rank, options, command, scheduler, environ)
-    planner = plan.Planner(options, scheduler, environ, len(checked.bad))
+    planner = (JoinPlanner if options.join else plan.Planner)(options, scheduler, environ, len(checked.bad))
     try:
         agreed = plan.agree_on_cluster(comm, place, survey, planner)
         assignment = agreed.assignment if isinstance(agreed, ClusterPlan) else agreed
@@ -69,11 +70,13 @@ def bootstrap(
 
         Follower(comm, assignment, node, watch).run()
         return 0
+    from rayhpc.bootstrap.join import Joiner
     from rayhpc.bootstrap.lead import Leader
     from rayhpc.bootstrap.run_context import RunContext
 
     log = EventLog(Path(agreed.spec.run_dir))
-    return Leader(RunContext(comm, options, agreed.argv, console, watch, log), agreed, node, checked.bad).run()
+    leader = Joiner if agreed.spec.joins else Leader
+    return leader(RunContext(comm, options, agreed.argv, console, watch, log), agreed, node, checked.bad).run()
 
 
 def _survey(

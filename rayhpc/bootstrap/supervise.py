@@ -13,6 +13,7 @@ from pathlib import Path
 from rayhpc import paths
 from rayhpc.bootstrap.deadline import EndOfJob, question
 from rayhpc.bootstrap.decision import Policy, decide, loss
+from rayhpc.bootstrap.guests import Guests
 from rayhpc.bootstrap.lost_nodes import Roster
 from rayhpc.bootstrap.node_table import NodeTable
 from rayhpc.bootstrap.run_context import RunContext
@@ -70,6 +71,7 @@ class Supervisor:
         self._spec, self._options = spec, options
         self._comm, self._watch = context.comm, context.watch
         self._console, self._log = context.console, context.log
+        self.guests = Guests(context, spec.head.host)
         self._compared: Sequence[AliveNode] = ()
         self._head_address, self._start_seconds = "", 0.0
         self._late_at: dict[int, float] = {}
@@ -255,6 +257,7 @@ class Supervisor:
         if self.table.nodes is not self._compared:  # an answer is asked for less often than mail is looked for
             self._compared = self.table.nodes
             self._compare(self.table.nodes)
+            self.guests.look(self.table.nodes)
         # A head that has not been alive yet may be started again: its own end tells.
         closed = self.table.closed and HEAD_RANK in self.roster.seen
         silent = closed or self.table.silence > head_silence(len(self._spec.nodes))

@@ -20,6 +20,7 @@ from rayhpc.batch.leave_out import without_bad_hosts
 from rayhpc.batch.status import Seen
 from rayhpc.batch.submit import Submission, doubts, plan_submission, submit_allocation
 from rayhpc.batch.wait import wait_for_allocations
+from rayhpc.cli import growth
 from rayhpc.cli.base import (
     JSON_OPTION,
     RUN_DIR,
@@ -132,6 +133,18 @@ def submit_planned(submission: Submission, driver: Sequence[str], dry_run: bool)
 for _system in (*SYSTEMS.values(), None):
     submit.add_command(_submit_command(_system))
 alloc.add_command(list_sites)
+
+
+def _grow(run: str, scheduler: str, script: str, dry_run: bool, run_dir: str, **values: Any) -> None:
+    submission = growth.planned(run, scheduler, script, run_dir, Request(**values))
+    submit_planned(submission, submission.command, dry_run)
+
+
+alloc.add_command(RUN_DIR(click.Command(
+    "grow", callback=_grow, params=growth.grow_parameters(),
+    help="Submit a job whose nodes join cluster RUN and leave it in order before the job's end.",
+)))  # fmt: skip
+alloc.add_command(growth.shrink)
 
 
 def _tell_next(allocation: Allocation) -> None:

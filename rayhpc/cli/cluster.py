@@ -118,6 +118,7 @@ def _lines(seen: Sight) -> list[tuple[str, str]]:
         *([("until", _moment(entry.deadline))] if entry.deadline else []),
         ("driver", shlex.join(entry.command) or _HELD),
         ("run", entry.run_dir),
+        *(("guest", line) for line in entry.guests),
         ("token", str(registry.token_file(entry)) + (", with a certificate (TLS)" if entry.tls else "")),
     ]
 

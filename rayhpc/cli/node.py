@@ -55,7 +55,7 @@ node.add_command(
         callback=_head,
         params=[
             *command_line.parameters(Terminals, without=("head",)),
-            *command_line.parameters(Options, without=("port", "rendezvous", "check", "check_skip")),
+            *command_line.parameters(Options, without=("port", "rendezvous", "check", "check_skip", "join")),
             click.Argument(["command"], nargs=-1, type=click.UNPROCESSED, metavar="[DRIVER [ITS ARGUMENTS]...]"),
         ],
         help=_HEAD_HELP,

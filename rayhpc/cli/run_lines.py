@@ -30,6 +30,7 @@ def run_lines(run: Run) -> list[Line]:
         *(("problem", str(text)) for text in outcome.get("problems", ())),
         *job,
         *_times(run),
+        *_guests(run),
         ("hosts", _hosts(run, spec)),
         ("versions", _versions(spec)),
         ("driver", _driver(run)),
@@ -70,6 +71,20 @@ def _times(run: Run) -> list[Line]:
     up = f", up after {seconds['up']:.1f} s" if "up" in seconds else ""
     took = f", over after {seconds['released']:.1f} s" if "released" in seconds else ""
     return [("began", f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(began))}{up}{took}")]
+
+
+def _guests(run: Run) -> list[Line]:
+    """The nodes that other jobs have brought, and when they left."""
+    try:
+        events = [event for event in recorded.events(run) if event.get("stage") in ("joined", "left")]
+    except RayhpcError:
+        return []
+    found: dict[str, str] = {}
+    for event in events:
+        node, at = str(event.get("node")), time.strftime("%H:%M:%S", time.localtime(float(event["at"])))
+        came = event["stage"] == "joined"
+        found[node] = f"{node} at {event.get('address')}: since {at}" if came else f"{found.get(node, node)} until {at}"
+    return [("guest", text) for text in found.values()]
 
 
 def _hosts(run: Run, spec: Mapping[str, Any]) -> str:

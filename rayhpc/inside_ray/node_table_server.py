@@ -6,7 +6,8 @@ ray.nodes(). That is public, takes half a second, and is a row in Ray's list of 
 
 Rank 0 asks through node_table.py. A question is the address of a GCS, a line; the answer is a JSON object, a line too:
 rows (rank's label, address, CPUs, GPUs, id and metrics' port of each living node), or closed (whether the port refuses
-connections), or error (of Ray's client).
+connections), or error (of Ray's client). Behind the address may stand a time in Unix milliseconds and the ids of nodes
+that shall leave: they get no more work, and each ends when it has none left. drained says that Ray has taken that.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import contextlib
 import errno
 import json
 import socket
+import subprocess
 import sys
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,9 @@ from rayhpc.inside_ray.names import RANK_LABEL
 
 _ASK_SECONDS = 2.0
 _ALIVE = 0
+# Of Ray's DrainNodeReason the one that no node refuses.
+_PREEMPTION = 2
+_WHY = "the job that has brought the node ends"
 
 
 def answer(path: str) -> None:
@@ -61,14 +67,20 @@ class Table:
         self._address = ""
         self._client: Any = None
 
-    def ask(self, address: str) -> dict[str, Any]:
+    def ask(self, question: str) -> dict[str, Any]:
         """The answer, whatever Ray's client does; after 2 s without one at the latest."""
+        address, *order = question.split()
         try:
             listens = _listens(address)
             if address != self._address or not listens:
                 self._forget()  # a head that is started again has another cluster id
                 self._address = address
-            return {"rows": self._rows(address)} if listens else {"closed": listens is False}
+            if not listens:
+                return {"closed": listens is False}
+            rows = self._rows(address)
+            if order:
+                self._drain(address, int(order[0]), order[1:])
+            return {"rows": rows, **({"drained": True} if order else {})}
         except Exception as error:  # Ray's errors share no base class between its releases
             return {"error": f"{type(error).__name__}: {error}"}
 
@@ -76,6 +88,13 @@ class Table:
         self._client = self._client or _client_class()(address=address)
         found = self._client.get_all_node_info(timeout=_ASK_SECONDS).values()
         return [_row(info) for info in found if info.state == _ALIVE]
+
+    def _drain(self, _: str, until: int, nodes: list[str]) -> None:
+        """Raises RuntimeError where Ray refuses."""
+        for node in nodes:
+            accepted, why = self._client.drain_node(node, _PREEMPTION, _WHY, until, timeout=_ASK_SECONDS)
+            if not accepted:
+                raise RuntimeError(why)
 
     def _forget(self) -> None:
         self._client = None
@@ -90,6 +109,16 @@ class PublicTable(Table):
         if not ray.is_initialized():
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", namespace="rayhpc-node-table")
         return [_public_row(node) for node in ray.nodes() if node["Alive"]]
+
+    def _drain(self, address: str, until: int, nodes: list[str]) -> None:
+        left = str(max(0, until // 1000 - int(time.time())))
+        words = ["--address", address, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", _WHY]
+        words += ["--deadline-remaining-seconds", left, "--node-id"]
+        command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", *words]
+        asked = [subprocess.Popen([*command, node]) for node in nodes]
+        codes = [process.wait() for process in asked]
+        if any(codes):
+            raise RuntimeError("ray drain-node has failed")
 
     def _forget(self) -> None:
         import ray

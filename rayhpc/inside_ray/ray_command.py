@@ -47,10 +47,10 @@ def spare_imports() -> None:
     sys.modules.update({name: Late(name) for name in _LATE})
 
 
-def start_node_table(arguments: list[str]) -> None:
-    """Without the patches the head's node table is read by a program beside this one, with Ray's public functions."""
+def start_node_table() -> None:
+    """Without the patches the node table is read by a program beside this one, with Ray's public functions."""
     path = os.environ.pop(names.NODE_TABLE, "")
-    if "--head" in arguments and path:
+    if path:
         subprocess.Popen([sys.executable, str(Path(__file__).with_name("node_table_server.py")), path])
 
 
@@ -63,7 +63,7 @@ def run(command: Callable[[], None], arguments: list[str], environment: dict[str
     os.close(output)
     os.environ.update(environment)
     if not _patched():
-        start_node_table(arguments)
+        start_node_table()
     sys.argv = ["ray", *arguments]
     command()
 

@@ -24,7 +24,7 @@ def adjust(ray_params: Any, head: bool) -> None:
     elif names.TEMP_DIR in os.environ:
         ray_params.temp_dir = os.environ[names.TEMP_DIR]
     if names.patched(os.environ, ray.__version__):
-        if head:
+        if node_table:
             node_table_server.answer(node_table)
         patches.leave_agents_behind(ray_params, dashboard or metrics)
         apply_patches(head, dashboard)

@@ -66,6 +66,8 @@ def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
         options = chosen(context.params)
     except click.UsageError as error:
         raise _usage(error.format_message()) from error
+    if options.join:
+        options = _joining(options, driver)
     if driver and options.hold:
         raise _usage(f"--hold keeps a cluster without a driver: {driver[0]}")
     if not (driver or options.hold or options.check != "no"):
@@ -74,6 +76,14 @@ def parse(arguments: Sequence[str]) -> tuple[Options, list[str]]:
         raise _usage("-m names no module")
     check(options)
     return options, driver
+
+
+def _joining(options: Options, driver: Sequence[str]) -> Options:
+    """The options of a launch that joins; raises RayhpcError for a driver. What the cluster has, it has already."""
+    if driver:
+        raise _usage(f"--join brings nodes and runs no driver: {driver[0]}")
+    own = dataclasses.replace(options, hold=True, register=False, restart_nodes=0, spares=0)
+    return dataclasses.replace(own, dashboard=False, metrics=False, tls=False)
 
 
 def chosen(values: typing.Mapping[str, Any]) -> Options:

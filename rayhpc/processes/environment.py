@@ -72,6 +72,8 @@ _RANK_DROPPED = frozenset(
 TIGHT_HEALTH_NODES = 64
 
 MARKER = "RAYHPC_NODE"
+# The rank that asks its own `ray start` for the node table.
+_ASKS = 0
 _OWN_PROGRAMS = str(Path(sys.executable).parent)
 
 
@@ -149,7 +151,7 @@ def python_first(inherited: Mapping[str, str]) -> dict[str, str]:
 
 def _hook(inherited: Mapping[str, str], assignment: Assignment, spec: NodeSpec) -> dict[str, str]:
     """What `ray start` and ray_command.py read of us; without the patches no hook but where Ray needs one."""
-    found = {names.NODE_TABLE: paths.node_table(spec.temp_dir)}
+    found = {names.NODE_TABLE: paths.node_table(spec.temp_dir)} if spec.rank == _ASKS else {}
     if assignment.dashboard_port:
         found[names.DASHBOARD] = "1"
     if assignment.metrics:

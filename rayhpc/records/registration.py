@@ -7,11 +7,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from rayhpc.errors import RayhpcError
-from rayhpc.model import Certificate, ClusterEntry
+from rayhpc.model import AliveNode, Certificate, ClusterEntry
 from rayhpc.records import registry
 
 _LOOK_SECONDS = 2.0
@@ -30,7 +30,7 @@ class Registration:
         self, entry: ClusterEntry, token: str, certificate: Certificate | None, tell: Callable[[str], None]
     ) -> None:
         self._entry = entry
-        self._end = entry.deadline
+        self._wanted = entry
         self._tell = tell
         self._closed = threading.Event()
         self._problems: list[str] = []
@@ -40,7 +40,12 @@ class Registration:
 
     def move_end(self, end: float) -> None:
         """Enter another end of the job, in Unix seconds, infinite where there is none any more."""
-        self._end = end if end < math.inf else 0.0
+        self._wanted = replace(self._wanted, deadline=end if end < math.inf else 0.0)
+
+    def resize(self, nodes: Sequence[AliveNode], guests: tuple[str, ...]) -> None:
+        """Enter the nodes that are alive now, and who has come and left."""
+        cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+        self._wanted = replace(self._wanted, nodes=len(nodes), cpus=cpus, gpus=gpus, guests=guests)
 
     def close(self) -> list[str]:
         """Remove the entry; in words what went wrong. Takes up to 5 s where the file system hangs."""
@@ -68,7 +73,7 @@ class Registration:
         while not self._closed.wait(_LOOK_SECONDS):
             try:
                 asked = registry.stops(self._entry)
-                self._follow_end()
+                self._follow()
                 if time.monotonic() >= beat_at:
                     beat_at = time.monotonic() + _BEAT_SECONDS
                     registry.beat(self._entry)
@@ -81,8 +86,9 @@ class Registration:
                 self._tell(f"the end was asked for by {asked[-1]}")
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    def _follow_end(self) -> None:
-        if self._end != self._entry.deadline:
-            moved = replace(self._entry, deadline=self._end)
-            registry.amend(moved)
-            self._entry = moved
+    def _follow(self) -> None:
+        """Write what has changed of the entry."""
+        wanted = self._wanted
+        if wanted != self._entry:
+            registry.amend(wanted)
+            self._entry = wanted

@@ -148,7 +148,7 @@ def every() -> list[ClusterEntry]:
 def _read(place: Path) -> ClusterEntry | None:
     try:
         content = json.loads((place / _RECORD).read_text())
-        content = {"metrics": "", **content}  # of a run whose rayhpc had no --metrics
+        content = {"metrics": "", "guests": [], **content}  # of a run whose rayhpc had no --metrics, or no growth
         values = {name: _typed(content[name], hint) for name, hint in typing.get_type_hints(ClusterEntry).items()}
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -97,6 +97,36 @@ def test_a_row_is_of_a_rank_or_of_a_stranger(table: Open, label: str | None, ran
     assert found.nodes == (AliveNode(rank, "10.0.0.1", 2.0, 1.0, "0a", 8080),)
 
 
+def test_a_guest_is_known_by_its_label_and_of_a_joined_run_its_own_are_looked_at(table: Open) -> None:
+    rows = [row("0"), row("20261121-01234567.1"), row("20261121-89abcdef.1")]
+    found = table(rows)
+    assert until(lambda: found.nodes is not None)
+    assert [(node.rank, node.guest) for node in found.nodes or ()] == [
+        (0, ""), (None, "20261121-01234567.1"), (None, "20261121-89abcdef.1"),
+    ]  # fmt: skip
+    own = NodeTable("127.0.0.1:1", "", joined="20261121-01234567")
+    labels = ("1", "20261121-01234567.1", "20261121-89abcdef.1")
+    own._take({"rows": [[label, "10.0.0.1", 1, 0, "0a"] for label in labels]})
+    assert [(node.rank, node.guest) for node in own.nodes or ()] == [(1, "")]
+
+
+def test_the_order_to_drain_reaches_ray_until_it_is_taken(table: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders: list[tuple[int, list[str]]] = []
+
+    def drain(_: Any, __: str, until: int, nodes: list[str]) -> None:
+        orders.append((until, nodes))
+        if len(orders) == 1:
+            raise RuntimeError("busy")
+
+    monkeypatch.setattr(node_table_server.Table, "_drain", drain)
+    found = table([row("0")])
+    assert until(lambda: found.nodes is not None)
+    found.drain(1_800_000_000.0)
+    assert until(lambda: found.drained)
+    assert orders == [(1_800_000_000_000, ["0a"])] * 2
+    assert found.last_error == "RuntimeError: busy"
+
+
 def test_the_dead_are_left_out_and_no_resource_is_zero(table: Open) -> None:
     found = table([row("0"), row("1", state=1, CPU=4.0)])
     assert until(lambda: found.nodes is not None)

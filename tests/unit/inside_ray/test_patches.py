@@ -174,7 +174,7 @@ def test_when_ray_is_patched(
     assert changed == [patched, patched, api_server]
     assert bool(given.runtime_env_agent_port) == patched
     assert (PRESTART in os.environ) == (head and patched)
-    assert answering == ["/run/nodes"] * (head and patched)
+    assert answering == ["/run/nodes"] * patched
     assert not {"RAYHPC_NODE_TABLE", "RAYHPC_RAY_DASHBOARD"} & set(os.environ)
 
 

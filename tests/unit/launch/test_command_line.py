@@ -49,6 +49,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "on_node_loss": ("abort", "abort"),
     "restart_nodes": ("1", 1),
     "ray_arg": ("--verbose", ("--verbose",)),
+    "join": ("01234567", "01234567"),
     "walltime": ("01:00:00", "01:00:00"),
     "deadline": ("1800000000", 1.8e9),
     "grace": ("5", 5.0),
@@ -87,6 +88,11 @@ def test_every_option_has_a_sample() -> None:
 def test_every_option_before_the_driver(name: str, joined: bool) -> None:
     text, value = SAMPLES[name]
     words = said(name, text, joined)
+    if name == "join":
+        options, _ = parse(words)
+        assert options == Options(join=value, hold=True, register=False)
+        assert "runs no driver: train.py" in refused(*words, "train.py").what
+        return
     options, driver = parse([*words, "train.py", *DRIVERS_OWN])
     assert options == dataclasses.replace(Options(), **{name: value})
     assert driver == ["train.py", *DRIVERS_OWN]
@@ -106,7 +112,7 @@ def test_the_negative_of_a_flag() -> None:
 
 
 def test_all_options_at_once() -> None:
-    alone = {"walltime", "deadline"}  # they say the same thing
+    alone = {"walltime", "deadline", "join"}  # two say the same thing; one takes no driver
     chosen = {name: SAMPLES[name] for name in SAMPLES if name not in alone}
     words = [word for name, (text, _) in chosen.items() for word in said(name, text)]
     options, driver = parse([*words, "--one-per-host", "train.py"])
@@ -295,6 +301,9 @@ def test_fields_say_enough(name: str) -> None:
 def test_every_option_by_its_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text, value = SAMPLES[name]
     monkeypatch.setenv(f"RAYHPC_{name.upper()}", text)
+    if name == "join":
+        assert parse([])[0].join == value
+        return
     assert parse(["x"])[0] == dataclasses.replace(Options(), **{name: value})
 
 

@@ -12,6 +12,7 @@ from types import FrameType
 
 import pytest
 
+from rayhpc.model import AliveNode
 from rayhpc.records import registration, registry
 from rayhpc.records.registration import Registration
 from tests.unit.making import entry, until
@@ -74,6 +75,13 @@ def test_it_follows_the_end_of_the_job(end: float, written: float) -> None:
     assert until(lambda: registry.every() == [entry(deadline=written)])
     assert made.close() == []
     assert registry.every() == []
+
+
+def test_it_follows_the_size_of_the_cluster() -> None:
+    made = begun([])
+    made.resize([AliveNode(0, "10.0.0.1", 2.0, 1.0), AliveNode(None, "10.0.0.2", 2.0, 0.0)], ("a line",))
+    assert until(lambda: registry.every() == [entry(nodes=2, cpus=4.0, gpus=1.0, guests=("a line",))])
+    made.close()
 
 
 def test_an_entry_that_was_forgotten_does_not_come_back_with_another_end(state: Path) -> None:
