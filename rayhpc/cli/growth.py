@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import click
 
 from rayhpc.batch import allocations, status
+from rayhpc.batch.allocations import Allocation
 from rayhpc.batch.cancel import cancel_allocations
 from rayhpc.batch.status import Seen
 from rayhpc.batch.submit import Submission, plan_submission
@@ -49,7 +51,8 @@ def shrink(run: str, jobs: tuple[str, ...], last: int, run_dir: str) -> None:
     """End JOBS that have joined cluster RUN: their nodes take no new work and leave in order."""
     entry = registry.find(run)
     there = joined(entry.id, run_dir)
-    meant = allocations.find(run_dir, jobs) if jobs else [each.allocation for each in there[:last]]
+    staying = [each.allocation for each in there if not _leaving(each.allocation).exists()]
+    meant = allocations.find(run_dir, jobs) if jobs else staying[:last]
     names = {each.name for each in meant}
     chosen = [each.allocation for each in there if each.allocation.name in names]
     if not chosen or len(chosen) < len(names):
@@ -60,6 +63,13 @@ def shrink(run: str, jobs: tuple[str, ...], last: int, run_dir: str) -> None:
             next_step="rayhpc alloc list; another place of its records is named by --run-dir",
         )
     cancel_allocations(chosen, tell)
+    for allocation in chosen:
+        _leaving(allocation).touch()
+
+
+def _leaving(allocation: Allocation) -> Path:
+    """The mark of a job that was asked to leave: a second signal would hasten its end."""
+    return Path(allocation.directory, "leaving")
 
 
 def grow_parameters() -> list[click.Parameter]:
