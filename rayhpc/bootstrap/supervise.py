@@ -98,15 +98,17 @@ class Supervisor:
             self._start(node)
 
     def replace_late(self, late: Sequence[NodeSpec]) -> bool:
-        """Let spares take the place of nodes that are late, as many as there are; False if there is nothing to do."""
-        wanted = [node for node in late if node.rank not in self.roster.lost][: len(self.roster.waiting)]
-        for node in wanted:
+        """Let spares take the place of nodes that are late, as many as there are; True while a spare has time left."""
+        now = time.monotonic()
+        over = [node for node in late if node.rank not in self.roster.lost and self._late_at.get(node.rank, now) <= now]
+        for node in over[: len(self.roster.waiting)]:
             self.note(NodeLate(node.rank, node.host, self._start_seconds))
-        return bool(wanted)
+        return any(at > now and rank not in self.roster.lost for rank, at in self._late_at.items())
 
     def accept(self) -> None:
         """The cluster is up: a node that is missing now is forgiven; the policy decides about a later loss."""
         self.policy = replace(self.policy, up=True, forgiven=frozenset(self.roster.lost))
+        self._late_at.clear()
         if self._end.at < math.inf:
             self._write_end()
 
@@ -198,7 +200,7 @@ class Supervisor:
         self._console.line(f"LOST rank {event.rank} on {event.host}: {loss(event)}; {how}")
         self._comm.send(event.rank, EndNode())
         self._start(spare)
-        if self.policy.up:
+        if self._head_address:
             self._late_at[spare.rank] = time.monotonic() + self._start_seconds
         return True
 
@@ -286,7 +288,7 @@ class Supervisor:
     def _look_at_clock(self) -> None:
         for rank, seconds in self._heartbeats.missed(self._comm.gone):
             self.note(RankSilent(rank, self._spec.host(rank), seconds, closed=rank in self._comm.gone))
-        for rank in [rank for rank, at in self._late_at.items() if time.monotonic() > at]:
+        for rank in [rank for rank, at in self._late_at.items() if self.policy.up and time.monotonic() > at]:
             del self._late_at[rank]
             self.note(NodeLate(rank, self._spec.host(rank), self._start_seconds))
         if self._heartbeats.due():

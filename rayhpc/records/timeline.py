@@ -38,10 +38,10 @@ _OF_ALL = {
     "released": (STAGES, _END),
 }
 # A rank's own events, and what of rank 0's is rank 0's alone.
-_OWN = {"imported": AGREEMENT, "start": RAY_START, "restart": LOST}
+_OWN = {"imported": AGREEMENT, "start": RAY_START, "restart": LOST, "replaced": LOST, "spare lost": LOST}
 _HEADS = {"driver": DRIVER, "hold": HELD, "decided": GIVE_BACK, "released": _END}
 _ALIVE = ("alive", "back")
-_LOSSES = ("NodeEnded", "NodeDead", "RankSilent")
+_LOSSES = ("NodeEnded", "NodeDead", "NodeLate", "RankSilent")
 # A while without a change is left out of a picture if it is longer than so many times what came before the driver; so
 # much of that is shown at its ends.
 _LONG = 1.5

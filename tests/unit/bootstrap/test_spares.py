@@ -229,8 +229,48 @@ def test_late_nodes_are_replaced_as_far_as_there_are_spares(tmp_path: Path, cloc
     late = list(stage.supervisor.roster.nodes[1:])
     assert stage.supervisor.replace_late(late)
     assert ranks_of(stage.supervisor.roster.nodes) == [0, 3, 2]
+    assert stage.supervisor.replace_late(late[1:])  # the spare has its own time
+    clock.now += TIMEOUT
     assert not stage.supervisor.replace_late(late[1:])
+    stage.watch.talking = (1, 2, 3)
     assert stage.come() is None  # what is missing then is the verdict's business
+
+
+@pytest.mark.parametrize(("waiting", "place"), [(1, 3), (2, 3)])
+def test_a_spare_that_started_at_the_last_moment_has_its_own_time(
+    tmp_path: Path, clock: Clock, waiting: int, place: int  # noqa: F811
+) -> None:
+    stage = staged(tmp_path, clock, waiting)
+    stage.watch.talking = (1, 2, 3, 4)
+    stage.table.alive(0, 2)
+    clock.now += TIMEOUT - 2
+    assert stage.come((1, NodeEnded(1, "host1", 1))) is None
+    clock.now += 2
+    missing = [entry for entry in stage.supervisor.roster.nodes if entry.rank not in (0, 2)]
+    assert stage.supervisor.replace_late(missing)
+    assert ranks_of(stage.supervisor.roster.nodes) == [0, place, 2]
+    clock.now += TIMEOUT
+    assert stage.supervisor.replace_late(missing) == (waiting > 1)  # the next one, if there is another
+
+
+def test_nobody_waits_for_a_late_spare_that_was_lost(tmp_path: Path, clock: Clock) -> None:  # noqa: F811
+    stage = staged(tmp_path, clock, 1, min_nodes=2)
+    stage.table.alive(0, 2)
+    assert stage.come((1, NodeEnded(1, "host1", 1)), (3, NodeEnded(3, "host3", 1))) is None
+    assert not stage.supervisor.replace_late([node(3)])
+
+
+def test_a_spare_that_min_nodes_forgave_is_late_no_more(tmp_path: Path, clock: Clock) -> None:  # noqa: F811
+    stage = staged(tmp_path, clock, 1, min_nodes=2)
+    stage.table.alive(0, 2)
+    assert stage.come((1, NodeEnded(1, "host1", 1))) is None
+    clock.now += TIMEOUT
+    assert not stage.supervisor.replace_late([node(3)])
+    stage.drive()
+    clock.now += 1
+    stage.watch.talking = (1, 2, 3)
+    assert stage.come() is None
+    assert stage.supervisor.history == []
 
 
 def test_the_loss_can_be_sent() -> None:

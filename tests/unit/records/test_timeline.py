@@ -62,11 +62,20 @@ def test_a_node_that_joins_late_works_at_once() -> None:
     assert stages([*events, event(12.0, "alive", 2)], 2)[3:5] == [(RAY_START, 5.1, 12.0), (AT_WORK, 12.0, 20.0)]
 
 
-@pytest.mark.parametrize("kind", ["NodeEnded", "NodeDead", "RankSilent"])
+@pytest.mark.parametrize("kind", ["NodeEnded", "NodeDead", "NodeLate", "RankSilent"])
 def test_a_loss_that_rank_0_notes_is_the_others(kind: str) -> None:
     events = [*story(), {**event(12.0, kind, 0), "event": {"rank": 1}}]
     assert stages(events, 1)[-3:] == [(AT_WORK, 8.0, 12.0), (LOST, 12.0, 20.0), (GIVE_BACK, 20.0, 20.4)]
     assert stages(events, 0) == stages(story(), 0)
+
+
+def test_a_spare_that_takes_a_lost_nodes_place() -> None:
+    spare = [event(1.5, "imported", 3, since=100.0), event(12.1, "start", 3), event(15.0, "alive", 3)]
+    events = [*story(), event(12.0, "replaced", 1), *spare]
+    assert stages(events, 1)[-2:] == [(LOST, 12.0, 20.0), (GIVE_BACK, 20.0, 20.4)]
+    assert stages(events, 3)[2:] == [
+        (WAITS_FOR_HEAD, 2.0, 5.0), (RAY_START, 12.1, 15.0), (AT_WORK, 15.0, 20.0), (GIVE_BACK, 20.0, 20.4)
+    ]  # fmt: skip
 
 
 def test_a_node_that_is_started_again() -> None:
