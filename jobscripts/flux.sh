@@ -137,9 +137,9 @@ fi
 
 echo "rayhpc: ${launch[*]} $python -m rayhpc.start $*" >&2
 
-# flux cancel and the time limit end the instance: this script gets HUP with all that it has started, and seconds later
-# all is killed. It must not end before the ranks, and ends the chain of attempts. flux run passes signals on since 0.73,
-# and dies of them before: so the ranks are signalled by the instance, and flux run ignores HUP as long as it knows none.
+# flux cancel and the time limit end the instance: this script gets HUP with its process group, and seconds later all is
+# killed. It must not end before the ranks, and ends the chain of attempts. flux run passes signals on since 0.73, and
+# died of them before. So it is in a session of its own, where no HUP comes, and the instance signals the ranks.
 job='' ended=no
 pass_on() { # SIGNAL
     if [ -z "$job" ]; then
@@ -157,7 +157,7 @@ stop() {
 trap 'pass_on USR1' USR1
 trap 'pass_on USR2' USR2
 trap stop HUP ALRM TERM
-( trap '' HUP && exec "${launch[@]}" "$python" -m rayhpc.start "$@" ) &
+setsid "${launch[@]}" "$python" -m rayhpc.start "$@" &
 job=$!
 [ "$ended" = no ] || stop
 code=0

@@ -31,7 +31,7 @@ trap 'fail "a line of the site has failed: $(sed -n "${LINENO}p" "$0")" "its mes
 
 # ---- the site's facts: edit these -----------------------------------------------------------------------------------
 # module load python mpich                      # whatever your environment needs
-# export RAYHPC_VENV=$HOME/venvs/ray            # unless `qsub -V` passes it
+# export RAYHPC_VENV=$HOME/venvs/ray            # or qsub -v RAYHPC_VENV=…: a login shell makes a PATH of its own
 # export RAYHPC_INTERFACE='hsn*'                # the network, if the default is the wrong one
 : "${RAYHPC_RANKS_PER_HOST:=1}"                 # Ray nodes on a host: a number, `gpu` or `numa` for one on each
 : "${RAYHPC_REQUEUE:=yes}"                      # run again when the driver ends with 75
@@ -105,11 +105,11 @@ else
 fi
 hosts=$(wc -l <"$scratch/hosts")
 
-# mpiexec reaches the other hosts through Grid Engine: what that has not started, it cannot end. Open MPI passes only
-# what it is told to the other hosts.
+# mpiexec reaches the other hosts through Grid Engine: what that has not started, it cannot end. What -notify sends goes
+# there too, and must not end mpiexec's part there. Open MPI passes only what it is told to the other hosts.
 remote_shell() {
     # shellcheck disable=SC2016  # for the other shell
-    command -v qrsh >/dev/null && echo 'qrsh -inherit -nostdin "$host" "$*"'
+    command -v qrsh >/dev/null && echo 'qrsh -inherit -nostdin "$host" "trap \"\" USR1 USR2; $*"'
 }
 through_mpiexec() { # sets launch: RANKS for each of the hosts, or for all of them one number
     local shell mpiexec name host map even=$1 total=0

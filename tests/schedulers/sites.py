@@ -14,7 +14,7 @@ from typing import ClassVar, TypeVar
 from rayhpc.batch import jobscript
 from rayhpc.schedulers import SYSTEMS
 from tests.launch import Mpi, installed, left_over, nothing_left, skip, until
-from tests.slurm.slurm_cluster import CONTROLLER, Job, SlurmCluster
+from tests.slurm.slurm_cluster import CONTROLLER, SlurmCluster
 from tests.slurm.test_jobscript import active
 from tests.standin.login import Login, login
 
@@ -95,7 +95,7 @@ class Site(ABC):
         assert until(lambda: text in read(), seconds), f"no {text!r} in {file}: {read()}"
         return read()
 
-    def wait_for(self, name: str, job: str, seconds: float = 120.0) -> None:
+    def wait_for(self, name: str, job: str, seconds: float = 60.0) -> None:
         """Until the driver has made a file."""
         if not until((self.work / name).exists, seconds):
             files = [file for file in (self.output(job), *self.work.rglob("job.out")) if file.exists()]
@@ -108,17 +108,15 @@ class Site(ABC):
         done = self.run(*argv)
         return done.stdout + done.stderr
 
-    def start_next_life(self, job: str) -> None:  # noqa: B027 - most schedulers start it themselves
-        """For a scheduler that holds a job which was requeued."""
-
 
 @dataclass(frozen=True)
 class OnVirtualHosts(Site):
-    """A real scheduler on hosts with an address each."""
+    """A real scheduler on hosts with an address each; once: flags for a job that a lost host ends."""
 
     cluster: SlurmCluster
 
     kind = "real"
+    once: ClassVar[tuple[str, ...]] = ()
 
     def environment(self) -> Mapping[str, str]:
         return active(self.python)
@@ -139,6 +137,7 @@ class OnVirtualHosts(Site):
 class Slurm(OnVirtualHosts):
     name = "slurm"
     cancel = ("scancel",)
+    once: ClassVar[tuple[str, ...]] = ("--directive", "--no-requeue")
 
     def by_hand(self, *driver: str) -> str:
         return self.submitted(self.run("sbatch", "--parsable", "-N2", "--no-requeue", self.script, *driver))
@@ -146,7 +145,7 @@ class Slurm(OnVirtualHosts):
     def output(self, job: str) -> Path:
         return self.work / f"rayhpc-{job}.out"
 
-    def wait_for(self, name: str, job: str, seconds: float = 120.0) -> None:
+    def wait_for(self, name: str, job: str, seconds: float = 60.0) -> None:
         """Until the driver has made a file."""
         if not until((self.work / name).exists, seconds):
             files = [file for file in (self.output(job), *self.work.rglob("job.out")) if file.exists()]
@@ -158,12 +157,6 @@ class Slurm(OnVirtualHosts):
         argv = SYSTEMS[self.name].queries[0].argv([job])
         done = self.run(*argv)
         return done.stdout + done.stderr
-
-    def start_next_life(self, job: str) -> None:
-        """Slurm holds it for two minutes."""
-        known = Job(self.cluster, job, self.work)
-        known.wait_state("PENDING", timeout=90)
-        known.start_now()
 
     def worker_of(self, job: str) -> str:
         names = self.cluster.sh(CONTROLLER, "scontrol", "show", "job", job).stdout
@@ -181,7 +174,8 @@ class GridEngine(OnVirtualHosts):
         return {**own, **where, "PATH": f"{GRID_ENGINE}:{own['PATH']}"}
 
     def by_hand(self, *driver: str) -> str:
-        return self.submitted(self.run("qsub", "-terse", "-V", "-pe", "mpi", "2", self.script, *driver))
+        passed = ",".join(f"{name}={value}" for name, value in {"RAYHPC_VENV": self.python.parents[1], **ROOT}.items())
+        return self.submitted(self.run("qsub", "-terse", "-v", passed, "-pe", "mpi", "2", self.script, *driver))
 
     def output(self, job: str) -> Path:
         return self.work / f"rayhpc.o{job}"

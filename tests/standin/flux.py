@@ -141,8 +141,8 @@ def mom(number: str) -> int:
 
 def flux_run(*words: str) -> int:
     """flux run --nodes=N --tasks-per-node=R --exclusive COMMAND..."""
-    asked = dict(word[2:].partition("=")[::2] for word in words if word.startswith("--"))
-    command = words[len(asked) :]
+    first = next(place for place, word in enumerate(words) if not word.startswith("--"))
+    asked, command = dict(word[2:].partition("=")[::2] for word in words[:first]), words[first:]
     folder = SERVER.of(own())
     if int(asked["nodes"]) > load(folder)["spec"]["resources"][0]["count"]:
         return batch.refuse("flux-run", 1, "ERROR: unsatisfiable request")
