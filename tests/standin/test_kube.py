@@ -19,7 +19,7 @@ from tests.launch import Mpi, until
 from tests.standin.kube_lab import SMALL, Lab
 from tests.standin.kube_operator import Operator
 from tests.unit.kube import schemas
-from tests.unit.project.test_docs import commands
+from tests.unit.kube.page import on_the_page
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
@@ -40,14 +40,7 @@ for number in itertools.count():
     print("tick", number, flush=True)
     time.sleep(0.2)
 """
-PAGE = Path(__file__).parents[2] / "docs" / "kubernetes.md"
 OTHER = "# Cluster: another tool's\nhttp://other.example.org:8265\n"
-
-
-def on_the_page(*beginning: str) -> list[str]:
-    """The words, behind `rayhpc`, of the first command of docs/kubernetes.md that begins so."""
-    found = [words[1:] for words in commands(PAGE.read_text())]
-    return next(words for words in found if words[: len(beginning)] == [*beginning])
 
 
 def small(words: list[str]) -> list[str]:
@@ -248,14 +241,6 @@ def test_a_job_brings_its_directory_and_its_code(lab: Lab) -> None:
     assert lab.names("rayjobs") == []
 
 
-def test_the_page_trains_a_policy(lab: Lab) -> None:
-    """One iteration of PPO, with env runners in the pods."""
-    done = lab.run(*small(on_the_page("kube", "job")), "--stop-iterations", "1", seconds=240)
-    assert done.returncode == 0, done.stderr
-    assert "env runners: 2 on 2 of 3 Ray nodes" in done.stdout, done.stdout
-    assert " after 1 iterations, " in done.stdout, done.stdout
-
-
 def test_ctrl_c_detaches_from_a_job(lab: Lab) -> None:
     """Followed while the server goes away; left; found again; its cluster's end is its own."""
     with lab.terminal("kube", "job", *SMALL, "--name", "j", "--", "tick.py") as shown:
@@ -285,13 +270,3 @@ def test_ctrl_c_detaches_from_a_job(lab: Lab) -> None:
     done = lab.run("cluster", "stop", cluster)
     assert done.returncode == 0, done.stderr
     assert (lab.names("rayjobs"), lab.names("rayclusters")) == ([], [])
-
-
-def test_a_job_whose_time_is_over_says_so(lab: Lab) -> None:
-    with lab.terminal("kube", "job", *SMALL, "--name", "j", "--", "tick.py") as shown:
-        shown.until("tick 3\n", 90)
-        (job,) = lab.api.list("rayjobs")
-        lab.api.put("rayjobs", "lab", {**job, "spec": {**job["spec"], "activeDeadlineSeconds": 1}})
-        assert shown.wait(60) == 73, shown.text
-    assert f"rayhpc: job {job['metadata']['name']} has used up its time" in shown.text
-    assert "DeadlineExceeded" in shown.text

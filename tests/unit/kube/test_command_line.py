@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import yaml
 from click.testing import CliRunner
 
 from rayhpc.cli.kube.commands import kube
+from rayhpc.examples import train_ppo
 from rayhpc.kube import manifest
+from tests.unit.kube.page import on_the_page
 
 IMAGE = "lab/ray:2.60.0"
 SPEC, HEAD, WORKER = "spec", "spec.headGroupSpec.template.spec", "spec.workerGroupSpecs.0.template.spec"
@@ -117,6 +120,15 @@ def test_a_job_ends_and_gives_its_cluster_back() -> None:
         "shutdownAfterJobFinishes": True, "ttlSecondsAfterFinished": 60, "activeDeadlineSeconds": 86400,
         "backoffLimit": 0,
     })  # fmt: skip
+
+
+def test_the_page_s_job_is_a_training() -> None:
+    words = on_the_page("kube", "job")[2:]
+    (document,) = printed(*words)
+    driver = words[words.index("--") + 1 :]
+    assert document["spec"]["entrypoint"] == shlex.join(driver)
+    assert driver[:3] == ["python", "-m", "rayhpc.examples.train_ppo"]
+    assert train_ppo.read(driver[3:]).env == "CartPole-v1"
 
 
 @pytest.mark.parametrize(
