@@ -69,9 +69,9 @@ if [ ! -d "${TMPDIR:-/tmp}" ]; then
     export TMPDIR=/tmp
 fi
 
-# Without `qsub -V` the job's PATH has not Grid Engine's own commands.
-if ! command -v qrsh >/dev/null && [ -n "${SGE_ROOT:-}" ]; then
-    export PATH="$PATH:$SGE_ROOT/bin/${SGE_ARCH:-lx-amd64}"
+# A job's PATH need not have Grid Engine's own commands, or has others of the same names before them.
+if [ -x "${SGE_ROOT:-}/bin/${SGE_ARCH:-}/qrsh" ]; then
+    export PATH="$SGE_ROOT/bin/$SGE_ARCH:$PATH"
 fi
 if [ -n "${RAYHPC_VENV:-}" ]; then
     [ -x "$RAYHPC_VENV/bin/python" ] ||

@@ -111,12 +111,11 @@ class Site(ABC):
 
 @dataclass(frozen=True)
 class OnVirtualHosts(Site):
-    """A real scheduler on hosts with an address each; once: flags for a job that a lost host ends."""
+    """A real scheduler on hosts with an address each."""
 
     cluster: SlurmCluster
 
     kind = "real"
-    once: ClassVar[tuple[str, ...]] = ()
 
     def environment(self) -> Mapping[str, str]:
         return active(self.python)
@@ -128,40 +127,6 @@ class OnVirtualHosts(Site):
 
     def assert_nothing_left(self, seconds: float) -> None:
         self.cluster.assert_nothing_left(seconds)
-
-    @abstractmethod
-    def worker_of(self, job: str) -> str:
-        """A host of the job on which its script does not run."""
-
-
-class Slurm(OnVirtualHosts):
-    name = "slurm"
-    cancel = ("scancel",)
-    once: ClassVar[tuple[str, ...]] = ("--directive", "--no-requeue")
-
-    def by_hand(self, *driver: str) -> str:
-        return self.submitted(self.run("sbatch", "--parsable", "-N2", "--no-requeue", self.script, *driver))
-
-    def output(self, job: str) -> Path:
-        return self.work / f"rayhpc-{job}.out"
-
-    def wait_for(self, name: str, job: str, seconds: float = 60.0) -> None:
-        """Until the driver has made a file."""
-        if not until((self.work / name).exists, seconds):
-            files = [file for file in (self.output(job), *self.work.rglob("job.out")) if file.exists()]
-            texts = [file.read_text(errors="replace") for file in files]
-            raise AssertionError(f"no {name} of job {job}: {texts}\n{self.situation(job)}")
-
-    def situation(self, job: str) -> str:
-        """What the scheduler says of a job."""
-        argv = SYSTEMS[self.name].queries[0].argv([job])
-        done = self.run(*argv)
-        return done.stdout + done.stderr
-
-    def worker_of(self, job: str) -> str:
-        names = self.cluster.sh(CONTROLLER, "scontrol", "show", "job", job).stdout
-        hosts = next(word[9:] for word in names.split() if word.startswith("NodeList="))
-        return self.cluster.sh(CONTROLLER, "scontrol", "show", "hostnames", hosts).stdout.split()[-1]
 
 
 class GridEngine(OnVirtualHosts):
@@ -179,11 +144,6 @@ class GridEngine(OnVirtualHosts):
 
     def output(self, job: str) -> Path:
         return self.work / f"rayhpc.o{job}"
-
-    def worker_of(self, job: str) -> str:
-        lines = [line.split() for line in self.run("qstat", "-g", "t", "-u", "*").stdout.splitlines()]
-        (host,) = {words[7].partition("@")[2] for words in lines if words[0] == job and "SLAVE" in words}
-        return host
 
 
 @dataclass(frozen=True)
@@ -247,7 +207,7 @@ class Flux(StandIn):
 
 
 STAND_INS = (Pbs, Lsf, Flux)
-ALL = {site.name: site for site in (Slurm, GridEngine, *STAND_INS)}
+ALL = {site.name: site for site in (GridEngine, *STAND_INS)}
 
 
 @contextmanager
@@ -283,8 +243,5 @@ def opened(name: str, cluster: SlurmCluster | None, directory: Path, python: Pat
             yield site
         return
     cluster.make_whole()
-    if name == "sge":
-        with grid_engine(cluster, directory, python) as site:
-            yield site
-    else:
-        yield Slurm(directory, python, cluster)
+    with grid_engine(cluster, directory, python) as site:
+        yield site

@@ -20,15 +20,24 @@ COLUMNS = {
     "cobalt": "Cobalt",
     "torque": "Torque",
 }
+LOST = "a host loses its power: the job ends, and nothing is left on the others"
+JOBSCRIPT, ALLOC = "tests/slurm/test_jobscript.py", "tests/slurm/test_alloc.py"
 # What tests of one scheduler alone show: {(thing, scheduler): (kind, test)}.
 ELSEWHERE = {
-    ("test_walltime", "slurm"): ("real", "tests/slurm/test_jobscript.py::test_walltime_checkpoint_requeue_resume"),
+    ("test_exit_code", "slurm"): ("real", f"{JOBSCRIPT}::test_four_hosts_and_the_exit_code"),
+    ("test_ranks", "slurm"): ("real", f"{JOBSCRIPT}::test_two_ranks_on_each_host"),
+    ("test_arguments", "slurm"): ("real", f"{JOBSCRIPT}::test_hostile_arguments"),
+    ("test_records", "slurm"): ("real", f"{ALLOC}::test_list_and_show"),
+    ("test_cancel_by_rayhpc", "slurm"): ("real", f"{ALLOC}::test_cancel"),
+    ("test_cancel", "slurm"): ("real", f"{JOBSCRIPT}::test_scancel_leaves_nothing"),
+    ("test_walltime", "slurm"): ("real", f"{JOBSCRIPT}::test_walltime_checkpoint_requeue_resume"),
+    (LOST, "slurm"): ("real", f"{JOBSCRIPT}::test_a_host_dies"),
     ("test_arguments", "cobalt"): ("stand-in", "tests/standin/test_pbs.py::test_theta_under_cobalt"),
 }
 BEFORE = """# What was tried on each scheduler
 
-The same things are asked of every scheduler by one suite of tests, `tests/schedulers`, in each run of CI. This page is
-made from it.
+The same things are asked of every scheduler in each run of CI, by one suite of tests, `tests/schedulers`, and of Slurm
+by `tests/slurm`. This page is made from them.
 
 * **real**: the scheduler itself, on virtual hosts with an address each: Slurm 22.05 and Grid Engine 8.1.9 of Debian 12.
 * **stand-in**: `tests/standin` plays the scheduler on one machine and really runs the shipped jobscript under its
@@ -51,17 +60,19 @@ def table() -> Iterator[str]:
     yield "|---" * (len(COLUMNS) + 1) + "|"
     for name, test in things(test_all):
         thing = (test.__doc__ or "").strip().partition("\n")[0]
-        yield f"| {thing} | {' | '.join(cell(name, test, scheduler) for scheduler in COLUMNS)} |"
+        yield row(thing, name, asked(test))
+    yield row(LOST, LOST, set())
 
 
 def things(module: types.ModuleType) -> list[tuple[str, Callable[..., None]]]:
     return [(name, test) for name, test in vars(module).items() if name.startswith("test_")]
 
 
-def cell(name: str, test: Callable[..., None], scheduler: str) -> str:
-    if scheduler in asked(test):
-        return ALL[scheduler].kind
-    return ELSEWHERE.get((name, scheduler), ("not tried", ""))[0]
+def row(thing: str, name: str, asked_of: set[str]) -> str:
+    """A thing, and how each scheduler was asked."""
+    elsewhere = {scheduler: kind for (other, scheduler), (kind, _) in ELSEWHERE.items() if other == name}
+    cells = [ALL[each].kind if each in asked_of else elsewhere.get(each, "not tried") for each in COLUMNS]
+    return f"| {thing} | {' | '.join(cells)} |"
 
 
 def asked(test: Callable[..., None]) -> set[str]:

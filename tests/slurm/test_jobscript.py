@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -75,6 +76,15 @@ def test_four_hosts_and_the_exit_code(slurm_cluster: SlurmCluster, tmp_path: Pat
     assert [name for name, _, _ in nodes] == list(slurm_cluster.nodes)
     assert len({address for _, address, _ in nodes}) == 4
     assert "srun --mpi=" in ended.output
+    slurm_cluster.assert_nothing_left()
+
+
+def test_two_ranks_on_each_host(slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:
+    driver = write(tmp_path, "count.py", COUNT)
+    env = active(mpich_python, RAYHPC_RANKS_PER_HOST="2")
+    ended = slurm_cluster.sbatch("-N2", SCRIPT, driver, cwd=tmp_path, env=env).wait(120)
+    assert ended.exit_code == 7, ended.output
+    assert [name for name, _, _ in nodes_of(ended.output)] == ["node1", "node1", "node2", "node2"]
     slurm_cluster.assert_nothing_left()
 
 
@@ -197,6 +207,14 @@ def test_the_wrong_mpi_is_refused(slurm_cluster: SlurmCluster, tmp_path: Path, m
     assert ended.output.count("srun --mpi=pmi2") == 1
 
 
+def test_hostile_arguments(slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:
+    driver = write(tmp_path, "it's a driver.py", "import json, sys; print('ARGV', json.dumps(sys.argv[1:]))")
+    hostile = ["a'; echo foo", "two words", "$HOME", "`id`", '"', "größe", "*", "--mpi=none", "-N9", ""]
+    ended = slurm_cluster.sbatch("-N1", SCRIPT, driver, *hostile, cwd=tmp_path, env=active(mpich_python)).wait(60)
+    assert ended.exit_code == 0, ended.output
+    assert f"ARGV {json.dumps(hostile)}" in ended.output
+
+
 def test_no_environment(slurm_cluster: SlurmCluster, tmp_path: Path) -> None:
     """Without rayhpc the script ends with one sentence, before anything is launched."""
     bare = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -248,14 +266,19 @@ def test_a_rank_that_ends_slowly_does_not_change_the_code(
     assert ended.exit_code == 127, ended.output
 
 
-def test_scancel_leaves_nothing_of_mpiexec(slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:
+@pytest.mark.parametrize("launcher", ["srun", "mpiexec"])
+def test_scancel_leaves_nothing(slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path, launcher: str) -> None:
     driver = write(tmp_path, "wait.py", WAIT)
-    env = active(mpich_python, RAYHPC_LAUNCH=f"{mpich_python.with_name('mpiexec')} -n 4 -ppn 1")
+    env = active(mpich_python)
+    if launcher == "mpiexec":
+        env = active(mpich_python, RAYHPC_LAUNCH=f"{mpich_python.with_name('mpiexec')} -n 4 -ppn 1")
     job = slurm_cluster.sbatch(SCRIPT, driver, cwd=tmp_path, env=env)
     job.wait_output("driver up", 90)
     job.cancel()
     slurm_cluster.assert_nothing_left(10)
     assert job.wait(30).state == "CANCELLED"
+    if launcher == "srun":  # proctrack/linuxproc signals every process of the step, the driver included
+        assert "driver got 15" in job.output, job.output
 
 
 def test_two_jobs_share_hosts(slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:
@@ -274,6 +297,19 @@ def test_two_jobs_share_hosts(slurm_cluster: SlurmCluster, tmp_path: Path, mpich
     first.cancel("--signal=USR1", "--batch")
     assert first.wait(60).exit_code == 9, first.output
     slurm_cluster.assert_nothing_left()
+
+
+def test_a_host_dies(slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:
+    """Power loss of a worker's host: Slurm ends the job, and nothing is left on the others."""
+    driver = write(tmp_path, "wait.py", WAIT)
+    job = slurm_cluster.sbatch("--no-requeue", SCRIPT, driver, cwd=tmp_path, env=active(mpich_python))
+    job.wait_output("driver up", 90)
+    began = time.monotonic()
+    slurm_cluster.kill("node3")
+    ended = job.wait(90)
+    assert ended.state in ("NODE_FAIL", "FAILED", "CANCELLED"), ended
+    assert time.monotonic() - began < 60
+    slurm_cluster.assert_nothing_left(15)
 
 
 def until_quiet(cluster: SlurmCluster) -> None:

@@ -123,15 +123,20 @@ def test_what_the_script_sets_reaches_all_hosts(site_with_openmpi: Site) -> None
     assert "COLOURS ['light blue', 'light blue']" in site.output(job)
 
 
-@pytest.mark.parametrize("mpi", ["mpich", "openmpi"])
-def test_numa_domains_are_counted_on_each_host(tmp_path: Path, mpi: str) -> None:
+def test_two_ranks_on_a_host(site_with_openmpi: Site) -> None:
+    site = site_with_openmpi
+    driver = site.driver("count.py", COUNT)
+    job = site.submit(*ONE, PBS, driver=driver, RAYHPC_RANKS_PER_HOST="2")
+    assert site.wait(job) == 7, site.output(job)
+    assert "nodes 2 " in site.output(job)
+
+
+def test_numa_domains_are_counted_on_each_host(site: Site) -> None:
     """A stand-in for lscpu has two on the first host and one on the second."""
-    for site in _site(installed(mpi), tmp_path):
-        rank = '"${PMI_RANK:-$OMPI_COMM_WORLD_RANK}"'
-        site.provide("lscpu", f'#!/bin/sh\necho "# Node"; echo 0; [ {rank} != 0 ] || echo 1\n')
-        job = site.submit(*TWO_HOSTS, PBS, driver=site.driver("count.py", COUNT), RAYHPC_RANKS_PER_HOST="numa")
-        assert site.wait(job) == 7, site.output(job)
-        assert "nodes 3 " in site.output(job)
+    site.provide("lscpu", '#!/bin/sh\necho "# Node"; echo 0; [ "$PMI_RANK" != 0 ] || echo 1\n')
+    job = site.submit(*TWO_HOSTS, PBS, driver=site.driver("count.py", COUNT), RAYHPC_RANKS_PER_HOST="numa")
+    assert site.wait(job) == 7, site.output(job)
+    assert "nodes 3 " in site.output(job)
 
 
 @pytest.mark.parametrize("script", [PBS, THETA], ids=["pbs", "theta"])
