@@ -13,6 +13,7 @@ LOGS = "ray-logs.tar.gz"
 LATEST = "latest"
 DEADLINE = "deadline"
 METRICS = "metrics"
+LEAVE = "leave"
 # What a user finds in the directory of a run, by patterns.
 RUN_FILES = {
     SPEC: "what the ranks agreed on",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
+from rayhpc import paths
 from rayhpc.bootstrap.lead import Leader, Stage
 from rayhpc.bootstrap.node_table import NodeTable
 from rayhpc.bootstrap.run_context import RunContext
@@ -24,11 +28,14 @@ _LAST_SECONDS = 6.0
 
 
 class Port:
-    """The GCS of the cluster, at which a thread knocks; closed: it refuses connections, so the cluster has ended."""
+    """The GCS of the cluster, at which a thread knocks, and the run's own directory, where it looks for a request.
 
-    def __init__(self, address: str) -> None:
-        self.closed = False
-        self._address = address
+    closed: the port refuses connections, so the cluster has ended; asked: somebody wants the nodes to leave.
+    """
+
+    def __init__(self, address: str, run_dir: str) -> None:
+        self.closed = self.asked = False
+        self._address, self._run_dir = address, Path(run_dir)
         self._done = threading.Event()
         threading.Thread(target=self._run, name="port", daemon=True).start()
 
@@ -39,6 +46,8 @@ class Port:
     def _run(self) -> None:
         while not self.closed and not self._done.wait(_KNOCK_SECONDS):
             self.closed = network.knock(self._address, _KNOCK_SECONDS) is Knock.REFUSED
+            with contextlib.suppress(OSError):  # a file server that is away for a while: the next look finds it again
+                self.asked = self.asked or paths.LEAVE in os.listdir(self._run_dir)
 
 
 class GuestSupervisor(Supervisor):
@@ -49,7 +58,7 @@ class GuestSupervisor(Supervisor):
 
     def __init__(self, context: RunContext, spec: ClusterSpec, table: NodeTable) -> None:
         super().__init__(context, spec, table)
-        self.port = Port(spec.address)
+        self.port = Port(spec.address, spec.run_dir)
         self.patience = 0.0
 
     def poll(self) -> Outcome | None:
@@ -75,6 +84,9 @@ class GuestSupervisor(Supervisor):
         if signals or (self._end.left <= self._options.grace and self._end.certain):
             self.patience = self._options.grace
             return Outcome(0, f"left on {signal_name(signals[0])}" if signals else "left before the end of the job")
+        if self.port.asked:
+            self.patience = self._options.grace
+            return Outcome(0, "asked to leave")
         return None
 
 

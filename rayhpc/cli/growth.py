@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from rayhpc import paths
 from rayhpc.batch import allocations, status
 from rayhpc.batch.allocations import Allocation
 from rayhpc.batch.cancel import cancel_allocations
@@ -48,7 +49,7 @@ def joined(run: str, run_dir: str) -> list[Seen]:
               help="Without JOBS: so many, the newest first.")  # fmt: skip
 @RUN_DIR
 def shrink(run: str, jobs: tuple[str, ...], last: int, run_dir: str) -> None:
-    """End JOBS that have joined cluster RUN: their nodes take no new work and leave in order."""
+    """Let JOBS that have joined cluster RUN leave in order; one that still waits is cancelled."""
     entry = registry.find(run)
     there = joined(entry.id, run_dir)
     staying = [each.allocation for each in there if not _leaving(each.allocation).exists()]
@@ -62,9 +63,18 @@ def shrink(run: str, jobs: tuple[str, ...], last: int, run_dir: str) -> None:
             f"jobs that have: {ids}",
             next_step="rayhpc alloc list; another place of its records is named by --run-dir",
         )
-    cancel_allocations(chosen, tell)
+    cancel_allocations([each for each in chosen if not _asked(each)], tell)
     for allocation in chosen:
         _leaving(allocation).touch()
+
+
+def _asked(allocation: Allocation) -> bool:
+    """Ask the runs of a job to leave; False where it has none. A scheduler's signal would end Ray's processes too."""
+    runs = [run for run in allocations.runs(allocation) if run.code is None]
+    for run in runs:
+        Path(run.directory, paths.LEAVE).touch()
+        tell(f"asked job {allocation.job_id} to leave: its nodes finish their work first")
+    return bool(runs)
 
 
 def _leaving(allocation: Allocation) -> Path:

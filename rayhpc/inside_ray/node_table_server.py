@@ -92,7 +92,7 @@ class Table:
     def _drain(self, _: str, until: int, nodes: list[str]) -> None:
         """Raises RuntimeError where Ray refuses."""
         for node in nodes:
-            accepted, why = self._client.drain_node(node, _PREEMPTION, _WHY, until, timeout=_ASK_SECONDS)
+            accepted, why = self._client.drain_node(node, _PREEMPTION, _WHY, until)
             if not accepted:
                 raise RuntimeError(why)
 

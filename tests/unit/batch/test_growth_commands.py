@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 
 import pytest
 
+from rayhpc.batch import allocations
 from rayhpc.records import registry
 from tests.unit.batch_fakes import Login, login_node
 from tests.unit.making import entry
@@ -61,6 +64,22 @@ def test_shrink_ends_the_newest_first(login: Login) -> None:
     assert login.rayhpc("shrink", RUN, "5").exit_code == 0
     assert login.calls("scancel") == [["7"], ["6", "5"], ["5"]]
     assert login.rayhpc("shrink", RUN).exit_code == 78
+
+
+def test_a_job_that_has_joined_is_asked_and_not_signalled(login: Login) -> None:
+    registry.add(entry(scheduler="slurm", batch_job_id="4"), "t0ken")
+    login.fake("sbatch", "echo 5")
+    for name in ("squeue", "sacct"):
+        login.fake(name, "exit 1")
+    assert grow(login)[0] == 0
+    (allocation,) = allocations.every("rayhpc-runs")
+    run = Path(allocation.run_dir, time.strftime("%Y%m%d-%H%M%S") + "-89abcdef")
+    run.mkdir()
+    (run / "cluster.json").write_text(json.dumps({"batch_job_id": "5", "nodes": [], "hosts": 1}))
+    done = login.rayhpc("shrink", RUN)
+    assert (done.exit_code, done.stderr) == (0, "asked job 5 to leave: its nodes finish their work first\n")
+    assert (run / "leave").exists()
+    assert login.calls("scancel") == []
     done = login.rayhpc("shrink", RUN, "5", "8")
     assert done.exit_code == 78
     assert "there is no allocation 8" in done.stderr

@@ -22,7 +22,7 @@ from rayhpc.messages import SignalArrived
 from rayhpc.model import KUBERAY, AliveNode, Interface, Reach
 from rayhpc.options import Options
 from rayhpc.records import registry
-from tests.unit.making import VERSIONS, cluster, code_of, context, entry, rank_resources
+from tests.unit.making import VERSIONS, cluster, code_of, context, entry, rank_resources, until
 
 LOOP = (Interface("lo", "127.0.0.1"),)
 
@@ -158,6 +158,18 @@ def test_when_it_leaves(
     made.port.close()
     assert (outcome.cause if outcome else None) == cause
     assert made.patience == patience
+
+
+def test_it_leaves_when_it_is_asked(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = supervisor(state, Knock.OPEN, monkeypatch)
+    made.accept()
+    assert made.poll() is None
+    (state / "leave").touch()
+    assert until(lambda: made.port.asked)
+    outcome = made.poll()
+    made.port.close()
+    assert outcome is not None
+    assert (outcome.code, outcome.cause, made.patience) == (0, "asked to leave", 60.0)
 
 
 def test_the_record_says_who_came_and_went(state: Path) -> None:
