@@ -143,6 +143,8 @@ class Joiner(Leader):
                 if isinstance(mail, NodeEnded):
                     gone.add(mail.rank)
                 hastened = hastened or (isinstance(mail, SignalArrived) and mail.signum in ENDING)
+            # A raylet that was drained ends by itself, and its `ray start` goes on.
+            gone |= {node.rank for node in nodes} - {node.rank for node in self._table.nodes or ()}
         rest = len(nodes) - len(gone)
         how = f"; {counted(rest, 'node')} still had work: it is lost" if rest else " in order"
         if not self._table.drained and rest:
