@@ -18,7 +18,7 @@ from rayhpc.bootstrap.supervise import Supervisor
 from rayhpc.errors import ExitCode, Fault, counted, signal_name
 from rayhpc.host import network
 from rayhpc.host.network import Knock
-from rayhpc.messages import ENDING, NodeEnded, SignalArrived
+from rayhpc.messages import ENDING, Alive, Mail, NodeEnded, SignalArrived
 from rayhpc.model import ClusterSpec, Outcome
 
 _KNOCK_SECONDS = 2.0
@@ -73,6 +73,16 @@ class GuestSupervisor(Supervisor):
         elif outcome is not None and outcome.fault is None and self.policy.up:
             self.patience = self._options.stop_timeout
         return outcome
+
+    def exchange(self) -> list[Mail]:
+        """The mail of a cluster that is being left; the other ranks hear of this one as before."""
+        found = self._watch.wait()
+        for rank, _ in found:
+            self._heartbeats.heard(rank)
+        if self._heartbeats.due():
+            for rank in self._heartbeats.expected:
+                self._comm.send(rank, Alive())
+        return [mail for _, mail in found]
 
     @property
     def left(self) -> float:
@@ -139,7 +149,7 @@ class Joiner(Leader):
         self._table.drain(time.time() + seconds)
         hastened = False
         while len(gone) < len(nodes) and time.monotonic() < end and not hastened:
-            for _, mail in self._context.watch.wait():
+            for mail in self._supervisor.exchange():
                 if isinstance(mail, NodeEnded):
                     gone.add(mail.rank)
                 hastened = hastened or (isinstance(mail, SignalArrived) and mail.signum in ENDING)
