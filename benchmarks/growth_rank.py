@@ -140,7 +140,7 @@ class StubTable:
     closed = False
     last_error = ""
 
-    def __init__(self, _: str, __: str) -> None:
+    def __init__(self, _: str, __: str, joined: str = "") -> None:
         self.every = 0.0
         self.nodes: tuple[AliveNode, ...] = ()
 
@@ -192,7 +192,7 @@ def main() -> None:
     DIRECTORY, count, rest = options.directory, options.forked, options.rest
     counting = SimpleNamespace(dumps=COUNTER.dumps, loads=COUNTER.loads, HIGHEST_PROTOCOL=pickle.HIGHEST_PROTOCOL)
     for module, name, stub in [
-        (ray_start, "COMMAND", _SLEEPS), (lead, "NodeTable", StubTable), (lead, "Supervisor", StubbedSupervisor),
+        (ray_start, "COMMAND", _SLEEPS), (lead, "NodeTable", StubTable), (lead.Leader, "supervisor", StubbedSupervisor),
         (story, "EventLog", CountingLog), (mpi, "MpiComm", CountingMpi), (tcp, "pickle", counting),
         (handshake, "TcpComm", CountingTcp),
     ]:  # fmt: skip
