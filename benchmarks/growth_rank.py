@@ -140,7 +140,7 @@ class StubTable:
     closed = False
     last_error = ""
 
-    def __init__(self, _: str, __: str, joined: str = "") -> None:
+    def __init__(self, _: str, __: str, **_joined: str) -> None:
         self.every = 0.0
         self.nodes: tuple[AliveNode, ...] = ()
 
