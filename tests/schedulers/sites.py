@@ -14,7 +14,7 @@ from typing import ClassVar, TypeVar
 from rayhpc.batch import jobscript
 from rayhpc.schedulers import SYSTEMS
 from tests.launch import Mpi, installed, left_over, nothing_left, skip, until
-from tests.slurm.slurm_cluster import CONTROLLER, SlurmCluster
+from tests.slurm.slurm_cluster import CONTROLLER, Job, SlurmCluster
 from tests.slurm.test_jobscript import active
 from tests.standin.login import Login, login
 
@@ -108,6 +108,9 @@ class Site(ABC):
         done = self.run(*argv)
         return done.stdout + done.stderr
 
+    def start_next_life(self, job: str) -> None:  # noqa: B027 - most schedulers start it themselves
+        """For a scheduler that holds a job which was requeued."""
+
 
 @dataclass(frozen=True)
 class OnVirtualHosts(Site):
@@ -127,6 +130,23 @@ class OnVirtualHosts(Site):
 
     def assert_nothing_left(self, seconds: float) -> None:
         self.cluster.assert_nothing_left(seconds)
+
+
+class Slurm(OnVirtualHosts):
+    name = "slurm"
+    cancel = ("scancel",)
+
+    def by_hand(self, *driver: str) -> str:
+        return self.submitted(self.run("sbatch", "--parsable", "-N2", "--no-requeue", self.script, *driver))
+
+    def output(self, job: str) -> Path:
+        return self.work / f"rayhpc-{job}.out"
+
+    def start_next_life(self, job: str) -> None:
+        """Slurm holds it for two minutes."""
+        known = Job(self.cluster, job, self.work)
+        known.wait_state("PENDING", timeout=90)
+        known.start_now()
 
 
 class GridEngine(OnVirtualHosts):
@@ -207,7 +227,7 @@ class Flux(StandIn):
 
 
 STAND_INS = (Pbs, Lsf, Flux)
-ALL = {site.name: site for site in (GridEngine, *STAND_INS)}
+ALL = {site.name: site for site in (Slurm, GridEngine, *STAND_INS)}
 
 
 @contextmanager
@@ -243,5 +263,8 @@ def opened(name: str, cluster: SlurmCluster | None, directory: Path, python: Pat
             yield site
         return
     cluster.make_whole()
+    if name == Slurm.name:
+        yield Slurm(directory, python, cluster)
+        return
     with grid_engine(cluster, directory, python) as site:
         yield site

@@ -21,23 +21,16 @@ COLUMNS = {
     "torque": "Torque",
 }
 LOST = "a host loses its power: the job ends, and nothing is left on the others"
-JOBSCRIPT, ALLOC = "tests/slurm/test_jobscript.py", "tests/slurm/test_alloc.py"
+JOBSCRIPT = "tests/slurm/test_jobscript.py"
 # What tests of one scheduler alone show: {(thing, scheduler): (kind, test)}.
 ELSEWHERE = {
-    ("test_exit_code", "slurm"): ("real", f"{JOBSCRIPT}::test_four_hosts_and_the_exit_code"),
-    ("test_ranks", "slurm"): ("real", f"{JOBSCRIPT}::test_two_ranks_on_each_host"),
-    ("test_arguments", "slurm"): ("real", f"{JOBSCRIPT}::test_hostile_arguments"),
-    ("test_records", "slurm"): ("real", f"{ALLOC}::test_list_and_show"),
-    ("test_cancel_by_rayhpc", "slurm"): ("real", f"{ALLOC}::test_cancel"),
-    ("test_cancel", "slurm"): ("real", f"{JOBSCRIPT}::test_scancel_leaves_nothing"),
-    ("test_walltime", "slurm"): ("real", f"{JOBSCRIPT}::test_walltime_checkpoint_requeue_resume"),
     (LOST, "slurm"): ("real", f"{JOBSCRIPT}::test_a_host_dies"),
     ("test_arguments", "cobalt"): ("stand-in", "tests/standin/test_pbs.py::test_theta_under_cobalt"),
 }
 BEFORE = """# What was tried on each scheduler
 
-The same things are asked of every scheduler in each run of CI, by one suite of tests, `tests/schedulers`, and of Slurm
-by `tests/slurm`. This page is made from them.
+The same things are asked of every scheduler by one suite of tests, `tests/schedulers`, in each run of CI. This page is
+made from it.
 
 * **real**: the scheduler itself, on virtual hosts with an address each: Slurm 22.05 and Grid Engine 8.1.9 of Debian 12.
 * **stand-in**: `tests/standin` plays the scheduler on one machine and really runs the shipped jobscript under its

@@ -191,6 +191,7 @@ def test_walltime(site: Site) -> None:
     flags = ("-N", "1", "-t", str(here.minutes))
     job = here.submit(*flags, "--", here.driver(RESUMES), RAYHPC_GRACE=str(GRACE))
     here.wait_for("checkpoint", job, 100)
+    here.start_next_life(job)
     ended = here.alloc("wait", job, seconds=120)
     said = here.alloc("logs", job).stdout
     assert ended.returncode == 0, said + ended.stderr
