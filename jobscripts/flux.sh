@@ -143,7 +143,7 @@ echo "rayhpc: ${launch[*]} $python -m rayhpc.start $*" >&2
 job='' ended=no
 pass_on() { # SIGNAL
     if [ -z "$job" ]; then
-        return
+        return 0 # in a trap, a bare return has the status of what was interrupted
     elif [ "${launch[0]}" = flux ]; then
         flux job killall -f -s "$1" >/dev/null 2>&1 || :
     else
@@ -158,6 +158,8 @@ trap 'pass_on USR1' USR1
 trap 'pass_on USR2' USR2
 trap stop HUP ALRM TERM
 setsid "${launch[@]}" "$python" -m rayhpc.start "$@" &
+# A signal that comes before the new process is the launcher is lost in it.
+while cmp -s "/proc/$$/cmdline" "/proc/$!/cmdline"; do sleep 0.01; done
 job=$!
 [ "$ended" = no ] || stop
 code=0

@@ -218,6 +218,8 @@ stop() {
 trap '[ -z "$job" ] || kill -USR1 "$job"' USR1
 trap stop USR2 TERM
 ( trap '' USR2 && exec "${launch[@]}" "$python" -m rayhpc.start "$@" ) &
+# A signal that comes before the new process is the launcher is lost in it.
+while cmp -s "/proc/$$/cmdline" "/proc/$!/cmdline"; do sleep 0.01; done
 job=$!
 [ "$ended" = no ] || stop
 code=0
