@@ -109,6 +109,8 @@ class Follower:
                 self._worker.warm_up()
             if self._assignment.spare:
                 self._watch.doze()
+            elif self._worker is None:  # no node of this rank has to be watched
+                self._watch.slow_down()
             order = self.follow()
         except Exception as error:  # a bug of ours must not strand the others
             self._comm.send(HEAD_RANK, RankFailed(self._comm.rank, internal(error).on(self._place, time.time())))

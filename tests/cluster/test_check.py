@@ -254,8 +254,8 @@ def is_told(rayhpc: Command, held: Job) -> bool:
     """That a node is missing. Ray's table may have it for seconds more: then its own row says that it does not work."""
     done = rayhpc("cluster", "check", "--timeout", "60")
     assert done.returncode == 78, done.stdout + done.stderr
-    missing = f"{held.run.name}: 1 of 2 nodes are alive\n" in done.stderr
-    assert missing or f"{held.run.name}: rank 1 on " in done.stderr
+    missing = f"fail  nodes-alive: 1 of 2 nodes are alive  [{held.run.name}]\n" in done.stderr
+    assert missing or "  [rank 1 on " in done.stderr, done.stderr
     return missing
 
 
