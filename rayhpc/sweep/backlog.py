@@ -82,6 +82,7 @@ class Backlog:
             return False
         trials.write_result(trials.directory(self._folder, trial), result)
         self._known[trial.number] = replace(trial, result=result)
+        self.report(trial, result.metrics)  # the last report may come after the end
         self._tell_search(trial.sample)
         return True
 

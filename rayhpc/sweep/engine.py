@@ -158,6 +158,8 @@ class Engine:
             return
         self._ray.wait(list(owners), timeout=_LOOK_SECONDS)  # one that has ended leaves room for the next
         ready, _ = self._ray.wait(list(owners), num_returns=len(owners), timeout=0)
+        if ready:
+            self._take_reports()  # what a trial has reported before its end counts for the others
         for running in dict.fromkeys(owners[ref] for ref in ready):
             done = [ref for ref in running.refs if ref in ready]
             results = [self._result(ref) for ref in done]
