@@ -82,7 +82,8 @@ class Backlog:
             return False
         trials.write_result(trials.directory(self._folder, trial), result)
         self._known[trial.number] = replace(trial, result=result)
-        self.report(trial, result.metrics)  # the last report may come after the end
+        if "step" in result.metrics:  # else nobody knows whether this report was seen before
+            self.report(trial, result.metrics)
         self._tell_search(trial.sample)
         return True
 

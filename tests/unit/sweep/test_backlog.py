@@ -70,6 +70,18 @@ def test_a_search_learns_across_its_interruptions(tmp_path: Path) -> None:
     assert sum(abs(lr - 0.3) < 0.15 for lr in late) > 10, "the second half does not search near the optimum"
 
 
+def test_a_report_that_comes_after_the_end_counts(tmp_path: Path) -> None:
+    """Three trials end before anybody has seen their reports: the fourth is compared with them all the same."""
+    backlog = Backlog(make(tmp_path, space=LR, samples=4, scheduler="median"), tmp_path, [])
+    for _ in range(3):
+        trial = backlog.next()
+        assert trial is not None
+        backlog.ended(trial, Result(DONE, 0, {"reward": 9.0, "step": 1}))
+    last = backlog.next()
+    assert last is not None
+    assert backlog.report(last, {"reward": 1.0, "step": 1})
+
+
 def test_a_grid_is_walked_once(tmp_path: Path) -> None:
     space = (Parameter("a", "grid", (1, 2, 3)), Parameter("b", "choice", ("x", "y")))
     sweep = make(tmp_path, space=space, samples=6, search="grid")
