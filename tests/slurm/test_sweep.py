@@ -1,4 +1,4 @@
-"""A sweep in the shipped Slurm script: interrupted before the walltime, requeued, and no trial lost or run twice."""
+"""A sweep in the shipped Slurm script, requeued or killed on all hosts: no trial is lost or run twice."""
 
 from __future__ import annotations
 
@@ -39,8 +39,29 @@ def test_a_walltime_with_requeue(slurm_cluster: SlurmCluster, tmp_path: Path, mp
     ended = job.wait(90)
     assert (ended.state, ended.exit_code) == ("COMPLETED", 0), ended.output
     assert "SIGUSR1 passed on to" in ended.output and "12 of 12 trials" in ended.output
-    assert sorted(map(int, (tmp_path / "ended").read_text().split())) == list(range(12))
-    results = tmp_path.glob("rayhpc-sweeps/sweep/trials/*/result.json")
-    states = [json.loads(file.read_text())["state"] for file in results]
-    assert states == ["done"] * 12
+    assert_each_once(tmp_path, 12)
     slurm_cluster.assert_nothing_left(15)
+
+
+@pytest.mark.timeout(300)
+def test_all_of_it_is_killed(slurm_cluster: SlurmCluster, tmp_path: Path, mpich_python: Path) -> None:
+    """SIGKILL to every process on every host, in the middle; the next job does exactly the rest."""
+    write(tmp_path, "trial.py", TRIAL)
+    write(tmp_path, "sweep.yaml", "command: [python, trial.py]\nsamples: 20\n")
+    words = ("-m", "rayhpc", "sweep", "run", "sweep.yaml", "--resume")
+    job = slurm_cluster.sbatch("-N2", "--no-requeue", SCRIPT, *words, cwd=tmp_path, env=active(mpich_python))
+    job.wait_output("3/20", 90)
+    job.cancel("--signal=KILL", "--full")
+    assert job.wait(60).exit_code != 0
+    until_quiet(slurm_cluster)
+    write(tmp_path, "go", "")
+    ended = slurm_cluster.sbatch("-N2", SCRIPT, *words, cwd=tmp_path, env=active(mpich_python)).wait(120)
+    assert (ended.state, ended.exit_code) == ("COMPLETED", 0), ended.output
+    assert_each_once(tmp_path, 20)
+    slurm_cluster.assert_nothing_left(15)
+
+
+def assert_each_once(directory: Path, trials: int) -> None:
+    assert sorted(map(int, (directory / "ended").read_text().split())) == list(range(trials))
+    results = directory.glob("rayhpc-sweeps/sweep/trials/*/result.json")
+    assert [json.loads(file.read_text())["state"] for file in results] == ["done"] * trials
