@@ -36,11 +36,11 @@ print("a task ran on", ray.get(on("2", lambda: socket.gethostname()), timeout=60
 def alloc(
     slurm_cluster: SlurmCluster, mpich_python: Path, tmp_path: Path
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `rayhpc alloc …` on the login node, with a home directory of the test's own."""
+    """Run `rayhpc alloc …` on the login node, with a home directory and a list of bad hosts of the test's own."""
     (tmp_path / "home").mkdir()
 
     def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        env = {"HOME": str(tmp_path / "home"), **variables}
+        env = {"HOME": str(tmp_path / "home"), "RAYHPC_STATE_DIR": str(tmp_path / "state"), **variables}
         argv = (mpich_python, "-m", "rayhpc", "alloc", *words)
         return slurm_cluster.sh("ctl", *argv, cwd=tmp_path, env=env, check=False, timeout=150)
 
