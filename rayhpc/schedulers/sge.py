@@ -134,14 +134,24 @@ def _qacct(_ids: Sequence[str]) -> list[str]:
 
 
 def read_qacct(text: str) -> dict[str, JobState]:
-    """The records of `qacct -j`: an attempt that was rescheduled has one too, and is no end."""
-    found = {}
+    """The records of `qacct -j`: an attempt that was rescheduled has one too, and is no end.
+
+    What mpiexec starts on another host may have a record of its own, before or after the job's, and nothing tells them
+    apart: one that ended well says nothing about the job.
+    """
+    found: dict[str, JobState] = {}
     for record in re.split(r"^=+$", text, flags=re.MULTILINE):
         facts = dict(re.findall(r"^(\w+)[ \t]+(\S.*?)[ \t]*$", record, re.MULTILINE))
         failed = facts.get("failed", "").partition(":")
         job_id, fault = facts.get("jobnumber", ""), number(failed[0].strip())
-        if number(job_id) is not None and fault is not None and fault not in _RESCHEDULED:
-            found[job_id] = _end(fault, number(facts.get("exit_status", "").partition(" ")[0]), failed[2].strip())
+        if number(job_id) is None or fault is None:
+            continue
+        if fault in _RESCHEDULED:
+            found.pop(job_id, None)
+            continue
+        end = _end(fault, number(facts.get("exit_status", "").partition(" ")[0]), failed[2].strip())
+        if job_id not in found or end.state is not State.COMPLETED:
+            found[job_id] = end
     return found
 
 

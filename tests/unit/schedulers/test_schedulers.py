@@ -446,12 +446,16 @@ QSTAT_XML = """<job_list state="running">
 QACCT = """==============================================================
 jobname      rayhpc
 jobnumber    1
-failed       100 : assumedly after job
-exit_status  137                  (Killed)
+failed       0
+exit_status  1
 ==============================================================
 jobnumber    1
 failed       25  : rescheduling
 exit_status  99
+==============================================================
+jobnumber    1
+failed       100 : assumedly after job
+exit_status  137                  (Killed)
 ==============================================================
 jobnumber    2
 failed       37  : qmaster enforced h_rt, h_cpu, or h_vmem limit
@@ -459,7 +463,15 @@ exit_status  137                  (Killed)
 ==============================================================
 jobnumber    3
 failed       0
+exit_status  0
+==============================================================
+jobnumber    3
+failed       0
 exit_status  7
+==============================================================
+jobnumber    3
+failed       0
+exit_status  0
 ==============================================================
 jobnumber    4
 failed       0
