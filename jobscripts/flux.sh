@@ -145,6 +145,7 @@ pass_on() { # SIGNAL
     if [ -z "$job" ]; then
         return 0 # in a trap, a bare return has the status of what was interrupted
     elif [ "${launch[0]}" = flux ]; then
+        # The jobs of this job's own instance, which are its ranks; it fails when they have ended.
         flux job killall -f -s "$1" >/dev/null 2>&1 || :
     else
         kill -s "$1" "$job" 2>/dev/null || :

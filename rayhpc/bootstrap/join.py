@@ -14,17 +14,15 @@ from rayhpc import paths
 from rayhpc.bootstrap.lead import Leader, Stage
 from rayhpc.bootstrap.node_table import NodeTable
 from rayhpc.bootstrap.run_context import RunContext
-from rayhpc.bootstrap.supervise import Supervisor
+from rayhpc.bootstrap.supervise import LAST_SECONDS, Supervisor
 from rayhpc.errors import ExitCode, Fault, counted, signal_name
 from rayhpc.host import network
 from rayhpc.host.network import Knock
-from rayhpc.messages import ENDING, Alive, Mail, NodeEnded, SignalArrived
+from rayhpc.messages import ENDING, Mail, NodeEnded, SignalArrived
 from rayhpc.model import ClusterSpec, Outcome
 
 _KNOCK_SECONDS = 2.0
 _FAST = 0.1
-# What the teardown needs before the scheduler kills.
-_LAST_SECONDS = 6.0
 
 
 class Port:
@@ -79,15 +77,13 @@ class GuestSupervisor(Supervisor):
         found = self._watch.wait()
         for rank, _ in found:
             self._heartbeats.heard(rank)
-        if self._heartbeats.due():
-            for rank in self._heartbeats.expected:
-                self._comm.send(rank, Alive())
+        self._beat()
         return [mail for _, mail in found]
 
     @property
     def left(self) -> float:
         """Seconds until the nodes must have left."""
-        return self._end.left - _LAST_SECONDS
+        return self._end.left - LAST_SECONDS
 
     def _time_to_leave(self) -> Outcome | None:
         signals = [event.signum for event in self.history if isinstance(event, SignalArrived)]

@@ -46,7 +46,7 @@ from rayhpc.processes.environment import TIGHT_HEALTH_NODES
 from rayhpc.ranks.heartbeats import Heartbeats
 
 # What the driver's ladder and the teardown need before the scheduler kills.
-_LAST_SECONDS = 6.0
+LAST_SECONDS = 6.0
 
 
 class Supervisor:
@@ -291,23 +291,27 @@ class Supervisor:
         for rank in [rank for rank, at in self._late_at.items() if self.policy.up and time.monotonic() > at]:
             del self._late_at[rank]
             self.note(NodeLate(rank, self._spec.host(rank), self._start_seconds))
-        if self._heartbeats.due():
-            for rank in self._heartbeats.expected:
-                self._comm.send(rank, Alive())
+        self._beat()
         if self._end_driver_at is not None and self.driver is not None and time.monotonic() > self._end_driver_at:
             self._end_driver_at = float("inf")
             self._console.line("the driver has not ended: ending it")
             self.driver.end()
         self._look_at_deadline()
 
+    def _beat(self) -> None:
+        """Let the other ranks hear of this one, when it is time."""
+        if self._heartbeats.due():
+            for rank in self._heartbeats.expected:
+                self._comm.send(rank, Alive())
+
     def _look_at_deadline(self) -> None:
         if any(isinstance(event, TimeUp) and event.final for event in self.history):
             return
         grace = self._options.grace
-        if moved := self._end.refresh(_LAST_SECONDS if self._warned else grace):
+        if moved := self._end.refresh(LAST_SECONDS if self._warned else grace):
             self._on_new_end(moved)
         left = self._end.left
-        if left <= _LAST_SECONDS:
+        if left <= LAST_SECONDS:
             self.note(TimeUp(final=True))
         elif left <= grace and not self._warned and self.driver is not None and self._end.certain:
             self._warned = True

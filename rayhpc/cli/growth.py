@@ -78,7 +78,7 @@ def _asked(allocation: Allocation) -> bool:
 
 
 def _leaving(allocation: Allocation) -> Path:
-    """The mark of a job that was asked to leave: a second signal would hasten its end."""
+    """The mark of a job that leaves or was cancelled, which its scheduler may not say yet: `shrink` takes another."""
     return Path(allocation.directory, "leaving")
 
 

@@ -27,6 +27,8 @@ from typing import Any
 from rayhpc.inside_ray.names import RANK_LABEL
 
 _ASK_SECONDS = 2.0
+# `ray drain-node` imports Ray first.
+_DRAIN_SECONDS = 30.0
 _ALIVE = 0
 # Of Ray's DrainNodeReason the one that no node refuses.
 _PREEMPTION = 2
@@ -68,7 +70,7 @@ class Table:
         self._client: Any = None
 
     def ask(self, question: str) -> dict[str, Any]:
-        """The answer, whatever Ray's client does; after 2 s without one at the latest."""
+        """The answer, whatever Ray's client does; after 2 s without one at the latest; an order takes longer."""
         address, *order = question.split()
         try:
             listens = _listens(address)
@@ -116,9 +118,15 @@ class PublicTable(Table):
         words += ["--deadline-remaining-seconds", left, "--node-id"]
         command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", *words]
         asked = [subprocess.Popen([*command, node]) for node in nodes]
-        codes = [process.wait() for process in asked]
+        end, codes = time.monotonic() + _DRAIN_SECONDS, []
+        for process in asked:
+            try:
+                codes.append(process.wait(max(0.0, end - time.monotonic())))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                codes.append(process.wait())
         if any(codes):
-            raise RuntimeError("ray drain-node has failed")
+            raise RuntimeError(f"ray drain-node has failed, or has not ended within {_DRAIN_SECONDS:g} s")
 
     def _forget(self) -> None:
         import ray

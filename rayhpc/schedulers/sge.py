@@ -136,8 +136,8 @@ def _qacct(_ids: Sequence[str]) -> list[str]:
 def read_qacct(text: str) -> dict[str, JobState]:
     """The records of `qacct -j`: an attempt that was rescheduled has one too, and is no end.
 
-    What mpiexec starts on another host may have a record of its own, before or after the job's, and nothing tells them
-    apart: one that ended well says nothing about the job.
+    In a parallel environment what mpiexec starts on another host may have a record of its own, before the job's, and
+    nothing tells them apart: one that ended well says that the job has ended, not how.
     """
     found: dict[str, JobState] = {}
     for record in re.split(r"^=+$", text, flags=re.MULTILINE):
@@ -150,7 +150,9 @@ def read_qacct(text: str) -> dict[str, JobState]:
             found.pop(job_id, None)
             continue
         end = _end(fault, number(facts.get("exit_status", "").partition(" ")[0]), failed[2].strip())
-        if job_id not in found or end.state is not State.COMPLETED:
+        if end.state is State.COMPLETED and facts.get("granted_pe", "NONE") != "NONE":
+            end = JobState(State.ENDED, end.word)
+        if end.state is not State.ENDED or job_id not in found:
             found[job_id] = end
     return found
 

@@ -62,7 +62,7 @@ allocation_rule $2
 control_slaves TRUE
 job_is_first_task FALSE
 urgency_slots min
-accounting_summary TRUE
+accounting_summary FALSE
 qsort_args NONE
 PE
     qconf -Ap "$root/pe"

@@ -9,7 +9,7 @@ from typing import Any
 
 from rayhpc import finding
 from rayhpc.errors import counted, shortened
-from rayhpc.finding import Finding, Verdict, fail
+from rayhpc.finding import Finding, fail
 
 Row = dict[str, Any]
 
@@ -62,11 +62,11 @@ def findings(expected: Expected, nodes: Sequence[Row]) -> list[Finding]:
 
 
 def _on(node: Row, found: Finding) -> Finding:
-    return replace(found, where=f"rank {node['rank'] or '?'} on {node['host']}")
+    return replace(found, where=_place(node))
 
 
-def _where(node: Row) -> str:
-    return _on(node, Finding(Verdict.OK, "")).where
+def _place(node: Row) -> str:
+    return f"rank {node['rank'] or '?'} on {node['host']}"
 
 
 def nodes_alive(expected: Expected, nodes: Sequence[Row]) -> Iterator[Finding]:
@@ -112,7 +112,7 @@ def versions(_: Expected, nodes: Sequence[Row]) -> Iterator[Finding]:
     for package in sorted({name for node in answers for name in node["versions"]}):
         found: dict[str, list[str]] = defaultdict(list)
         for node in answers:
-            found[node["versions"].get(package, "none")].append(_where(node))
+            found[node["versions"].get(package, "none")].append(_place(node))
         if len(found) > 1:
             differing = [f"{it}: {shortened(where, 3)}" for it, where in found.items()]
             yield fail(f"{package} differs", *differing, next_step="use one environment for all hosts")

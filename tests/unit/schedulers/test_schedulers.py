@@ -462,18 +462,27 @@ failed       37  : qmaster enforced h_rt, h_cpu, or h_vmem limit
 exit_status  137                  (Killed)
 ==============================================================
 jobnumber    3
+granted_pe   mpi
 failed       0
 exit_status  0
 ==============================================================
 jobnumber    3
+granted_pe   mpi
 failed       0
 exit_status  7
 ==============================================================
 jobnumber    3
+granted_pe   mpi
 failed       0
 exit_status  0
 ==============================================================
 jobnumber    4
+granted_pe   NONE
+failed       0
+exit_status  0
+==============================================================
+jobnumber    6
+granted_pe   mpi
 failed       0
 exit_status  0
 ==============================================================
@@ -520,6 +529,7 @@ def test_qstat_and_qacct_of_grid_engine() -> None:
         "3": JobState(State.FAILED, "0", 7),
         "4": JobState(State.COMPLETED, "0", 0),
         "5": JobState(State.FAILED, "26", None, "opening input/output file"),
+        "6": JobState(State.ENDED, "0"),
     }
 
 
