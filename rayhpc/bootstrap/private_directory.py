@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -77,11 +78,12 @@ def remove(private: Path) -> list[str]:
     except OSError:
         gone = private
     null = subprocess.DEVNULL
-    remover = subprocess.Popen(
-        [*_REMOVER, str(gone)], stdin=null, stdout=null, stderr=null, cwd="/", start_new_session=True
-    )
+    argv = [*_REMOVER, str(gone)]
     try:
+        remover = subprocess.Popen(argv, stdin=null, stdout=null, stderr=null, cwd="/", start_new_session=True)
         remover.wait(_PATIENCE_SECONDS)
+    except OSError:  # an image without a shell, or a host on which no process can be started any more
+        shutil.rmtree(gone, ignore_errors=True)
     except subprocess.TimeoutExpired:
         return []
     return [f"{gone} could not be removed"] if gone.exists() else []

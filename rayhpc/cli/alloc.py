@@ -14,11 +14,8 @@ from typing import Any
 import click
 
 from rayhpc.batch import allocations, jobscript, logs, status
-from rayhpc.batch.allocations import Allocation
 from rayhpc.batch.cancel import cancel_allocations
-from rayhpc.batch.leave_out import without_bad_hosts
 from rayhpc.batch.status import Seen
-from rayhpc.batch.submit import Submission, doubts, plan_submission, submit_allocation
 from rayhpc.batch.wait import wait_for_allocations
 from rayhpc.cli import growth
 from rayhpc.cli.base import (
@@ -26,19 +23,18 @@ from rayhpc.cli.base import (
     RUN_DIR,
     Told,
     clipped,
-    default_run_dir,
     json_text,
     print_table,
     printable,
     tell,
 )
-from rayhpc.cli.sites import SITE, SubmitGroup, at_site, list_sites
+from rayhpc.cli.sites import list_sites
+from rayhpc.cli.submit import submit, submit_planned
 from rayhpc.errors import RayhpcError
-from rayhpc.launch import command_line
 from rayhpc.records import bad_hosts
 from rayhpc.records.runs import Run
 from rayhpc.schedulers import SYSTEMS
-from rayhpc.schedulers.facts import BatchSystem, Request
+from rayhpc.schedulers.facts import Request
 from rayhpc.sites import load as sites
 from rayhpc.sites.script import edited
 
@@ -54,84 +50,7 @@ def alloc() -> None:
     """Submit a driver with a jobscript, and follow the job. An ID is the scheduler's; without one: the newest job."""
 
 
-@alloc.group("submit", cls=SubmitGroup)
-def submit() -> None:
-    """Copy a jobscript, write the driver's command into it, and submit it: to a scheduler, or to --site NAME."""
-
-
-def _checked(_: click.Context, __: click.Parameter, value: str) -> str:
-    if value not in ("", "stop", "exclude"):
-        raise click.BadParameter(f"{value!r} is neither stop nor exclude; before a driver write --check -- DRIVER")
-    return value
-
-
-def _with_spares(request: Request, spares: int) -> Request:
-    if spares and request.nodes is None:
-        raise click.UsageError("--spares needs -N: the job gets N hosts and the spares")
-    return dataclasses.replace(request, nodes=(request.nodes or 0) + spares) if spares else request
-
-
-def _submit_command(system: BatchSystem | None) -> click.Command:
-    """To a scheduler; without one to the site that is named."""
-
-    def callback(
-        driver: tuple[str, ...], run_dir: str, script: str, dry_run: bool, exclude_bad: bool, **values: Any
-    ) -> None:
-        chosen = {name: values.pop(name) for name in ("check", "spares")}
-        environ = {**os.environ, **{f"RAYHPC_{name.upper()}": str(value) for name, value in chosen.items() if value}}
-        site = values.pop(SITE, "")
-        request = _with_spares(Request(**values), chosen["spares"])
-        to, request = (system, request) if system else at_site(site, request)
-        request = without_bad_hosts(to, request, script, tell) if exclude_bad else request
-        submit_planned(plan_submission(to, request, driver, run_dir, script, environ), driver, dry_run)
-
-    name, shipped = (system.name, system.script) if system else (SITE, "that of its scheduler")
-    place = name if system else "a site, whose table chooses the queue and says what is required (rayhpc alloc sites)"
-    shipped = f"jobscripts/{shipped}" if system and shipped else shipped or "there is none, so --script is needed"
-    of_site = [click.Option(["--site"], required=True, metavar="NAME", help="The machine: rayhpc alloc sites.")]
-    parameters: list[click.Parameter] = [
-        *([] if system else of_site),
-        *command_line.parameters(Request),
-        click.Option(["--script"], default="", metavar="FILE", help=f"The jobscript. Shipped: {shipped}."),
-        click.Option(
-            ["--check"], default="", is_flag=False, flag_value="stop", metavar="[=exclude]",
-            callback=_checked, help="Check all hosts first. A failure ends the job with 78, or excludes the host.",
-        ),
-        click.Option(
-            ["--spares"], default=0, type=click.IntRange(0), metavar="K",
-            help="K hosts more than -N, which wait and take the place of bad or lost ones.",
-        ),
-        click.Option(["--exclude-bad"], is_flag=True, help="Leave out the hosts that rayhpc alloc bad lists."),
-        click.Option(["--dry-run"], is_flag=True, help="Print the command and the script; submit nothing."),
-        click.Argument(["driver"], nargs=-1, required=True, type=click.UNPROCESSED),
-    ]
-    return RUN_DIR(
-        click.Command(
-            name,
-            callback=callback,
-            params=parameters,
-            help=f"Submit DRIVER to {place}. What follows DRIVER is its own; put -- before one like -m module.",
-            short_help=f"To {name}." if system else "To a machine that is known by name.",
-            options_metavar="[OPTIONS] [--]",
-            context_settings={"allow_interspersed_args": False},
-        )
-    )
-
-
-def submit_planned(submission: Submission, driver: Sequence[str], dry_run: bool) -> None:
-    """Submit, print the job's id, tell what can be done next; RayhpcError where it cannot be submitted."""
-    for doubt in doubts(driver):
-        tell(f"WARNING: {doubt}")
-    if dry_run:
-        click.echo(submission.preview(os.environ), nl=False)
-        return
-    allocation = submit_allocation(submission)
-    click.echo(allocation.job_id)
-    _tell_next(allocation)
-
-
-for _system in (*SYSTEMS.values(), None):
-    submit.add_command(_submit_command(_system))
+alloc.add_command(submit)
 alloc.add_command(list_sites)
 
 
@@ -145,17 +64,6 @@ alloc.add_command(RUN_DIR(click.Command(
     help="Submit a job whose nodes join cluster RUN and leave it in order before the job's end.",
 )))  # fmt: skip
 alloc.add_command(growth.shrink)
-
-
-def _tell_next(allocation: Allocation) -> None:
-    where = shlex.join(["--run-dir", allocation.run_dir]) if allocation.run_dir != _resolved(default_run_dir()) else ""
-    rest = f" {where}" if where else ""
-    for verb in ("show", "logs -f", "wait", "cancel"):
-        tell(f"  rayhpc alloc {verb} {shlex.quote(allocation.job_id)}{rest}")
-
-
-def _resolved(run_dir: str) -> str:
-    return str(allocations.folder(run_dir).parent)
 
 
 @alloc.command("list")

@@ -1,4 +1,4 @@
-"""`rayhpc lab …`: the workbench; `train --on SCHEDULER` submits the same line as the driver of a job."""
+"""`rayhpc lab …`: the workbench; `train --on WHERE` submits the same line as the driver of a job."""
 
 from __future__ import annotations
 
@@ -7,41 +7,50 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
+from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
-from rayhpc.batch.submit import plan_submission
-from rayhpc.cli.alloc import submit_planned
-from rayhpc.cli.base import Told, default_run_dir
+from rayhpc.cli.base import RUN_DIR, Told
+from rayhpc.cli.submit import submit_driver, submit_options
 from rayhpc.lab import commands
-from rayhpc.launch import command_line
 from rayhpc.schedulers import SYSTEMS
-from rayhpc.schedulers.facts import Request
+from rayhpc.sites import load as sites
+
+
+def _places() -> tuple[str, ...]:
+    return (*SYSTEMS, *sites.names(os.environ))
+
+
+def _offered(_: click.Context, __: click.Parameter, begin: str) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in _places() if name.startswith(begin)]
+
+
+def _known(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    if value is not None and value not in _places():
+        raise click.BadParameter(f"{value!r} is neither a scheduler nor a site; known: {', '.join(_places())}")
+    return value
+
 
 _ON = click.Option(
     ["--on"],
-    type=click.Choice(list(SYSTEMS)),
-    help="Submit this line as a job: --on slurm -N 4 -t 60. The options below are the job's.",
+    metavar="WHERE",
+    callback=_known,
+    shell_complete=_offered,
+    help=f"Submit this line as a job: to {', '.join(SYSTEMS)}, or a site (rayhpc alloc sites). "
+    "The options below are the job's: --on slurm -N 4 -t 60.",
 )
-# What `rayhpc alloc submit` takes beside a request.
-_MORE = [
-    click.Option(["--script"], default="", metavar="FILE", help="The jobscript; else that of rayhpc."),
-    click.Option(["--dry-run"], is_flag=True, help="Print the command and the script; submit nothing."),
-    click.Option(["--run-dir"], default="", metavar="DIR", help="Where runs and allocations are recorded."),
-]
 
 
 def _train(on: str | None, **values: Any) -> None:
     own = {str(parameter.name): values.pop(str(parameter.name)) for parameter in commands.train.params}
     if on is None:
-        if given := [name for name, value in values.items() if value is not False and value not in (None, "", ())]:
+        context = click.get_current_context()
+        if given := [name for name in values if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]:
             raise click.UsageError(f"--{given[0].replace('_', '-')} is for a job: give --on {'|'.join(SYSTEMS)} too")
-        click.get_current_context().invoke(commands.train, **own)
+        context.invoke(commands.train, **own)
         return
     commands.check_line(**own)
-    script, dry_run = values.pop("script"), values.pop("dry_run")
-    run_dir = values.pop("run_dir") or default_run_dir()
-    driver = driver_of(own)
-    submission = plan_submission(SYSTEMS[on], Request(**values), driver, run_dir, script, os.environ)
-    submit_planned(submission, driver, dry_run)
+    submit_driver(on, driver_of(own), values)
 
 
 def driver_of(words: Mapping[str, Any]) -> list[str]:
@@ -53,8 +62,8 @@ def driver_of(words: Mapping[str, Any]) -> list[str]:
 
 def _with_on() -> click.Command:
     """`train` as `python -m rayhpc.lab` has it, with the options of a job."""
-    params = [*commands.train.params, _ON, *command_line.parameters(Request), *_MORE]
-    return click.Command("train", callback=_train, params=params, help=commands.train.help)
+    params = [*commands.train.params, _ON, *submit_options()]
+    return RUN_DIR(click.Command("train", callback=_train, params=params, help=commands.train.help))
 
 
 lab = Told(

@@ -32,6 +32,7 @@ def run_lines(run: Run) -> list[Line]:
         *_times(run),
         *_guests(run),
         ("hosts", _hosts(run, spec)),
+        *_replacements(run, spec),
         ("versions", _versions(spec)),
         ("driver", _driver(run)),
         ("directory", run.directory),
@@ -61,9 +62,8 @@ def _fault(outcome: Mapping[str, Any]) -> list[Line]:
 
 def _times(run: Run) -> list[Line]:
     """When it began, and how long it took, by its events."""
-    try:
-        events = recorded.events(run)
-    except RayhpcError:  # a run that was lost with its first lines
+    events = _events(run)
+    if not events:
         return []
     at = {str(event.get("stage")): float(event["at"]) for event in events}
     began = min(float(event["at"]) for event in events)
@@ -75,13 +75,9 @@ def _times(run: Run) -> list[Line]:
 
 def _guests(run: Run) -> list[Line]:
     """The nodes that other jobs have brought, and when they left."""
-    try:
-        events = [event for event in recorded.events(run) if event.get("stage") in ("joined", "left")]
-    except RayhpcError:
-        return []
     found: dict[str, str] = {}
-    for event in events:
-        node, at = str(event.get("node")), time.strftime("%H:%M:%S", time.localtime(float(event["at"])))
+    for event in _events(run, "joined", "left"):
+        node, at = str(event.get("node")), _clock(event)
         came = event["stage"] == "joined"
         found[node] = f"{node} at {event.get('address')}: since {at}" if came else f"{found.get(node, node)} until {at}"
     return [("guest", text) for text in found.values()]
@@ -90,6 +86,29 @@ def _guests(run: Run) -> list[Line]:
 def _hosts(run: Run, spec: Mapping[str, Any]) -> str:
     names = list(dict.fromkeys(str(node.get("host")) for node in spec.get("nodes", ())))
     return f"{shortened(names)}; {counted(run.nodes, 'Ray node')} on {counted(run.hosts, 'host')}"
+
+
+def _replacements(run: Run, spec: Mapping[str, Any]) -> list[Line]:
+    """Which spares have taken whose places."""
+    host_of = {node.get("rank"): node.get("host") for node in (*spec.get("nodes", ()), *spec.get("spares", ()))}
+    return [
+        ("replaced", f"rank {event['rank']} on {event['host']} at {_clock(event)}: "
+         f"by rank {event['by']} on {host_of.get(event['by'], 'a host not known')}")
+        for event in _events(run, "replaced")
+    ]  # fmt: skip
+
+
+def _events(run: Run, *stages: str) -> list[dict[str, Any]]:
+    """The run's events of these stages, or all; none of a run that was lost with its first lines."""
+    try:
+        events = recorded.events(run)
+    except RayhpcError:
+        return []
+    return [event for event in events if not stages or event.get("stage") in stages]
+
+
+def _clock(event: Mapping[str, Any]) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(float(event["at"])))
 
 
 def _versions(spec: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""`rayhpc alloc submit --site NAME`, `rayhpc alloc sites`: machines by name."""
+"""Machines by name: `rayhpc alloc sites`, and what a request becomes at one of them."""
 
 from __future__ import annotations
 
@@ -9,27 +9,12 @@ from typing import Any
 
 import click
 
-from rayhpc.cli.base import JSON_OPTION, Told, json_text, print_table, tell
+from rayhpc.cli.base import JSON_OPTION, json_text, print_table, tell
 from rayhpc.errors import RayhpcError
 from rayhpc.schedulers.facts import BatchSystem, Request
 from rayhpc.sites import load
 from rayhpc.sites.script import lines, system_of
 from rayhpc.sites.table import Queue, Site, queue_for, site_request
-
-SITE = "site"
-
-
-class SubmitGroup(Told):
-    """Its first word is a scheduler; where options come first, they are those of a site."""
-
-    @staticmethod
-    def named(args: list[str]) -> list[str]:
-        """`--site NAME …` as `site --site NAME …`."""
-        return [SITE, *args] if args and args[0].startswith("-") and args[0] not in ("--help", "-h") else args
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As the words of a command that has a name."""
-        return super().parse_args(ctx, self.named(args))
 
 
 def at_site(name: str, request: Request) -> tuple[BatchSystem, Request]:

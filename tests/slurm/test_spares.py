@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -33,24 +34,25 @@ print("a task ran on", ray.get(on("2", lambda: socket.gethostname()), timeout=60
 
 
 @pytest.fixture
-def alloc(
+def rayhpc(
     slurm_cluster: SlurmCluster, mpich_python: Path, tmp_path: Path
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `rayhpc alloc …` on the login node, with a home directory and a list of bad hosts of the test's own."""
+    """Run `rayhpc …` on the login node, with a home directory and a list of bad hosts of the test's own."""
     (tmp_path / "home").mkdir()
 
     def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
         env = {"HOME": str(tmp_path / "home"), "RAYHPC_STATE_DIR": str(tmp_path / "state"), **variables}
-        argv = (mpich_python, "-m", "rayhpc", "alloc", *words)
+        argv = (mpich_python, "-m", "rayhpc", *words)
         return slurm_cluster.sh("ctl", *argv, cwd=tmp_path, env=env, check=False, timeout=150)
 
     return run
 
 
 def test_a_bad_host_and_a_lost_node_are_replaced(
-    alloc: Callable[..., subprocess.CompletedProcess[str]], slurm_cluster: SlurmCluster, tmp_path: Path
+    rayhpc: Callable[..., subprocess.CompletedProcess[str]], slurm_cluster: SlurmCluster, tmp_path: Path
 ) -> None:
     """The check finds node2 bad and the run does without; the next job leaves it out, loses a node, and is whole."""
+    alloc = partial(rayhpc, "alloc")
     (tmp_path / "count.py").write_text(COUNT)
     (tmp_path / "kills.py").write_text(KILLS)
     asked = ("submit", "slurm", "-N2", "--spares", "1", "-t5")
@@ -76,6 +78,8 @@ def test_a_bad_host_and_a_lost_node_are_replaced(
     assert "a task ran on node4\n" in output
     assert re.search(r"LOST rank 1 on node3: .*; rank 2 on node4 takes its place; 0 spare ranks left", output), output
     assert "rank 2 on node4 has taken the place of rank 1 on node3: 2/2 Ray nodes" in output
+    shown = rayhpc("runs", "show").stdout
+    assert re.search(r"^replaced   rank 1 on node3 at [\d:]{8}: by rank 2 on node4$", shown, re.MULTILINE), shown
     assert [entry["host"] for entry in json.loads(alloc("bad", "--json").stdout)] == ["node2", "node3"]
     assert alloc("bad", "--forget", "node2", "--forget", "node3").returncode == 0
     assert json.loads(alloc("bad", "--json").stdout) == []

@@ -86,6 +86,13 @@ def test_a_large_one_is_removed_without_anybody_waiting(private: Path, monkeypat
     assert until(lambda: not behind.exists())
 
 
+def test_it_is_gone_where_there_is_no_shell(private: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in an image that has only Python."""
+    monkeypatch.setenv("PATH", str(private.parent / "none"))
+    assert private_directory.remove(private) == []
+    assert list(private.parent.iterdir()) == []
+
+
 def test_what_cannot_be_removed_is_told(private: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(private_directory, "_REMOVER", ("true",))
     assert private_directory.remove(private) == [f"{private}.removed could not be removed"]

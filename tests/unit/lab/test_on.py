@@ -1,4 +1,4 @@
-"""`rayhpc lab train --on SCHEDULER`: the line becomes the driver of a job."""
+"""`rayhpc lab train --on WHERE`: the line becomes the driver of a job."""
 
 from __future__ import annotations
 
@@ -46,6 +46,21 @@ def test_hydras_own_options_go_along(tmp_path: Path) -> None:
     done = train(*LINE, "-cd", ".", "-cn", "mine", "-m", "training.gamma=0.9,0.99")
     options = ["--config-dir=.", "--config-name=mine", "-m"]
     assert driver(done) == ["-m", "rayhpc.lab", "train", *options, "training.gamma=0.9,0.99"]
+
+
+def test_at_a_site_with_spares() -> None:
+    done = train("--on", "polaris", "-N", "2", "--spares", "1", "-t", "30", "-A", "me", "--dry-run", "env=CartPole-v1")
+    assert done.exit_code == 0, done.output
+    assert driver(done) == ["-m", "rayhpc.lab", "train", "env=CartPole-v1"]
+    (command,) = [line for line in done.output.splitlines() if line.startswith("qsub ")]
+    assert "-l select=3:ncpus=64" in command
+    assert "RAYHPC_SITE=polaris" in done.output
+
+
+def test_a_place_that_is_not_known() -> None:
+    done = train("--on", "slrm", "env=CartPole-v1")
+    assert done.exit_code == 2
+    assert "'slrm' is neither a scheduler nor a site; known: slurm, " in done.output
 
 
 def test_what_is_wrong_is_not_submitted() -> None:

@@ -12,7 +12,7 @@ import click
 import pytest
 
 from rayhpc.cli import main
-from rayhpc.cli.sites import SubmitGroup
+from rayhpc.cli.submit import SubmitGroup
 from rayhpc.launch import command_line
 
 ROOT = Path(__file__).parents[3]
