@@ -21,8 +21,8 @@ HELLO_SECONDS = 10.0
 _HELLO_BYTES = 2**16
 # So many connections may be unproven at a time, or as many as there are ranks: beyond these the oldest is closed.
 _MOST_UNPROVEN = 64
-# Beyond so many ranks progress is told once in so many seconds.
-_MOST_TOLD_EACH, _TOLD_EVERY = 64, 1.0
+# Of more ranks rank 0 alone says who is here: nobody has started them by hand, in as many terminals.
+_MOST_TOLD = 64
 _MOST_REPORTED = 3
 # After so many seconds rank 0 says who is missing.
 LATE_SECONDS = 10.0
@@ -159,7 +159,7 @@ class _Admission:
         self._hello_seconds = hello_seconds
         self._listener, self._secret, self._size, self._wait = listener, secret, size, wait
         self._peers: list[_Peer] = []
-        self._told, self._told_at = 0, 0.0
+        self._told = 0
         self._rejected: list[str] = []
 
     @property
@@ -207,11 +207,10 @@ class _Admission:
         self._tell_progress()
 
     def _tell_progress(self) -> None:
-        """Say how many are here: each time up to some ranks, then once a second, since all of them are told."""
-        present, now = self._present, time.monotonic()
-        due = self.complete or self._size <= _MOST_TOLD_EACH or now > self._told_at + _TOLD_EVERY
-        if len(present) != self._told and due:
-            self._told, self._told_at = len(present), now
+        """Tell the ranks that are here how many they are."""
+        present = self._present
+        if len(present) != self._told and self._size <= _MOST_TOLD:
+            self._told = len(present)
             for peer in present:
                 peer.link.send(_Progress(len(present) + 1, self._size))
 

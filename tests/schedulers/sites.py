@@ -114,11 +114,12 @@ class Site(ABC):
 
 @dataclass(frozen=True)
 class OnVirtualHosts(Site):
-    """A real scheduler on hosts with an address each."""
+    """A real scheduler on hosts with an address each; ends_once: options of a job that is not run again."""
 
     cluster: SlurmCluster
 
     kind = "real"
+    ends_once: ClassVar[tuple[str, ...]] = ()
 
     def environment(self) -> Mapping[str, str]:
         return active(self.python)
@@ -135,6 +136,7 @@ class OnVirtualHosts(Site):
 class Slurm(OnVirtualHosts):
     name = "slurm"
     cancel = ("scancel",)
+    ends_once = ("--directive", "--no-requeue")
 
     def by_hand(self, *driver: str) -> str:
         return self.submitted(self.run("sbatch", "--parsable", "-N2", "--no-requeue", self.script, *driver))

@@ -20,11 +20,8 @@ COLUMNS = {
     "cobalt": "Cobalt",
     "torque": "Torque",
 }
-LOST = "a host loses its power: the job ends, and nothing is left on the others"
-JOBSCRIPT = "tests/slurm/test_jobscript.py"
 # What tests of one scheduler alone show: {(thing, scheduler): (kind, test)}.
 ELSEWHERE = {
-    (LOST, "slurm"): ("real", f"{JOBSCRIPT}::test_a_host_dies"),
     ("test_arguments", "cobalt"): ("stand-in", "tests/standin/test_pbs.py::test_theta_under_cobalt"),
 }
 BEFORE = """# What was tried on each scheduler
@@ -54,7 +51,6 @@ def table() -> Iterator[str]:
     for name, test in things(test_all):
         thing = (test.__doc__ or "").strip().partition("\n")[0]
         yield row(thing, name, asked(test))
-    yield row(LOST, LOST, set())
 
 
 def things(module: types.ModuleType) -> list[tuple[str, Callable[..., None]]]:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.launch import until
 
-from .sites import ALL, OnVirtualHosts, Site, StandIn, opened
+from .sites import ALL, GridEngine, OnVirtualHosts, Site, Slurm, StandIn, opened
 
 EVERY = tuple(ALL)
 ARGUMENTS = ["a'; echo foo", "two words", "new\nline", 'quo"te', "$HOME `id`", "größe", "*", "--timeout", "\\", ""]
@@ -58,6 +58,18 @@ if os.path.exists("checkpoint"):
     print("resumed", open("checkpoint").read(), "in life", os.environ["RAYHPC_RESTARTS"], flush=True)
     sys.exit(0)
 time.sleep(600)
+"""
+# Names a host that is not its own, and ends when Ray finds a node dead.
+LOSES = """
+import os, ray, socket, sys, time
+ray.init(log_to_driver=False)
+with open("other.part", "w") as file:
+    file.write(min({node["NodeManagerHostname"] for node in ray.nodes()} - {socket.gethostname()}))
+os.rename("other.part", "other")
+end = time.monotonic() + 100
+while time.monotonic() < end and all(node["Alive"] for node in ray.nodes()):
+    time.sleep(0.2)
+sys.exit(9)
 """
 PLAIN = '#!/bin/bash\n# rayhpc: settings\n# rayhpc: command\nexec "$@"\n'
 GRACE = 40
@@ -200,3 +212,16 @@ def test_walltime(site: Site) -> None:
     assert (saved["life"], line.endswith("in life 1")) == ("0", True)
     assert 0 < saved["left"] <= GRACE
     assert not [path.name for path in here.work.iterdir() if path.name.startswith(".rayhpc-restarts")]
+
+
+@of(Slurm.name, GridEngine.name)
+def test_lost_host(site: Site) -> None:
+    """a host loses its power: the job ends, and nothing is left on the others"""
+    assert isinstance(site, OnVirtualHosts)
+    here = site.at("lost")
+    job = here.submit("-N", "2", "-t", "5", *site.ends_once, "--", here.driver(LOSES))
+    here.wait_for("other", job)
+    site.cluster.kill((here.work / "other").read_text())
+    ended = here.alloc("wait", job, seconds=120)
+    assert ended.returncode not in (0, 124), here.alloc("logs", job).stdout + ended.stderr
+    here.assert_nothing_left(15)

@@ -107,6 +107,16 @@ def test_others_get_numbers_as_they_come(room: Room) -> None:
     assert STEP in room.told
 
 
+def test_of_many_ranks_rank_0_alone_says_how_many_are_here(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handshake, "_MOST_TOLD", 2)
+    room.gather(3)
+    room.join("first", 1)
+    room.come("2 of 3 ranks are here; waiting 20 s")
+    room.join("second", 2)
+    assert [room.ended()[name][0].rank for name in ("first", "second")] == [1, 2]
+    assert not [line for line in room.told if line.endswith("ranks are here")]
+
+
 def test_peers_without_the_secret_are_rejected_and_reported(room: Room) -> None:
     """One says nothing, one garbage, one has another secret: the rank that comes after them is taken all the same."""
     room.gather(2, hello_seconds=1.0)
