@@ -39,6 +39,11 @@ class Hello:
 
 
 @dataclass(frozen=True)
+class _Taken:
+    """Rank 0 to a rank whose hello it has read, which so learns that rank 0 has the secret, too."""
+
+
+@dataclass(frozen=True)
 class _Progress:
     """Rank 0 to the ranks that are connected: so many are, rank 0 included."""
 
@@ -79,7 +84,7 @@ class Wait:
     ) -> None:
         self.seconds, self.place, self.next_step, self.hosts = seconds, place, next_step, hosts
         self._tell, self._began, self._after = tell, time.monotonic(), after
-        self._last = ""
+        self._last, self._reported_at = "", 0.0
         self._hinted = self._named = False
 
     @property
@@ -87,9 +92,12 @@ class Wait:
         """Seconds until the deadline."""
         return self._began + self.seconds - time.monotonic()
 
-    def report(self, text: str) -> None:
-        """Print what this rank waits for, and the first time what the user can do about it."""
-        if self.progress(text) and not self._hinted:
+    def report(self, text: str, every: float = 0.0) -> None:
+        """Print what this rank waits for, at most once in so many seconds; the first time what the user can do."""
+        if time.monotonic() < self._reported_at + every or not self.progress(text):
+            return
+        self._reported_at = time.monotonic()
+        if not self._hinted:
             self._hinted = True
             self._tell(self.next_step)
 
@@ -139,7 +147,7 @@ def gather(
     admission = _Admission(listener, secret, size, wait, hello_seconds)
     try:
         while not admission.complete:
-            wait.report(admission.progress)
+            wait.report(admission.progress, every=0.0 if size <= _MOST_TOLD else 1.0)
             wait.name_missing(admission.absent)
             if wait.left <= 0:
                 raise admission.timeout_error()
@@ -234,6 +242,7 @@ class _Admission:
                     self._drop(peer)
                     return
                 peer.hello = message
+                peer.link.send(_Taken())
         if peer.link.lost and peer.hello is None:
             self._reject(peer, peer.link.lost)
         elif peer.link.lost:

@@ -108,12 +108,15 @@ def test_others_get_numbers_as_they_come(room: Room) -> None:
 
 
 def test_of_many_ranks_rank_0_alone_says_how_many_are_here(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others learn at once that rank 0 has the secret, and no more."""
     monkeypatch.setattr(handshake, "_MOST_TOLD", 2)
     room.gather(3)
-    room.join("first", 1)
-    room.come("2 of 3 ranks are here; waiting 20 s")
+    first = Link(room.connect(), SECRET, WORKER)
+    first.send(Hello(1, "first"))
+    assert len(handshake._first_messages(first)) == 1
     room.join("second", 2)
-    assert [room.ended()[name][0].rank for name in ("first", "second")] == [1, 2]
+    assert room.ended()["second"][0].rank == 2
+    first.close()
     assert not [line for line in room.told if line.endswith("ranks are here")]
 
 
