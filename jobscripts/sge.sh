@@ -97,7 +97,16 @@ fi
 
 # The hosts, each once, this one first: PE_HOSTFILE has a line for each, `node1 4 main.q@node1 UNDEFINED`.
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/rayhpc-job.XXXXXX")
-trap 'rm -rf "$scratch"' EXIT
+# A qrsh to a host that is lost outlives mpiexec, and Grid Engine does not end it.
+# shellcheck disable=SC2329  # the trap calls it
+end_remote_shells() {
+    local pid
+    [ -f "$scratch/remote-shell.pids" ] || return 0
+    while read -r pid; do
+        if grep -qs qrsh "/proc/$pid/cmdline"; then kill -KILL "$pid" || :; fi
+    done <"$scratch/remote-shell.pids"
+}
+trap 'end_remote_shells; rm -rf "$scratch"' EXIT
 if [ -n "${PE_HOSTFILE:-}" ]; then
     awk '!seen[$1]++ { print $1 }' "$PE_HOSTFILE" >"$scratch/hosts"
 else
@@ -115,10 +124,11 @@ through_mpiexec() { # sets launch: RANKS for each of the hosts, or for all of th
     local shell mpiexec name host map even=$1 total=0
     if [ "$hosts" -gt 1 ] && shell=$(remote_shell); then
         # shellcheck disable=SC2016  # for the other shell
-        printf '#!/bin/sh\nhost=$1; shift\nexec %s\n' "$shell" >"$scratch/remote-shell"
+        printf '#!/bin/sh\nhost=$1; shift\necho $$ >>"$0.pids"\nexec %s\n' "$shell" >"$scratch/remote-shell"
         chmod +x "$scratch/remote-shell"
         export HYDRA_LAUNCHER=rsh HYDRA_LAUNCHER_EXEC="$scratch/remote-shell"
-        export PRTE_MCA_plm_ssh_agent="$scratch/remote-shell"
+        # Without a tree this host starts all the others, on which the remote shell is not.
+        export PRTE_MCA_plm_ssh_agent="$scratch/remote-shell" PRTE_MCA_plm_ssh_no_tree_spawn=1
     fi
     mpiexec=$(dirname "$python")/mpiexec
     [ -x "$mpiexec" ] || mpiexec=$(command -v mpiexec) || fail "there is no mpiexec" "load the module of $library"

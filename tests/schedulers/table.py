@@ -22,6 +22,8 @@ COLUMNS = {
 }
 # What tests of one scheduler alone show: {(thing, scheduler): (kind, test)}.
 ELSEWHERE = {
+    ("test_open_mpi", "slurm"): ("real", "tests/slurm/test_jobscript.py::test_four_hosts_and_the_exit_code"),
+    ("test_open_mpi", "pbs"): ("stand-in", "tests/standin/test_pbs.py::test_what_the_script_sets_reaches_all_hosts"),
     ("test_arguments", "cobalt"): ("stand-in", "tests/standin/test_pbs.py::test_theta_under_cobalt"),
 }
 BEFORE = """# What was tried on each scheduler

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 
 from tests.launch import until
 
-from .sites import ALL, GridEngine, OnVirtualHosts, Site, Slurm, StandIn, opened
+from .sites import ALL, ROOT, GridEngine, OnVirtualHosts, Site, Slurm, StandIn, opened
 
 EVERY = tuple(ALL)
 ARGUMENTS = ["a'; echo foo", "two words", "new\nline", 'quo"te', "$HOME `id`", "größe", "*", "--timeout", "\\", ""]
@@ -212,6 +212,23 @@ def test_walltime(site: Site) -> None:
     assert (saved["life"], line.endswith("in life 1")) == ("0", True)
     assert 0 < saved["left"] <= GRACE
     assert not [path.name for path in here.work.iterdir() if path.name.startswith(".rayhpc-restarts")]
+
+
+@of(GridEngine.name)
+def test_open_mpi(site: Site, openmpi_python: Path) -> None:
+    """under Open MPI: ranks on several hosts, and the driver's exit code"""
+    here = replace(site.at("openmpi"), python=openmpi_python)
+    own = here.work / f"own{here.script.suffix}"
+    asked_twice = "".join(f"export {name}={value}\n" for name, value in ROOT.items())
+    own.write_text(here.script.read_text().replace("# rayhpc: settings", asked_twice + COLOUR))
+    job = here.submit("-N", "2", "-t", "5", "--ranks-per-host", "2", "--script", own.name, "--", here.driver(FIRST))
+    first = First(here, job, here.alloc("wait", job, seconds=180))
+    assert first.ended.returncode == 7, first.said + first.ended.stderr
+    assert f"rayhpc: {openmpi_python.with_name('mpiexec')} " in first.said
+    hosts = first.told["hosts"]
+    assert [hosts.count(host) for host in set(hosts)] == [2, 2], hosts
+    assert first.told["colours"] == ["light blue"] * 4
+    here.assert_nothing_left(15)
 
 
 @of(Slurm.name, GridEngine.name)
