@@ -34,7 +34,7 @@ from rayhpc.messages import (
 )
 from rayhpc.model import HEAD_RANK, Assignment
 from rayhpc.processes.children import Child
-from rayhpc.ranks.comm import Comm, internal
+from rayhpc.ranks.comm import Comm, internal, pause
 from rayhpc.ranks.heartbeats import Heartbeats
 
 _LEAVE_SECONDS = 60.0
@@ -189,15 +189,15 @@ class Follower:
 
     def _dismissed(self) -> bool:
         """Wait for rank 0's last message; False if it does not come."""
-        end = time.monotonic() + _LEAVE_SECONDS
-        while time.monotonic() < end:
+        began = time.monotonic()
+        while (waited := time.monotonic() - began) < _LEAVE_SECONDS:
             match self._comm.receive():
                 case (_, Leave()):
                     return True
                 case None if self._gone:
                     return False
                 case None:
-                    time.sleep(0.002)
+                    time.sleep(pause(waited))
                 case _:
                     pass
         return False

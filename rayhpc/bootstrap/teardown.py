@@ -18,7 +18,7 @@ from rayhpc.model import HEAD_RANK, Assignment, BadHost, ClusterSpec, Outcome
 from rayhpc.options import Options
 from rayhpc.processes import children, environment
 from rayhpc.processes.children import Child, until_gone
-from rayhpc.ranks.comm import Comm
+from rayhpc.ranks.comm import Comm, pause
 from rayhpc.records import bad_hosts, outcome_file, run_directory
 from rayhpc.records.registration import Registration
 
@@ -166,7 +166,7 @@ def stop_all(comm: Comm, order: Stop, leftovers: Leftovers, timing: Timing) -> d
             break
         match comm.receive():
             case None:
-                time.sleep(0.002)
+                time.sleep(pause(waited))
             case (rank, Stopped() as answer):
                 answers[rank] = answer
                 waiting.discard(rank)
