@@ -97,13 +97,13 @@ fi
 
 # The hosts, each once, this one first: PE_HOSTFILE has a line for each, `node1 4 main.q@node1 UNDEFINED`.
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/rayhpc-job.XXXXXX")
-# A qrsh to a host that is lost outlives mpiexec, and Grid Engine does not end it.
+# A remote shell to a host that is lost outlives mpiexec.
 # shellcheck disable=SC2329  # the trap calls it
 end_remote_shells() {
     local pid
     [ -f "$scratch/remote-shell.pids" ] || return 0
-    while read -r pid; do
-        if grep -qs qrsh "/proc/$pid/cmdline"; then kill -KILL "$pid" || :; fi
+    while read -r pid; do # a process of that number that names our file is ours
+        if grep -qsF "$scratch" "/proc/$pid/cmdline"; then kill -KILL "$pid" || :; fi
     done <"$scratch/remote-shell.pids"
 }
 trap 'end_remote_shells; rm -rf "$scratch"' EXIT

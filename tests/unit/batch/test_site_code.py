@@ -167,7 +167,12 @@ THROUGH_MPIEXEC = ("pbs.pbs", "theta.pbs", "sge.sh", "lsf.lsf")
 
 
 @pytest.mark.parametrize(
-    ("name", "scripts"), [("count_ranks", (*THROUGH_MPIEXEC, "flux.sh")), ("through_mpiexec", THROUGH_MPIEXEC)]
+    ("name", "scripts"),
+    [
+        ("count_ranks", (*THROUGH_MPIEXEC, "flux.sh")),
+        ("through_mpiexec", THROUGH_MPIEXEC),
+        ("end_remote_shells", THROUGH_MPIEXEC),
+    ],
 )
 def test_these_scripts_do_it_alike(name: str, scripts: tuple[str, ...]) -> None:
     assert len({function(script, name) for script in scripts}) == 1
