@@ -16,6 +16,7 @@ import tarfile
 import tempfile
 import time
 import urllib.request
+import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -169,9 +170,10 @@ def launch_as(jobs: Jobs, account: Account, *words: str, name: str) -> Job:
 @pytest.mark.parametrize("ends", ["stopped", pytest.param("killed", marks=pytest.mark.quick)])
 def test_one_job_ends_while_another_works(account: Account, whose: str, ends: str) -> None:
     mpich = installed("mpich")
+    turn = uuid.uuid4().hex[:6]  # make test-soak asks it several times, and the account's home stays
     with jobs_in(mpich, account.home) as jobs:
-        ending = jobs.start(*DRIVER, ranks=2, name=f"ending-{whose[:3]}-{ends}")
-        name = f"working-{whose[:3]}-{ends}"
+        ending = jobs.start(*DRIVER, ranks=2, name=f"ending-{turn}")
+        name = f"working-{turn}"
         working = launch_as(jobs, account, *DRIVER, name=name) if whose == "two users" else jobs.start(
             *DRIVER, ranks=2, name=name
         )  # fmt: skip
