@@ -50,7 +50,7 @@ def _train(on: str | None, **values: Any) -> None:
         context.invoke(commands.train, **own)
         return
     commands.check_line(**own)
-    submit_driver(on, driver_of(own), values)
+    submit_driver(driver_of(own), values, SYSTEMS.get(on), on)
 
 
 def driver_of(words: Mapping[str, Any]) -> list[str]:

@@ -65,10 +65,14 @@ def _checked(_: click.Context, __: click.Parameter, value: str) -> str:
     return value
 
 
-def submit_driver(to: str, driver: Sequence[str], values: Mapping[str, Any]) -> None:
-    """Submit to a scheduler or a site; values: of RUN_DIR and submit_options(). Raises RayhpcError."""
+def submit_driver(
+    driver: Sequence[str], values: Mapping[str, Any], system: BatchSystem | None, site: str = ""
+) -> None:
+    """Submit to a scheduler, or to a site; values: of RUN_DIR and submit_options(). Raises RayhpcError."""
     request = Request(**{field.name: values[field.name] for field in dataclasses.fields(Request)})
-    system, request = _adapted(to, _with_spares(request, values["spares"]))
+    request = _with_spares(request, values["spares"])
+    if system is None:
+        system, request = at_site(site, request)
     script = values["script"]
     if values["exclude_bad"]:
         request = without_bad_hosts(system, request, script, tell)
@@ -76,11 +80,6 @@ def submit_driver(to: str, driver: Sequence[str], values: Mapping[str, Any]) -> 
     environ = {**os.environ, **{name: str(value) for name, value in chosen.items() if value}}
     planned = plan_submission(system, request, driver, values["run_dir"], script, environ)
     submit_planned(planned, driver, values["dry_run"])
-
-
-def _adapted(to: str, request: Request) -> tuple[BatchSystem, Request]:
-    """The scheduler, and the request in a site's words where it is one."""
-    return (SYSTEMS[to], request) if to in SYSTEMS else at_site(to, request)
 
 
 def _with_spares(request: Request, spares: int) -> Request:
@@ -112,7 +111,7 @@ def _command(system: BatchSystem | None) -> click.Command:
     """To a scheduler; without one to the site that is named."""
 
     def callback(driver: tuple[str, ...], **values: Any) -> None:
-        submit_driver(values.pop(_SITE, name), driver, values)
+        submit_driver(driver, values, system, values.pop(_SITE, ""))
 
     name, shipped = (system.name, system.script) if system else (_SITE, "that of its scheduler")
     place = name if system else "a site, whose table chooses the queue and says what is required (rayhpc alloc sites)"

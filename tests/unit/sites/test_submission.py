@@ -54,6 +54,13 @@ def test_the_queue_is_chosen_by_hosts_and_time(login: Login, site: str, words: s
     assert expected in call.replace(":mpiprocs=1", "")
 
 
+def test_a_scheduler_is_no_site(login: Login) -> None:
+    done = login.rayhpc("submit", "--site", "slurm", "-N", "1", "--", "./driver")
+    assert done.exit_code == 2, done.output
+    assert "there is no table of a site 'slurm'" in done.output
+    assert not login.calls("sbatch")
+
+
 def test_a_quality_of_service_and_ones_own_flags(login: Login) -> None:
     call = submitted(login, "perlmutter", "-N", "16", "-t", "60", "--directive", "--qos=special")
     assert "--partition" not in call
